@@ -1,0 +1,209 @@
+"""Every error that civitas_shm raises on purpose, in one tree.
+
+Rules of this file:
+- a class says *who must act* (the user's topology, the sender, the operator, nobody: try later), not which module failed;
+- its first docstring line is the sentence of `docs/errors.md`; the second paragraph names the way out;
+- numbers go into the text *and* into attributes: what, where, limit, value;
+- `exit_code` is what `python -m civitas_shm` ends with when the error reaches the command line;
+- where a builtin exception already says it (TimeoutError of an ask, ValueError of a bad argument), the builtin is raised.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+__all__ = [
+    "AgentError",
+    "AgentImportError",
+    "AgentStopped",
+    "CivitasError",
+    "ConfigurationError",
+    "DeserializationError",
+    "ErrorAction",
+    "MailboxFull",
+    "MessageRoutingError",
+    "MessageValidationError",
+    "PayloadTooLarge",
+    "RunAlive",
+    "RunFailed",
+    "RunHasMessages",
+    "SharedMemoryFull",
+    "SpawnError",
+    "TopologyError",
+    "TransientError",
+    "TransportClosed",
+    "TransportUnavailable",
+]
+
+
+class ErrorAction(Enum):
+    """What `on_error` wants done about the exception that `handle` raised."""
+
+    RETRY = "RETRY"
+    """Run `handle` again on the same message, in place, up to `max_retries` times; then as ESCALATE."""
+    SKIP = "SKIP"
+    """Release the message and go on; an asker gets AgentError."""
+    ESCALATE = "ESCALATE"
+    """Crash the agent: its supervisor decides. The message goes to the dead letters; an asker gets AgentError."""
+    STOP = "STOP"
+    """End the agent normally; it is not restarted."""
+
+
+class CivitasError(Exception):
+    """Base of all errors of civitas_shm."""
+
+    exit_code = 1
+
+
+# --- the topology or the program is wrong: mend it and start again ---------------------------------------------
+
+
+class ConfigurationError(CivitasError):
+    """A setting is missing, unknown or impossible; the text says which, where, and what is allowed."""
+
+    exit_code = 3
+
+
+class TopologyError(ConfigurationError):
+    """The topology file is invalid; `problems` holds every error with file, line and column.
+
+    Way out: correct the places named; an unknown key comes with a suggestion.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class AgentImportError(ConfigurationError):
+    """An agent class cannot be imported or built where it should run.
+
+    Way out: give the class an import path that the worker can import (`package.module.Class`), or run in process.
+    """
+
+    exit_code = 4
+
+
+class TransportUnavailable(CivitasError):
+    """This machine cannot provide the transport that was asked for; the text has the line to paste.
+
+    Way out: what the text says, or the same topology with `--transport in_process`.
+    """
+
+    exit_code = 5
+
+
+class SpawnError(CivitasError):
+    """A process or an agent could not be started."""
+
+
+# --- the run of that name ---------------------------------------------------------------------------------------
+
+
+class RunAlive(CivitasError):
+    """A run of that name is alive in another process.
+
+    Way out: another `--name`, or stop the other run.
+    """
+
+    exit_code = 6
+
+
+class RunHasMessages(CivitasError):
+    """A dead run of that name left committed messages; they are never dropped without being told to.
+
+    Way out: `--resume` goes on with them, `--fresh` drops them.
+    """
+
+    exit_code = 6
+
+
+class RunFailed(CivitasError):
+    """Supervision gave up: a restart budget is exhausted, or the host process died.
+
+    The text is the report: process or agent, cause, the message in hand, the last lines of its stderr.
+    """
+
+    exit_code = 1
+
+
+# --- a send or an ask failed: nothing was committed ----------------------------------------------------------------
+
+
+class MessageValidationError(CivitasError):
+    """A message is not allowed or cannot be encoded; the text has the path of the field."""
+
+
+class PayloadTooLarge(MessageValidationError):
+    """An encoded payload is larger than the memory that this process may use for one message."""
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+        super().__init__(
+            f"The payload takes {size_bytes:,} bytes; one message may take at most {limit_bytes:,} "
+            "(half of the sender's arena). Raise transport.arena_mb in the topology, or send it in parts."
+        )
+
+
+class MessageRoutingError(CivitasError):
+    """No agent of that name exists in this run.
+
+    Way out: the text lists the names that come close.
+    """
+
+
+class AgentStopped(MessageRoutingError):
+    """The agent existed but has stopped, or its supervisor gave it up; nothing reads its mailbox any more."""
+
+
+class MailboxFull(CivitasError):
+    """The receiver's mailbox had no room until the deadline; the message was not committed.
+
+    `name`, `capacity` and `holder` say whose, how large, and who is handling what for how long.
+    """
+
+    def __init__(self, name: str, capacity: int, waited_s: float, holder: str = "") -> None:
+        self.name = name
+        self.capacity = capacity
+        self.waited_s = waited_s
+        self.holder = holder
+        super().__init__(
+            f"The mailbox of {name!r} holds {capacity} messages and had no room for {waited_s:.3g} s"
+            + (f"; {holder}." if holder else ".")
+        )
+
+
+class SharedMemoryFull(CivitasError):
+    """Shared memory cannot grow; the text says how much there is, how much is wanted and what holds it.
+
+    Way out: a larger /dev/shm (`docker run --shm-size=1g`; Kubernetes: an emptyDir with medium Memory at /dev/shm).
+    """
+
+    exit_code = 5
+
+
+class TransportClosed(CivitasError):
+    """This process has left the run (stopped, or a forked child): nothing can be sent or received here any more."""
+
+
+class TransientError(CivitasError):
+    """For users' own code: an error that is worth a RETRY."""
+
+
+# --- the other side ------------------------------------------------------------------------------------------------
+
+
+class AgentError(CivitasError):
+    """The agent that was asked raised and did not retry; carries the remote type, text and traceback."""
+
+    def __init__(self, agent: str, type_name: str, text: str, remote_traceback: str = "") -> None:
+        self.agent = agent
+        self.type_name = type_name
+        self.text = text
+        self.remote_traceback = remote_traceback
+        super().__init__(f"{agent!r} raised {type_name}: {text}")
+
+
+class DeserializationError(CivitasError):
+    """Received bytes are not a message; they were moved to the dead letters, nothing else was harmed."""

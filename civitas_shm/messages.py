@@ -1,0 +1,308 @@
+"""The envelope: what travels with a payload, and how its 128 fixed bytes are laid out.
+
+Rules of this file:
+- HEADER is the one definition in Python of the binary header that `native/layout.h` draws; a test compares the two;
+- ids are bytes until somebody reads them: `Message.id`, `trace_id` … render on access, because most are never read;
+- a Message that arrived is a view of a private copy; changing it changes nothing in shared memory.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+import uuid
+from typing import Any, Final, Self
+
+__all__ = [
+    "FLAG_ASK",
+    "FLAG_FAILED",
+    "FLAG_REPLY",
+    "HEADER",
+    "LANE_CONTROL",
+    "LANE_NORMAL",
+    "LANE_PRIORITY",
+    "Cause",
+    "Message",
+    "is_system_type",
+    "new_header",
+]
+
+HEADER: Final = struct.Struct("<QIIHBBIIBBH16sIiQQQ16s8s8sIIQ")
+"""The fixed header; see `native/layout.h`. Field order:
+
+check u64 · granules u32 · payload_len u32 · type_len u16 · codec u8 · flags u8 · mailbox u32 · position u32 · lane u8 ·
+attempt u8 · hops u16 · id 16 bytes (uuid7, big endian) · sender u32 · priority i32 ·
+correlation u64 · deadline_ns u64 (CLOCK_MONOTONIC, 0 = none) · time_ns u64 (CLOCK_REALTIME) · trace_id 16 bytes ·
+span_id 8 bytes · parent_span_id 8 bytes · seq u32 · reserved u32 · reserved u64
+"""
+
+LANE_CONTROL: Final = 0
+LANE_PRIORITY: Final = 1
+LANE_NORMAL: Final = 2
+
+FLAG_ASK: Final = 1
+"""Somebody waits for a reply; `correlation` says who."""
+FLAG_REPLY: Final = 2
+FLAG_FAILED: Final = 4
+"""A reply that carries an error (`AgentError` fields) instead of a payload."""
+
+# Byte offsets of what is read alone, without unpacking all of the header.
+_ID = slice(32, 48)
+_TRACE = slice(80, 96)
+_SPAN = slice(96, 104)
+_PARENT = slice(104, 112)
+_U64 = struct.Struct("<Q")
+_I32 = struct.Struct("<i")
+_U32 = struct.Struct("<I")
+
+Cause = bytes
+"""The 128 header bytes of the message that is being handled: what a send copies trace, parent span and reply path from."""
+
+_SYSTEM_PREFIXES = ("_agency.", "civitas.eval.halt", "civitas.dynamic.")
+
+
+def is_system_type(message_type: str) -> bool:
+    """Whether a type is reserved for the runtime: agents may not send it (a peer could be stopped by it)."""
+    return message_type.startswith("_agency.")
+
+
+def _uuid7() -> bytes:
+    """16 bytes: 48 bits of wall-clock milliseconds, then random (RFC 9562, version 7)."""
+    raw = bytearray(int(time.time() * 1000).to_bytes(6, "big") + os.urandom(10))
+    raw[6] = raw[6] & 0x0F | 0x70
+    raw[8] = raw[8] & 0x3F | 0x80
+    return bytes(raw)
+
+
+def new_header(
+    *,
+    mailbox: int = 0,
+    flags: int = 0,
+    lane: int = LANE_NORMAL,
+    sender: int = 0,
+    priority: int = 0,
+    correlation: int = 0,
+    deadline_ns: int = 0,
+    cause: Cause | None = None,
+    payload_len: int = 0,
+    seq: int = 0,
+) -> bytes:
+    """A header made in Python: what transports without native code use. `check`, `granules`, `position` stay 0."""
+    span = os.urandom(8)
+    trace, parent = (cause[_TRACE], cause[_SPAN]) if cause else (os.urandom(16), bytes(8))
+    return HEADER.pack(
+        0, 0, payload_len, 0, 1, flags, mailbox, 0, lane, 0, 0, _uuid7(), sender, priority,
+        correlation, deadline_ns, time.time_ns(), trace, span, parent, seq, 0, 0,
+    )  # fmt: skip
+
+
+class Message:
+    """One message, as `handle` gets it and as `ask` returns it.
+
+    Fields (all may be given by keyword to make a message by hand):
+    `type`, `sender`, `recipient`, `payload` (dict), `id` (uuid7), `correlation_id` (None: nobody waits for a reply),
+    `reply_to`, `timestamp` (seconds since 1970), `trace_id` (32 hex), `span_id` (16 hex), `parent_span_id`,
+    `attempt` (counts RETRY), `delivery` (1, 2, …: counts hand-overs, kept in shared memory, so a message that is
+    seen again after a crash has 2), `priority` (> 0 overtakes), `ttl` (seconds or None), `seq` (of a stream, or None).
+    """
+
+    __slots__ = ("_cause", "_header", "_over", "attempt", "delivery", "payload", "recipient", "sender", "type")
+
+    type: str
+    sender: str
+    recipient: str
+    payload: dict[str, Any]
+    attempt: int
+    delivery: int
+    _header: bytes | None
+    _cause: Message | None
+    _over: dict[str, Any] | None
+
+    def __init__(
+        self,
+        id: str | None = None,
+        type: str = "message",
+        sender: str = "",
+        recipient: str = "",
+        correlation_id: str | None = None,
+        reply_to: str | None = None,
+        payload: dict[str, Any] | None = None,
+        timestamp: float | None = None,
+        trace_id: str = "",
+        span_id: str = "",
+        parent_span_id: str | None = None,
+        attempt: int = 0,
+        priority: int = 0,
+        ttl: float | None = None,
+        seq: int | None = None,
+        delivery: int = 1,
+    ) -> None:
+        self.type = type
+        self.sender = sender
+        self.recipient = recipient
+        self.payload = {} if payload is None else payload
+        self.attempt = attempt
+        self.delivery = delivery
+        self._header = None
+        self._cause = None
+        self._over = {
+            "id": str(uuid.UUID(bytes=_uuid7())) if id is None else id,
+            "correlation_id": correlation_id,
+            "reply_to": reply_to,
+            "timestamp": time.time() if timestamp is None else timestamp,
+            "trace_id": trace_id,
+            "span_id": span_id,
+            "parent_span_id": parent_span_id,
+            "priority": priority,
+            "ttl": ttl,
+            "seq": seq,
+        }
+
+    @classmethod
+    def received(
+        cls, header: bytes, type: str, sender: str, recipient: str, payload: dict[str, Any], delivery: int
+    ) -> Self:
+        """A message that arrived. Hot path: stores only; nothing is rendered."""
+        message = cls.__new__(cls)
+        message.type = type
+        message.sender = sender
+        message.recipient = recipient
+        message.payload = payload
+        message.attempt = 0
+        message.delivery = delivery
+        message._header = header
+        message._cause = None
+        message._over = None
+        return message
+
+    @classmethod
+    def answering(cls, original: Message, sender: str, payload: dict[str, Any], type: str) -> Self:
+        """A reply to `original`: same correlation and trace, back to whoever waits."""
+        message = cls.__new__(cls)
+        message.type = type
+        message.sender = sender
+        message.recipient = original.reply_to or original.sender
+        message.payload = payload
+        message.attempt = 0
+        message.delivery = 1
+        message._header = None
+        message._cause = original
+        message._over = None
+        return message
+
+    # --- rendered on access ---------------------------------------------------------------------------------------
+
+    @property
+    def header(self) -> Cause | None:
+        """The raw header of a received message: what a transport wants as `cause`. None when made by hand."""
+        return self._header
+
+    def _read(self, name: str, default: Any = None) -> Any:
+        return default if self._over is None else self._over.get(name, default)
+
+    @property
+    def id(self) -> str:
+        if self._header is not None:
+            return str(uuid.UUID(bytes=self._header[_ID]))
+        over = self._over
+        if over is None:
+            self._over = over = {}
+        if "id" not in over:
+            over["id"] = str(uuid.UUID(bytes=_uuid7()))
+        return str(over["id"])
+
+    @property
+    def correlation(self) -> int:
+        """The correlation as the transports count it; 0 when nobody waits."""
+        return 0 if self._header is None else int(_U64.unpack_from(self._header, 56)[0])
+
+    @property
+    def correlation_id(self) -> str | None:
+        if self._header is not None:
+            number = self.correlation
+            return f"{number:016x}" if number else None
+        if self._cause is not None:
+            return self._cause.correlation_id
+        value: str | None = self._read("correlation_id")
+        return value
+
+    @property
+    def reply_to(self) -> str | None:
+        if self._header is not None:
+            number = self.correlation
+            return f"_reply.{number:016x}" if number else None
+        value: str | None = self._read("reply_to")
+        return value
+
+    @property
+    def timestamp(self) -> float:
+        if self._header is not None:
+            return float(_U64.unpack_from(self._header, 72)[0]) / 1e9
+        return float(self._read("timestamp", 0.0))
+
+    @property
+    def deadline_ns(self) -> int:
+        """CLOCK_MONOTONIC nanoseconds after which nobody waits any more; 0 = none."""
+        return 0 if self._header is None else int(_U64.unpack_from(self._header, 64)[0])
+
+    @property
+    def trace_id(self) -> str:
+        if self._header is not None:
+            return self._header[_TRACE].hex()
+        if self._cause is not None:
+            return self._cause.trace_id
+        return str(self._read("trace_id", ""))
+
+    @property
+    def span_id(self) -> str:
+        return self._header[_SPAN].hex() if self._header is not None else str(self._read("span_id", ""))
+
+    @property
+    def parent_span_id(self) -> str | None:
+        if self._header is not None:
+            raw = self._header[_PARENT]
+            return raw.hex() if any(raw) else None
+        if self._cause is not None:
+            return self._cause.span_id
+        value: str | None = self._read("parent_span_id")
+        return value
+
+    @property
+    def priority(self) -> int:
+        return int(_I32.unpack_from(self._header, 52)[0]) if self._header is not None else int(self._read("priority", 0))
+
+    @property
+    def ttl(self) -> float | None:
+        value: float | None = self._read("ttl")
+        return value
+
+    @property
+    def seq(self) -> int | None:
+        value: int | None = self._read("seq")
+        return value
+
+    # --- as a dictionary ------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, and `schema_version`: what tools print and other transports carry."""
+        return {"schema_version": 1} | {name: getattr(self, name) for name in _FIELDS}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`; unknown keys are dropped, so newer peers may add some."""
+        return cls(**{name: data[name] for name in _FIELDS if name in data})
+
+    def __repr__(self) -> str:
+        return f"<Message {self.type!r} {self.sender!r} -> {self.recipient!r} {self.id} delivery={self.delivery}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Message) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+_FIELDS: Final = (
+    "id", "type", "sender", "recipient", "correlation_id", "reply_to", "payload", "timestamp", "trace_id", "span_id",
+    "parent_span_id", "attempt", "priority", "ttl", "seq", "delivery",
+)  # fmt: skip

@@ -1,0 +1,176 @@
+"""The declaration of a system: plain frozen values, made by `topology.load` from text or by `Runtime` from objects.
+
+Rules of this file: no I/O, no defaults that depend on the machine (`auto` stays `auto` here; `placement` resolves it),
+units in the names, and everything converts to plain data (`to_plain`, `from_plain`) so that it can be handed to another
+process without pickle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from ..transport import Overflow
+
+__all__ = [
+    "AgentSpec",
+    "LoggingSpec",
+    "PoolSpec",
+    "ProcessSpec",
+    "StopSpec",
+    "SupervisorSpec",
+    "TopologySpec",
+    "TransportSpec",
+]
+
+Strategy = Literal["ONE_FOR_ONE", "ONE_FOR_ALL", "REST_FOR_ONE"]
+Backoff = Literal["CONSTANT", "LINEAR", "EXPONENTIAL"]
+Restart = Literal["permanent", "transient", "temporary"]
+Drain = Literal["current", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """One agent: what to build, where, and how its mailbox and restarts behave."""
+
+    name: str
+    type: str
+    """Import path `package.module.Class`, or `__main__:/path/script.py:Class` for a class of the running script."""
+    args: list[Any] = field(default_factory=list)
+    """Positional constructor arguments after the name."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    """Arrives as `self.config`."""
+    process: str | None = None
+    """Name of a process; `main` is the caller's own; None lets the pool place it."""
+    replicas: int = 1
+    mailbox_size: int = 1000
+    overflow: Overflow = "block"
+    max_retries: int = 3
+    restart: Restart = "permanent"
+    start_timeout_s: float = 30.0
+    shutdown_timeout_s: float = 30.0
+    state: Literal["none", "shm"] = "none"
+    """`shm`: `self.state` is committed together with the release of each message."""
+    capabilities: list[str] = field(default_factory=list)
+    capability_metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorSpec:
+    """One supervisor and its children, in start order."""
+
+    name: str = "root"
+    strategy: Strategy = "ONE_FOR_ONE"
+    max_restarts: int = 3
+    restart_window_s: float = 60.0
+    backoff: Backoff = "CONSTANT"
+    backoff_base_s: float = 1.0
+    backoff_max_s: float = 60.0
+    children: list[AgentSpec | SupervisorSpec] = field(default_factory=list)
+
+    def agents(self) -> list[AgentSpec]:
+        """All agents below, in start order."""
+        found: list[AgentSpec] = []
+        for child in self.children:
+            if isinstance(child, AgentSpec):
+                found.append(child)
+            else:
+                found.extend(child.agents())
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """One named OS process of the pool."""
+
+    name: str
+    cpus: list[int] = field(default_factory=list)
+    """Cores that it may run on; empty: placed by the pool."""
+    nice: int = 0
+    env: dict[str, str] = field(default_factory=dict)
+    gpu: list[int] = field(default_factory=list)
+    """Device numbers; made visible (CUDA_VISIBLE_DEVICES) before the interpreter starts. Not empty: a fresh exec."""
+    numa: int | None = None
+    memory_limit_mb: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """The processes that agents without `process:` are placed on."""
+
+    size: int | Literal["auto"] = "auto"
+    """`auto`: as many as there are cores this process may use."""
+    standby: int = 1
+    """Forked processes that wait to be handed a slot, so that a restart needs no fork."""
+    pin: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TransportSpec:
+    """How messages travel."""
+
+    type: str = "in_process"
+    segments: Literal["named", "memfd"] = "named"
+    arena_mb: int = 256
+    mailboxes: int = 4096
+    options: dict[str, Any] = field(default_factory=dict)
+    """For a user's own transport."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopSpec:
+    """What SIGTERM does."""
+
+    drain: Drain = "current"
+    """`current`: messages in hand are finished, waiting ones stay; `all`: mailboxes are emptied first."""
+    timeout_s: float = 25.0
+    """Then processes are killed. Below the 30 s that Kubernetes gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggingSpec:
+    """How much is logged."""
+
+    level: str = "INFO"
+    agents: dict[str, str] = field(default_factory=dict)
+    format: Literal["text", "json"] = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class TopologySpec:
+    """A whole system."""
+
+    supervision: SupervisorSpec = field(default_factory=SupervisorSpec)
+    processes: list[ProcessSpec] = field(default_factory=list)
+    pool: PoolSpec = field(default_factory=PoolSpec)
+    transport: TransportSpec = field(default_factory=TransportSpec)
+    stop: StopSpec = field(default_factory=StopSpec)
+    logging: LoggingSpec = field(default_factory=LoggingSpec)
+    name: str = ""
+    """Of the run; empty: derived by the caller."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """Dictionaries, lists and scalars: for JSON, msgpack, and the host's boot message."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> TopologySpec:
+        """The inverse of `to_plain`. For our own data only: users' files go through `topology.load`."""
+        return cls(
+            supervision=_supervisor(plain["supervision"]),
+            processes=[ProcessSpec(**item) for item in plain["processes"]],
+            pool=PoolSpec(**plain["pool"]),
+            transport=TransportSpec(**plain["transport"]),
+            stop=StopSpec(**plain["stop"]),
+            logging=LoggingSpec(**plain["logging"]),
+            name=plain["name"],
+        )
+
+
+def _supervisor(plain: dict[str, Any]) -> SupervisorSpec:
+    children = [_supervisor(c) if "children" in c else AgentSpec(**c) for c in plain["children"]]
+    return SupervisorSpec(**{**plain, "children": children})
