@@ -151,6 +151,8 @@ class TopologySpec:
     logging: LoggingSpec = field(default_factory=LoggingSpec)
     name: str = ""
     """Of the run; empty: derived by the caller."""
+    import_paths: list[str] = field(default_factory=list)
+    """Directories put first on `sys.path` of every process that runs agents: the one that the topology file lies in."""
 
     def to_plain(self) -> dict[str, Any]:
         """Dictionaries, lists and scalars: for JSON, msgpack, and the host's boot message."""
@@ -168,6 +170,7 @@ class TopologySpec:
             stop=StopSpec(**plain["stop"]),
             logging=LoggingSpec(**plain["logging"]),
             name=plain["name"],
+            import_paths=list(plain["import_paths"]),
         )
 
 

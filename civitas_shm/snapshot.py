@@ -1,0 +1,60 @@
+"""One reading of a run: what the screen of `run`, its `--json` summary, and later `top` are drawn from.
+
+Rules of this file: plain frozen values and nothing else (stdlib only), so that the runtime can make them without knowing
+who looks, and a view can be tested without a runtime. None means "not known", never 0. Units are in the names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["AgentSnapshot", "ProcessSnapshot", "RuntimeSnapshot"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSnapshot:
+    """One OS process of the run: host, caller (`main`), worker or standby."""
+
+    name: str
+    pid: int | None = None
+    """None while no process stands behind the name (a restart waits for its backoff)."""
+    cpus: tuple[int, ...] = ()
+    """Cores that it may run on; empty: wherever the kernel likes."""
+    cpu_percent: float | None = None
+    """Of one core, over the last sampling interval."""
+    rss_bytes: int | None = None
+    state: str = "running"
+    """`starting`, `running`, `stopped` (SIGSTOP), `waiting` (for its backoff), `dead`."""
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSnapshot:
+    """One agent; with replicas, their sum."""
+
+    name: str
+    process: str = ""
+    """Name of the process, or of the processes, comma-separated."""
+    queue: int = 0
+    """Messages that wait, those in hand not counted."""
+    handled: int = 0
+    """Handlers finished since the run began."""
+    rate_per_s: float | None = None
+    """Handlers finished per second, over the last sampling interval."""
+    handler_p50_us: float | None = None
+    """Median handler time in microseconds."""
+    restarts: int = 0
+    state: str = "running"
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeSnapshot:
+    """The whole run."""
+
+    name: str
+    transport: str = ""
+    uptime_s: float = 0.0
+    shared_bytes: int | None = None
+    """Shared memory that is really taken; None where there is none."""
+    processes: tuple[ProcessSnapshot, ...] = field(default_factory=tuple)
+    agents: tuple[AgentSnapshot, ...] = field(default_factory=tuple)
