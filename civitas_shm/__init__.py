@@ -1,0 +1,96 @@
+"""Agents in pinned OS processes, mailboxes in shared memory, supervision the Erlang way."""
+
+from __future__ import annotations
+
+# General layout:
+#
+# Lower layers import only from upper ones; docs/architecture.md has the table, and a test keeps it true.
+# - errors.py, messages.py, clock.py are the words that everything else uses;
+# - transport.py, topology/, supervision/ and placement.py decide: pure, no I/O, no asyncio;
+# - process.py is what users subclass; runner.py, bus.py and host/ do things, in each process and around them;
+# - runtime.py wires everything;
+# - cli/ and dashboard/ are edges that nobody imports.
+# Mailboxes are implemented outside of this package, in civitas_shm_transports, which imports from here, never the
+# other way round.
+#
+# This file is the only door for users. It imports nothing before it is asked: a worker process starts through it too,
+# and must not pay for the runtime, let alone for the command line.
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from .errors import (
+        AgentError,
+        AgentImportError,
+        AgentStopped,
+        CivitasError,
+        ConfigurationError,
+        DeserializationError,
+        ErrorAction,
+        MailboxFull,
+        MessageRoutingError,
+        MessageValidationError,
+        PayloadTooLarge,
+        RunAlive,
+        RunFailed,
+        RunHasMessages,
+        SharedMemoryFull,
+        SpawnError,
+        TopologyError,
+        TransientError,
+        TransportClosed,
+        TransportUnavailable,
+    )
+    from .messages import Message
+    from .process import AgentProcess
+    from .runtime import Runtime
+    from .supervisor import Supervisor
+
+__all__ = [
+    "AgentError",
+    "AgentImportError",
+    "AgentProcess",
+    "AgentStopped",
+    "CivitasError",
+    "ConfigurationError",
+    "DeserializationError",
+    "ErrorAction",
+    "MailboxFull",
+    "Message",
+    "MessageRoutingError",
+    "MessageValidationError",
+    "PayloadTooLarge",
+    "RunAlive",
+    "RunFailed",
+    "RunHasMessages",
+    "Runtime",
+    "SharedMemoryFull",
+    "SpawnError",
+    "Supervisor",
+    "TopologyError",
+    "TransientError",
+    "TransportClosed",
+    "TransportUnavailable",
+]
+
+__version__ = "0.1.0"
+
+_HOMES: Final = {
+    "AgentProcess": ".process",
+    "Message": ".messages",
+    "Runtime": ".runtime",
+    "Supervisor": ".supervisor",
+}
+"""Where a public name lives; the names that are not here live in `errors`."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES.get(name, ".errors"), __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
