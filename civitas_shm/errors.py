@@ -157,9 +157,10 @@ class AgentStopped(MessageRoutingError):
     """The agent existed but has stopped, or its supervisor gave it up; nothing reads its mailbox any more."""
 
 
-class MailboxFull(CivitasError):
+class MailboxFull(CivitasError, TimeoutError):
     """The receiver's mailbox had no room until the deadline; the message was not committed.
 
+    A TimeoutError too, because an ask whose deadline passes in front of a full mailbox is an ask that timed out.
     `name`, `capacity` and `holder` say whose, how large, and who is handling what for how long.
     """
 

@@ -29,6 +29,7 @@ __all__ = [
     "CLOSED",
     "FULL",
     "NO_MEMORY",
+    "SENDER_PROGRAM",
     "SENT",
     "SLOT_HOST",
     "SLOT_MAIN",
@@ -64,6 +65,9 @@ SLOT_HOST: Final = 0
 SLOT_MAIN: Final = 1
 SLOT_FIRST_WORKER: Final = 2
 
+SENDER_PROGRAM: Final = 0xFFFF_FFFF
+"""Sender of what the program itself sends (`Runtime.send`, `Runtime.ask`): no mailbox; its name reads `_runtime`."""
+
 Overflow = Literal["block", "error", "drop_oldest", "latest"]
 """What a full mailbox does with one more: let the sender wait until its deadline, refuse at once, drop the oldest
 waiting message, or keep only the newest one. Messages in hand are never dropped."""
@@ -72,7 +76,10 @@ Delivery = tuple[int, bytes, str, str, bytes, int]
 """(token, header, type, sender name, payload, delivery count): what `take` hands over. Private copies, all of it."""
 
 Reply = tuple[bytes, str, str, bytes, bool]
-"""(header, type, sender name, payload, failed): what the future of an ask resolves to."""
+"""(header, type, sender name, payload, failed): what the future of an ask resolves to.
+
+Failed with an empty payload means that the mailbox was closed before anybody answered.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +121,8 @@ class MailboxStats:
     asking: int = -1
     """Mailbox whose reply its agent waits for, or -1."""
     wants_room_in: int = -1
+    overflow: Overflow = "block"
+    """Read by a sender whose post returned FULL: only `block` makes it wait."""
 
 
 @dataclass(frozen=True, slots=True)

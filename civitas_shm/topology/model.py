@@ -40,6 +40,8 @@ class AgentSpec:
     """Import path `package.module.Class`, or `__main__:/path/script.py:Class` for a class of the running script."""
     args: list[Any] = field(default_factory=list)
     """Positional constructor arguments after the name."""
+    takes_name: bool = True
+    """False: the constructor is called without the name, because the class names itself or `kwargs` holds it."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     """Arrives as `self.config`."""
