@@ -141,7 +141,7 @@ NeedTool = Callable[[str, str], str]
 
 @pytest.fixture(scope="session")
 def need_tool() -> NeedTool:
-    """`need_tool(program, package)`: the program's path; else a skip that names the Debian package (CI=true: a failure)."""
+    """`need_tool(program, package)`: its path, or a skip that names the Debian package; with CI=true a failure."""
 
     def need(program: str, package: str) -> str:
         path = shutil.which(program)
