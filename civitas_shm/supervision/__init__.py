@@ -1,0 +1,78 @@
+"""Supervision as a decision: which child to start or stop, when, and when to give up.
+
+Layer 1: no I/O, no clock, no asyncio. The in-process runtime, the host and the simulator drive the same code; a
+driver reads `events` (what it must promise) and `tree` (what it gets), and asks `state` what to show.
+
+    policy    who is restarted, who falls with it, how often: the clauses
+    backoff   how long to wait before a restart
+    events    the words between the tree and its drivers
+    state     the tree's state, and questions to it
+    tree      step(tree, event, now_s) -> (tree, actions)
+"""
+
+from __future__ import annotations
+
+from .events import (
+    Action,
+    CancelTimer,
+    ChildExited,
+    ChildFailed,
+    ChildReady,
+    Escalated,
+    Event,
+    Failed,
+    GiveUpChild,
+    ProcessDied,
+    Running,
+    SetTimer,
+    Start,
+    StartChild,
+    StopChild,
+    Stopped,
+    StopRequested,
+    Timer,
+)
+from .state import (
+    ChildReport,
+    SupervisorReport,
+    child_keys,
+    is_settled,
+    report_children,
+    report_supervisors,
+    restart_count,
+    restarts_in_window,
+    running_children,
+)
+from .tree import Tree, step
+
+__all__ = [
+    "Action",
+    "CancelTimer",
+    "ChildExited",
+    "ChildFailed",
+    "ChildReady",
+    "ChildReport",
+    "Escalated",
+    "Event",
+    "Failed",
+    "GiveUpChild",
+    "ProcessDied",
+    "Running",
+    "SetTimer",
+    "Start",
+    "StartChild",
+    "StopChild",
+    "StopRequested",
+    "Stopped",
+    "SupervisorReport",
+    "Timer",
+    "Tree",
+    "child_keys",
+    "is_settled",
+    "report_children",
+    "report_supervisors",
+    "restart_count",
+    "restarts_in_window",
+    "running_children",
+    "step",
+]

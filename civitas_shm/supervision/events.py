@@ -1,0 +1,185 @@
+"""The words between the supervision tree and its drivers: events in, actions out.
+
+Rules of this file: frozen values, no behaviour. Times are seconds of the monotonic clock; `…_at_s` and `deadline_s`
+are points in time, never spans.
+
+What a driver promises (the tree's guarantees rest on it):
+- an event that says a child has ended is sent only when no code of that incarnation runs any more (fencing);
+- every StartChild is answered by ChildReady or by an end of that incarnation, every StopChild by an end of it: the
+  driver holds the start-up deadline (AgentSpec.start_timeout_s) and kills what does not stop by `deadline_s`;
+- the death of a process is one ProcessDied with all children that were in it, not one event for each;
+- actions are performed in their order, and what comes of them is sent as later events, never from inside `step`.
+
+What a driver may do: send an event twice, late, or for a child that is long gone. That changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = [
+    "Action",
+    "CancelTimer",
+    "ChildExited",
+    "ChildFailed",
+    "ChildReady",
+    "Escalated",
+    "Event",
+    "Failed",
+    "GiveUpChild",
+    "ProcessDied",
+    "Running",
+    "SetTimer",
+    "Start",
+    "StartChild",
+    "StopChild",
+    "StopRequested",
+    "Stopped",
+    "Timer",
+]
+
+# --- events -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Bring the tree up."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildReady:
+    """`on_start` has returned; the child takes messages."""
+
+    child: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChildFailed:
+    """The child is gone: a handler's crash was escalated, its start failed, or its start-up deadline passed."""
+
+    child: str
+    incarnation: int
+    reason: str
+    """One sentence for people: type and text of the exception, exit code, signal."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildExited:
+    """The child is gone without a crash: it was told to stop, said STOP, or came to a clean end."""
+
+    child: str
+    incarnation: int
+    normal: bool = True
+    """False is as ChildFailed."""
+    stop_action: bool = True
+    """It said ErrorAction.STOP, so nobody restarts it. False: a clean end of another kind (SystemExit(0))."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessDied:
+    """An OS process is gone, and with it these children: one event, counted once against each supervisor concerned."""
+
+    process: str
+    children: tuple[tuple[str, int], ...]
+    """(child, incarnation) of all that were in it, starting and stopping ones too."""
+    counts: bool = True
+    """False for deaths that we caused ourselves (chaos, stop, deploy, death of the host): no budget, no backoff."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """The time of a SetTimer has come."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """Bring the tree down, for good."""
+
+
+Event = Start | ChildReady | ChildFailed | ChildExited | ProcessDied | Timer | StopRequested
+
+# --- actions ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StartChild:
+    """Build a fresh object of the agent and start it; if its process is not there, start that first."""
+
+    child: str
+    incarnation: int
+    """1, 2, … per child; name it in every event about this life of the child."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopChild:
+    """Ask the child to stop (also in the middle of its start); end it by force at the deadline."""
+
+    child: str
+    incarnation: int
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Send Timer(id) at that time. The children wait out their backoff until then."""
+
+    id: int
+    at_s: float
+    children: tuple[str, ...]
+    """Children or supervisors that will be started then; for reports."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTimer:
+    """The timer is not wanted any more. A Timer that comes nevertheless changes nothing."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUpChild:
+    """The child has ended and will not be restarted for its own sake: close its mailbox if no other replica lives.
+
+    A restart of its whole group or supervisor may start it again all the same; its mailbox is then made anew.
+    """
+
+    child: str
+    incarnation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Escalated:
+    """For reports: a supervisor has used up its restarts; its children are being stopped, its parent will decide."""
+
+    supervisor: str
+    child: str
+    """The child whose failure was one too many (a supervisor below, perhaps)."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Every child has been started and is ready, for the first time. Sent once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The root gave up and everything is down. Final: the run fails (exit code 1)."""
+
+    reason: str
+    supervisor: str
+    """Where it began: the lowest supervisor whose budget was exhausted."""
+    child: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Everything is down, as requested. Final."""
+
+
+Action = StartChild | StopChild | SetTimer | CancelTimer | GiveUpChild | Escalated | Running | Failed | Stopped

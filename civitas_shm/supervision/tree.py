@@ -1,0 +1,499 @@
+"""The supervision tree: `step(tree, event, now_s) -> (tree, actions)`. This text is its specification.
+
+Rules of this file: no I/O, no clock, no asyncio, no global chance; a Tree is never changed; all policy comes from
+`policy` and `backoff`; whatever is not in this table changes nothing (then `step` returns the very same tree).
+
+    tree = Tree.from_spec(topology.supervision, seed=random.getrandbits(64))
+    tree, actions = step(tree, Start(), clock.monotonic_s())
+    # perform the actions in order; send what comes of them as later events, one at a time:
+    tree, actions = step(tree, ChildReady("planner", 1), clock.monotonic_s())
+    tree, actions = step(tree, ProcessDied("w1", (("planner", 1), ("critic", 1)), reason="signal 9"), now_s)
+    # until an action is Stopped() or Failed(reason)
+
+| event                    | condition                          | what happens                                       |
+|--------------------------|------------------------------------|----------------------------------------------------|
+| any                      | unknown child, old incarnation,    | nothing                                            |
+|                          | timer not set, tree at its end     |                                                    |
+| Start                    | not started                        | groups start in order, each when all of the one    |
+|                          |                                    | before are ready or gone; a supervisor is ready    |
+|                          |                                    | when its last group is; then Running               |
+| ChildReady               | STARTING                           | READY; the next group may start                    |
+|                          | STOPPING (the stop overtook it)    | nothing                                            |
+| ChildFailed, ChildExited | STOPPING                           | down; the group before it may stop                 |
+|                          | STARTING or READY                  | it *falls*, see below                              |
+| ProcessDied              |                                    | all that lived in it are down at once, then fall:  |
+|                          |                                    | children of a supervisor before those of           |
+|                          |                                    | supervisors below it; one *cause* for all of them  |
+| Timer                    | set and not cancelled              | what waits for it starts                           |
+| StopRequested            | not started                        | Stopped                                            |
+|                          | started                            | from now on nothing is started; groups stop in     |
+|                          |                                    | reverse order; then Stopped                        |
+|                          | the root has given up              | nothing: it is going down, and will be Failed      |
+
+A child (or a supervisor that gave up, as a permanent one) *falls*. The first line that fits:
+
+| its supervisor                      | the child                           | what happens                           |
+|-------------------------------------|-------------------------------------|----------------------------------------|
+| is going down, or one above it is   | any                                 | down; not counted, not restarted       |
+| is CLEARING the child's group       | temporary                           | GiveUpChild                            |
+|                                     | any other                           | down; not counted; it starts again     |
+|                                     |                                     | with its group                         |
+| any                                 | not restarted (policy: **Restart**) | GiveUpChild                            |
+| has no restart left (**Intensity**) | restarted                           | Escalated; all its children stop in    |
+|                                     |                                     | reverse order, then it falls itself,   |
+|                                     |                                     | of the same cause; at the root: Failed |
+| ONE_FOR_ONE                         | restarted                           | it starts, now or after the backoff;   |
+|                                     |                                     | those that fell together start         |
+|                                     |                                     | together                               |
+| ONE_FOR_ALL, REST_FOR_ONE           | restarted                           | groups in scope (policy: **Scope**)    |
+|                                     |                                     | stop in reverse order, backoff, then   |
+|                                     |                                     | start in order; another fall meanwhile |
+|                                     |                                     | is counted and widens the scope        |
+
+Guarantees:
+- a child is started only when its last incarnation has ended, and incarnations only grow;
+- a stop beats a restart: from StopRequested, and from the moment the root gives up, no StartChild is emitted;
+- one cause is counted once against each supervisor, also when it reaches it through several supervisors below;
+- a start that fails is counted like a crash, the very first one too (OTP gives up at once; here a service that is a
+  second late at boot gets the same patience as later);
+- `counts=False` deaths are not counted and restart at once;
+- no limbo: as long as a driver keeps its promises (see `events`), every tree comes to all-running, Stopped or Failed.
+  `tests/unit/supervision/test_tree_property.py` shows it under random schedules.
+
+A supervisor that is restarted begins anew: empty window, all its children start, those that were gone too.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Literal
+
+from .backoff import backoff_s, next_random
+from .events import (
+    Action,
+    CancelTimer,
+    ChildExited,
+    ChildFailed,
+    ChildReady,
+    Escalated,
+    Event,
+    Failed,
+    GiveUpChild,
+    ProcessDied,
+    Running,
+    SetTimer,
+    Start,
+    StartChild,
+    StopChild,
+    Stopped,
+    StopRequested,
+    Timer,
+)
+from .policy import Ending, add_restart, first_fallen_group, is_restarted
+from .state import ChildState, ChildStatus, Fall, Phase, SupervisorState, TimerTarget, Tree
+
+__all__ = ["Tree", "step"]
+
+
+def step(tree: Tree, event: Event, now_s: float) -> tuple[Tree, list[Action]]:
+    """The next state, and what the driver shall do, in this order. The table above, and nothing else."""
+    if tree.outcome is not None:
+        return tree, []
+    work = _Step(tree, now_s)
+    if not work.take(event):
+        return tree, []
+    work.settle()
+    return work.tree(), work.actions
+
+
+class _Step:
+    """One step: private copies of the maps, changed in place, then frozen again.
+
+    `take` handles the event; whatever makes a supervisor look again at its children puts it in the queue; `settle`
+    lets each look until none has to. Only `_advance` walks over groups, and it is called from `settle` alone, so
+    no supervisor's walk is ever interrupted by another's.
+    """
+
+    def __init__(self, tree: Tree, now_s: float) -> None:
+        self._before = tree
+        self._now_s = now_s
+        self._children = dict(tree.children)
+        self._supervisors = dict(tree.supervisors)
+        self._timers = dict(tree.timers)
+        self._next_timer = tree.next_timer
+        self._next_cause = tree.next_cause
+        self._seed = tree.seed
+        self._outcome: Literal["stopped", "failed"] | None = None
+        self._queue: deque[str] = deque()
+        self.actions: list[Action] = []
+
+    def tree(self) -> Tree:
+        return Tree(
+            root=self._before.root,
+            children=self._children,
+            supervisors=self._supervisors,
+            seed=self._seed,
+            timers=self._timers,
+            next_timer=self._next_timer,
+            next_cause=self._next_cause,
+            outcome=self._outcome,
+        )
+
+    # --- events ---------------------------------------------------------------------------------------------------
+
+    def take(self, event: Event) -> bool:
+        """Whether the event concerned anything."""
+        match event:
+            case Start():
+                return self._start_tree()
+            case ChildReady(child, incarnation):
+                return self._ready(child, incarnation)
+            case ChildFailed(child, incarnation, reason):
+                return self._ended(((child, incarnation),), Ending.FAILED, reason, counts=True)
+            case ChildExited(child, incarnation, normal, stop_action):
+                ending = Ending.FAILED if not normal else Ending.STOPPED if stop_action else Ending.FINISHED
+                return self._ended(((child, incarnation),), ending, f"ended ({ending.value})", counts=True)
+            case ProcessDied(process, children, counts, reason):
+                reason = f"process {process!r} died" + (f": {reason}" if reason else "")
+                return self._ended(children, Ending.FAILED, reason, counts)
+            case Timer(id):
+                return self._time_has_come(id)
+            case StopRequested():
+                return self._stop_tree()
+
+    def settle(self) -> None:
+        """Let every supervisor concerned look at its children until nothing is left to do."""
+        while self._queue:
+            self._advance(self._supervisors[self._queue.popleft()])
+
+    def _start_tree(self) -> bool:
+        if self._supervisors[self._before.root].phase is not Phase.DOWN:
+            return False
+        self._start(self._before.root)
+        return True
+
+    def _stop_tree(self) -> bool:
+        root = self._supervisors[self._before.root]
+        if root.phase is Phase.STOPPING:
+            return False
+        if root.phase is Phase.DOWN:
+            self._end("stopped", Stopped())
+        else:
+            self._take_down(root)
+        return True
+
+    def _ready(self, key: str, incarnation: int) -> bool:
+        child = self._children.get(key)
+        if child is None or child.incarnation != incarnation or child.status is not ChildStatus.STARTING:
+            return False
+        self._set_child(child, ChildStatus.READY)
+        self._queue.append(child.supervisor)
+        return True
+
+    def _ended(self, ended: Iterable[tuple[str, int]], ending: Ending, reason: str, counts: bool) -> bool:
+        """These children run no more. First all of them are down, then their supervisors decide, parents first."""
+        fell: dict[str, list[str]] = {}
+        concerned: set[str] = set()
+        for key, incarnation in ended:
+            child = self._children.get(key)
+            if child is None or child.incarnation != incarnation or not child.lives:
+                continue
+            concerned.add(child.supervisor)
+            if child.status is ChildStatus.STOPPING:
+                self._rest(child, "taken down")
+            else:
+                self._set_child(child, ChildStatus.DOWN)
+                fell.setdefault(child.supervisor, []).append(key)
+        if not concerned:
+            return False
+        cause = self._next_cause
+        self._next_cause += 1
+        for name in self._supervisors:  # parents stand before their children
+            if name in fell:
+                keys = sorted(fell[name], key=lambda key: (self._children[key].group, self._children[key].replica))
+                self._fall(self._supervisors[name], keys, ending, Fall(cause, counts, reason, name, keys[-1]))
+            if name in concerned:
+                self._queue.append(name)
+        return True
+
+    def _time_has_come(self, timer: int) -> bool:
+        target = self._timers.pop(timer, None)
+        if target is None:
+            return False
+        if target.names:
+            for name in target.names:
+                self._start(name)
+        else:
+            self._resume(self._supervisors[target.supervisor])
+        return True
+
+    # --- a fall: the second table ---------------------------------------------------------------------------------
+
+    def _fall(self, supervisor: SupervisorState, names: list[str], ending: Ending, fall: Fall) -> None:
+        """`names` (down already, in start order) fell together; decide what becomes of them and of the others."""
+        if supervisor.phase in (Phase.HALTED, Phase.STOPPING):
+            return
+        restarted: list[str] = []
+        for name in names:
+            child = self._children.get(name)
+            if supervisor.phase is Phase.CLEARING and self._group(name) >= supervisor.scope:
+                if child is not None:
+                    self._rest(child, fall.reason)
+            elif child is not None and not is_restarted(child.restart, ending):
+                self._give_up(child, fall.reason)
+            else:
+                restarted.append(name)
+        if not restarted:
+            return
+        spec = supervisor.spec
+        delay_s = 0.0
+        if fall.counts:
+            counted, allowed = add_restart(
+                supervisor.counted, self._now_s, fall.cause, spec.max_restarts, spec.restart_window_s
+            )
+            supervisor = self._set(supervisor, counted=counted)
+            if not allowed:
+                self._escalate(supervisor, restarted[-1], fall)
+                return
+            self._seed, random01 = next_random(self._seed)
+            delay_s = backoff_s(spec.backoff, spec.backoff_base_s, spec.backoff_max_s, len(counted), random01)
+        if spec.strategy == "ONE_FOR_ONE":
+            self._restart(supervisor, restarted, delay_s)
+        else:
+            self._clear(supervisor, min(map(self._group, restarted)), delay_s)
+
+    def _restart(self, supervisor: SupervisorState, names: list[str], delay_s: float) -> None:
+        if delay_s <= 0:
+            for name in names:
+                self._start(name)
+            return
+        for name in names:
+            if name in self._children:
+                self._set_child(self._children[name], ChildStatus.WAITING)
+            else:
+                self._set(self._supervisors[name], phase=Phase.WAITING)
+        self._set_timer(TimerTarget(supervisor.name, tuple(names)), self._now_s + delay_s)
+
+    def _clear(self, supervisor: SupervisorState, group: int, delay_s: float) -> None:
+        """Take down what falls with a child of `group`; wider, if something is being taken down already."""
+        scope = first_fallen_group(supervisor.spec.strategy, group, len(supervisor.groups))
+        hold_until_s = self._now_s + delay_s
+        if supervisor.phase is not Phase.UP:
+            scope = min(scope, supervisor.scope)
+            hold_until_s = max(hold_until_s, supervisor.hold_until_s)
+        self._cancel_timers(supervisor)
+        supervisor = self._set(
+            supervisor,
+            phase=Phase.CLEARING,
+            frontier=_top(supervisor),
+            scope=scope,
+            hold_until_s=hold_until_s,
+        )
+        for name in _flat(supervisor.groups[scope:]):
+            self._halt(name)
+        self._queue.append(supervisor.name)
+
+    def _escalate(self, supervisor: SupervisorState, name: str, fall: Fall) -> None:
+        spec = supervisor.spec
+        what = repr(name) if name in self._children else "below it"
+        reason = (
+            f"supervisor {spec.name!r} gave up: {len(supervisor.counted)} restarts needed within "
+            f"{spec.restart_window_s:g} s, max_restarts is {spec.max_restarts}. Last, {what}: {fall.reason}"
+        )
+        self.actions.append(Escalated(spec.name, name, reason))
+        self._take_down(supervisor)
+        self._set(self._supervisors[spec.name], escalation=replace(fall, counts=True, reason=reason))
+
+    # --- one supervisor looks at its children -----------------------------------------------------------------------
+
+    def _advance(self, supervisor: SupervisorState) -> None:
+        if supervisor.phase is Phase.UP:
+            self._bring_up(supervisor)
+        elif supervisor.phase is Phase.CLEARING:
+            supervisor = self._bring_down(supervisor)
+            if supervisor.frontier > supervisor.scope:
+                return
+            if self._now_s >= supervisor.hold_until_s:
+                self._resume(supervisor)
+            else:
+                self._set(supervisor, phase=Phase.HOLDING)
+                self._set_timer(TimerTarget(supervisor.name, ()), supervisor.hold_until_s)
+        elif supervisor.phase is Phase.STOPPING:
+            supervisor = self._bring_down(supervisor)
+            if supervisor.frontier == 0:
+                self._is_down(supervisor)
+
+    def _bring_up(self, supervisor: SupervisorState) -> None:
+        """Start groups from the frontier on, each when the one before is ready or gone."""
+        frontier = supervisor.frontier
+        while frontier < len(supervisor.groups):
+            group = supervisor.groups[frontier]
+            for name in group:
+                if self._is_idle(name):
+                    self._start(name)
+            if not all(map(self._is_up, group)):
+                break
+            frontier += 1
+        was_ready = supervisor.ready
+        ready = was_ready or frontier == len(supervisor.groups)
+        self._set(supervisor, frontier=frontier, ready=ready)
+        if ready and not was_ready:
+            if supervisor.parent is None:
+                self.actions.append(Running())
+            else:
+                self._queue.append(supervisor.parent)
+
+    def _bring_down(self, supervisor: SupervisorState) -> SupervisorState:
+        """Stop groups from the last one down to the scope, each when the one after it is down."""
+        frontier = supervisor.frontier
+        while frontier > supervisor.scope:
+            group = supervisor.groups[frontier - 1]
+            for name in group:
+                child = self._children.get(name)
+                if child is None:
+                    self._take_down(self._supervisors[name])
+                elif child.status in (ChildStatus.STARTING, ChildStatus.READY):
+                    self._set_child(child, ChildStatus.STOPPING)
+                    deadline_s = self._now_s + child.shutdown_timeout_s
+                    self.actions.append(StopChild(child.key, child.incarnation, deadline_s))
+            if not all(map(self._is_down_now, group)):
+                break
+            frontier -= 1
+        return self._set(supervisor, frontier=frontier)
+
+    def _is_down(self, supervisor: SupervisorState) -> None:
+        """Everything below is down: tell the parent, or end."""
+        fall = supervisor.escalation
+        self._set(supervisor, phase=Phase.DOWN, ready=False, counted=(), escalation=None)
+        if supervisor.parent is None:
+            if fall is None:
+                self._end("stopped", Stopped())
+            else:
+                self._end("failed", Failed(fall.reason, fall.supervisor, fall.child))
+            return
+        if fall is not None:
+            self._fall(self._supervisors[supervisor.parent], [supervisor.name], Ending.FAILED, fall)
+        self._queue.append(supervisor.parent)
+
+    def _resume(self, supervisor: SupervisorState) -> None:
+        """What had to fall is down and the backoff is over: start again, from the group of the child that fell."""
+        for name in _flat(supervisor.groups[supervisor.scope :]):
+            child = self._children.get(name)
+            if child is not None and child.status is ChildStatus.GONE and child.restart != "temporary":
+                self._set_child(child, ChildStatus.DOWN)
+        self._set(supervisor, phase=Phase.UP, frontier=max(supervisor.scope - 1, 0))
+        self._queue.append(supervisor.name)
+
+    def _take_down(self, supervisor: SupervisorState) -> None:
+        """Begin to stop all of it, unless it is down or about to be."""
+        if supervisor.phase in (Phase.DOWN, Phase.STOPPING):
+            return
+        self._halt(supervisor.name)
+        self._set(self._supervisors[supervisor.name], phase=Phase.STOPPING, scope=0)
+        self._queue.append(supervisor.name)
+
+    def _halt(self, name: str) -> None:
+        """From here on nothing below `name` is started; nothing is stopped yet. A child has nothing below it."""
+        supervisor = self._supervisors.get(name)
+        if supervisor is None or supervisor.phase in (Phase.DOWN, Phase.HALTED, Phase.STOPPING):
+            return
+        self._cancel_timers(supervisor)
+        self._set(supervisor, phase=Phase.HALTED, frontier=_top(supervisor))
+        for below in _flat(supervisor.groups):
+            self._halt(below)
+
+    # --- small changes ------------------------------------------------------------------------------------------------
+
+    def _start(self, name: str) -> None:
+        child = self._children.get(name)
+        if child is not None:
+            incarnation = child.incarnation + 1
+            self._children[name] = replace(child, status=ChildStatus.STARTING, incarnation=incarnation)
+            self.actions.append(StartChild(name, incarnation))
+            return
+        supervisor = self._supervisors[name]
+        for below in _flat(supervisor.groups):
+            if below in self._children:
+                self._set_child(self._children[below], ChildStatus.DOWN)
+        self._set(supervisor, phase=Phase.UP, frontier=0, scope=0)
+        self._queue.append(name)
+
+    def _rest(self, child: ChildState, reason: str) -> None:
+        """Down because it was taken down. A temporary child does not come back with its group."""
+        if child.restart == "temporary" and self._supervisors[child.supervisor].phase is Phase.CLEARING:
+            self._give_up(child, reason)
+        else:
+            self._set_child(child, ChildStatus.DOWN)
+
+    def _give_up(self, child: ChildState, reason: str) -> None:
+        self._set_child(child, ChildStatus.GONE)
+        self.actions.append(GiveUpChild(child.key, child.incarnation, reason))
+
+    def _end(self, outcome: Literal["stopped", "failed"], action: Action) -> None:
+        self._outcome = outcome
+        self.actions.append(action)
+
+    def _set_timer(self, target: TimerTarget, at_s: float) -> None:
+        timer = self._next_timer
+        self._next_timer += 1
+        self._timers[timer] = target
+        self.actions.append(SetTimer(timer, at_s, target.names or (target.supervisor,)))
+
+    def _cancel_timers(self, supervisor: SupervisorState) -> None:
+        """The supervisor's own timers; what waited for them is down."""
+        for timer, target in list(self._timers.items()):
+            if target.supervisor != supervisor.name:
+                continue
+            del self._timers[timer]
+            self.actions.append(CancelTimer(timer))
+            for name in target.names:
+                if name in self._children:
+                    self._set_child(self._children[name], ChildStatus.DOWN)
+                else:
+                    self._set(self._supervisors[name], phase=Phase.DOWN)
+
+    def _set(self, supervisor: SupervisorState, **changes: object) -> SupervisorState:
+        changed = replace(supervisor, **changes)  # type: ignore[arg-type]  # names are checked by replace()
+        self._supervisors[supervisor.name] = changed
+        return changed
+
+    def _set_child(self, child: ChildState, status: ChildStatus) -> None:
+        self._children[child.key] = replace(child, status=status)
+
+    # --- small questions ----------------------------------------------------------------------------------------------
+
+    def _group(self, name: str) -> int:
+        child = self._children.get(name)
+        return self._supervisors[name].group if child is None else child.group
+
+    def _is_idle(self, name: str) -> bool:
+        child = self._children.get(name)
+        if child is None:
+            return self._supervisors[name].phase is Phase.DOWN
+        return child.status is ChildStatus.DOWN
+
+    def _is_up(self, name: str) -> bool:
+        """Whether what comes after it may start."""
+        child = self._children.get(name)
+        if child is None:
+            return self._supervisors[name].ready
+        return child.status in (ChildStatus.READY, ChildStatus.GONE)
+
+    def _is_down_now(self, name: str) -> bool:
+        child = self._children.get(name)
+        if child is None:
+            return self._supervisors[name].phase is Phase.DOWN
+        return child.status in (ChildStatus.DOWN, ChildStatus.GONE)
+
+
+def _top(supervisor: SupervisorState) -> int:
+    """The first group that is surely down: where taking down begins."""
+    if supervisor.phase is Phase.UP:
+        return min(supervisor.frontier + 1, len(supervisor.groups))
+    return supervisor.frontier
+
+
+def _flat(groups: Iterable[tuple[str, ...]]) -> Iterable[str]:
+    return (name for group in groups for name in group)
