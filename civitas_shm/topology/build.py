@@ -1,0 +1,299 @@
+"""A read document to a `TopologySpec`: which node is what, and all that only shows across nodes.
+
+Rules of this file: it goes on after a problem, so that the user sees all of them at once; nothing here depends on the
+machine (whether a core exists is `placement`'s question) or imports the user's code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+from . import schema
+from .check import Checker, value_text
+from .model import (
+    AgentSpec,
+    LoggingSpec,
+    PoolSpec,
+    ProcessSpec,
+    StopSpec,
+    SupervisorSpec,
+    TopologySpec,
+    TransportSpec,
+)
+from .suggest import did_you_mean
+from .yaml12 import Path
+
+__all__ = ["Builder"]
+
+MAIN: Final = "main"
+"""The process of the caller."""
+
+TRANSPORTS_NOT_YET: Final = frozenset(["zmq", "nats"])
+NODES_NOT_YET: Final = frozenset(
+    ["dynamic_supervisor", "eval_agent", "http_gateway", "topology_server", "topology_agent", "mcp_server"]
+)
+"""Node types of the original that a later version brings."""
+
+_WRAPPERS: Final = ("agent", "supervisor")
+_MODULE_CLASS_TYPES: Final = ("agent", "gen_server")
+"""`{type: agent, name, module, class}`: the form that generators of the original write."""
+
+
+class Builder:
+    """Builds one topology; `checker.problems` tells whether the result may be used."""
+
+    def __init__(
+        self, checker: Checker, known_types: Collection[str] = (), transports: Callable[[], Collection[str]] = list
+    ) -> None:
+        self.checker = checker
+        self.known_types = known_types
+        self.transports = transports
+        """Transports that this installation has; asked only when the name is not one with a dot."""
+        self._names: dict[str, tuple[str, Path]] = {}
+        """Name -> (kind, where it was given first)."""
+        self._agents: list[tuple[schema.Agent, Path]] = []
+
+    def topology(self, data: Any) -> TopologySpec:
+        """The whole; with problems in the checker it is a fragment."""
+        if data is None and not self.checker.problems:
+            self.checker.at_value((), "the file is empty; it needs at least supervision: {children: [...]}")
+        if data is not None and not isinstance(data, dict):
+            self.checker.at_value((), f"should be a mapping with the key 'supervision', not {value_text(data)}")
+        if not isinstance(data, dict):
+            return TopologySpec()
+        top = self.checker.block(schema.Top, data, ())
+        processes = self._processes(data.get("processes"))
+        supervision = self._root(data)
+        self._processes_of_agents(processes)
+        return TopologySpec(
+            supervision=supervision,
+            processes=processes,
+            pool=self._pool(data.get("pool")),
+            transport=self._transport(data.get("transport")),
+            stop=self._stop(data.get("stop")),
+            logging=self._logging(data.get("logging")),
+            name=top.name if top is not None else "",
+        )
+
+    # --- supervision ------------------------------------------------------------------------------------------------
+
+    def _root(self, data: dict[Any, Any]) -> SupervisorSpec:
+        given = [key for key in ("supervision", "supervisor") if key in data]
+        if len(given) == 2:
+            self.checker.at_key(("supervisor",), "'supervision' and 'supervisor' are the same block; keep one of them")
+        if not given:
+            self.checker.at_value((), "the key 'supervision' is missing")
+            return SupervisorSpec()
+        return self._supervisor(data[given[0]], (given[0],))
+
+    def _supervisor(self, data: Any, path: Path) -> SupervisorSpec:
+        mapping = self.checker.mapping(data, path)
+        if mapping is None:
+            return SupervisorSpec()
+        block = self.checker.block(schema.Supervisor, mapping, path)
+        if len(path) > 1 and "name" not in mapping:
+            self.checker.at_value(path, "the key 'name' is missing")
+        else:
+            self._claim("supervisor", mapping.get("name", "root"), path)
+        children = self._children(mapping, path)
+        if block is None:
+            return SupervisorSpec(children=children)
+        return SupervisorSpec(
+            name=block.name,
+            strategy=block.strategy,
+            max_restarts=block.max_restarts,
+            restart_window_s=block.restart_window_s,
+            backoff=block.backoff,
+            backoff_base_s=block.backoff_base_s,
+            backoff_max_s=block.backoff_max_s,
+            children=children,
+        )
+
+    def _children(self, mapping: dict[Any, Any], path: Path) -> list[AgentSpec | SupervisorSpec]:
+        data = mapping.get("children")
+        below = (*path, "children")
+        if data is not None and not isinstance(data, list):
+            self.checker.at_value(below, f"should be a list of agents and supervisors, not {value_text(data)}")
+            return []
+        if not data:
+            self.checker.at_value(path, "the supervisor has no children; give it at least one agent")
+            return []
+        children: list[AgentSpec | SupervisorSpec] = []
+        for index, node in enumerate(data):
+            child = self._child(node, (*below, index))
+            if child is not None:
+                children.append(child)
+        return children
+
+    def _child(self, node: Any, path: Path) -> AgentSpec | SupervisorSpec | None:
+        if not isinstance(node, dict) or not node:
+            self.checker.at_value(path, f"should be a mapping with the key agent or supervisor, not {value_text(node)}")
+            return None
+        wrappers = [key for key in _WRAPPERS if key in node]
+        if wrappers:
+            wrapper = wrappers[0]
+            for key in node:
+                if key != wrapper:
+                    text = f"{key!r} stands beside {wrapper!r}; indent it below, or begin a new item with '- '"
+                    self.checker.at_key((*path, key), text)
+            below = (*path, wrapper)
+            if wrapper == "supervisor":
+                return self._supervisor(node[wrapper], below)
+            return self._agent(node[wrapper], below)
+        if "type" not in node:
+            self._neither(node, path)
+            return None
+        kind = node["type"]
+        if isinstance(kind, str) and kind in NODES_NOT_YET:
+            self.checker.at_value((*path, "type"), f"{kind!r} is not supported yet; remove the node")
+            return None
+        if kind in _MODULE_CLASS_TYPES:
+            return self._module_class(node, path)
+        return self._agent(node, path)
+
+    def _neither(self, node: dict[Any, Any], path: Path) -> None:
+        key = next(iter(node))
+        if len(node) == 1:
+            self.checker.unknown_key((*path, key), _WRAPPERS, NODES_NOT_YET)
+        else:
+            self.checker.at_value(path, "a child needs the key 'agent', 'supervisor' or 'type'")
+
+    def _module_class(self, node: dict[Any, Any], path: Path) -> AgentSpec | None:
+        parts: list[str] = []
+        for key in ("module", "class"):
+            value = node.get(key)
+            if not isinstance(value, str) or not value:
+                where = (*path, key) if key in node else path
+                self.checker.at_value(where, f"a node of type {node['type']} needs the key {key!r} as text")
+            parts.append(str(value))
+        rest = {key: value for key, value in node.items() if key not in ("module", "class")}
+        return self._agent({**rest, "type": ".".join(parts)}, path)
+
+    def _agent(self, data: Any, path: Path) -> AgentSpec | None:
+        mapping = self.checker.mapping(data, path)
+        if mapping is None:
+            return None
+        if "name" in mapping:
+            self._claim("agent", mapping["name"], path)
+        block = self.checker.block(schema.Agent, mapping, path)
+        if block is None:
+            return None
+        self._agents.append((block, path))
+        self._agent_alone(block, path)
+        return AgentSpec(
+            name=block.name,
+            type=block.type,
+            args=block.args,
+            kwargs=block.kwargs,
+            config=block.config,
+            process=block.process,
+            replicas=block.replicas,
+            mailbox_size=block.mailbox_size,
+            overflow=block.overflow,
+            max_retries=block.max_retries,
+            restart=block.restart,
+            start_timeout_s=block.start_timeout_s,
+            shutdown_timeout_s=block.shutdown_timeout_s,
+            state=block.state,
+            capabilities=block.capabilities,
+            capability_metadata=block.capability_metadata,
+        )
+
+    def _agent_alone(self, block: schema.Agent, path: Path) -> None:
+        if block.type not in self.known_types:
+            problem = schema.class_path_problem(block.type)
+            if problem is not None:
+                self.checker.at_value((*path, "type"), problem)
+        if block.replicas > 1 and block.state == "shm":
+            text = "state: shm belongs to one reader; an agent with replicas cannot have it"
+            self.checker.at_value((*path, "state"), text)
+        if block.replicas > 1 and block.process is not None:
+            text = f"{block.replicas} replicas run in {block.replicas} processes of the pool; leave out process"
+            self.checker.at_value((*path, "process"), text)
+
+    def _claim(self, kind: str, name: Any, path: Path) -> None:
+        """Agents and supervisors share one space of names."""
+        if not isinstance(name, str):
+            return  # the schema has said so
+        where = (*path, "name")
+        if name not in self._names:
+            self._names[name] = (kind, where)
+            return
+        first_kind, first = self._names[name]
+        line = self.checker.document.mark(first).line
+        who = f"{first_kind} in line {line}"
+        self.checker.at_value(where, f"the name {name!r} is already taken by the {who}; names are unique")
+
+    # --- the other blocks -------------------------------------------------------------------------------------------
+
+    def _processes(self, data: Any) -> list[ProcessSpec]:
+        processes: list[ProcessSpec] = []
+        for key, value in (self.checker.mapping(data, ("processes",)) or {}).items():
+            path: Path = ("processes", key)
+            problem = schema.name_problem(str(key))
+            if problem is not None:
+                self.checker.at_key(path, problem)
+            block = self.checker.block(schema.Process, value, path)
+            if block is None:
+                continue
+            if key == MAIN:
+                for setting in block.model_fields_set:
+                    text = "main is the caller's own process; it can be neither pinned nor limited from here"
+                    self.checker.at_key((*path, setting), text)
+            processes.append(ProcessSpec(name=str(key), **block.model_dump()))
+        return processes
+
+    def _processes_of_agents(self, processes: list[ProcessSpec]) -> None:
+        """With a `processes:` block, a name that is not in it is a mistake; without one, every name makes a process."""
+        declared = {process.name for process in processes}
+        if not declared:
+            return
+        for block, path in self._agents:
+            if block.process is not None and block.process != MAIN and block.process not in declared:
+                hint = did_you_mean(block.process, {*declared, MAIN})
+                text = f"the process {block.process!r} is not declared under processes{hint}"
+                self.checker.at_value((*path, "process"), text)
+
+    def _transport(self, data: Any) -> TransportSpec:
+        path: Path = ("transport",)
+        if isinstance(data, str):
+            data, at = {"type": data}, path
+        else:
+            at = ("transport", "type")
+        kind = data.get("type") if isinstance(data, dict) else None
+        not_yet = isinstance(kind, str) and kind in TRANSPORTS_NOT_YET
+        if not_yet:
+            self.checker.at_value(at, f"the transport {kind!r} is not supported yet; use shm or in_process")
+        block = self.checker.block(schema.Transport, data, path, hidden=self._keys_of_later(data) if not_yet else ())
+        if block is None:
+            return TransportSpec()
+        if not not_yet and "." not in block.type:
+            known = self.transports()
+            if block.type not in known:
+                self.checker.at_value(at, f"the transport {block.type!r} is unknown{did_you_mean(block.type, known)}")
+        return TransportSpec(**block.model_dump())
+
+    @staticmethod
+    def _keys_of_later(data: Any) -> list[str]:
+        """One problem is enough for `transport: {type: nats, servers: ...}`."""
+        return [key for key in data if key in schema.Transport.NOT_YET]
+
+    def _pool(self, data: Any) -> PoolSpec:
+        block = self.checker.block(schema.Pool, data, ("pool",))
+        return PoolSpec() if block is None else PoolSpec(**block.model_dump())
+
+    def _stop(self, data: Any) -> StopSpec:
+        block = self.checker.block(schema.Stop, data, ("stop",))
+        return StopSpec() if block is None else StopSpec(**block.model_dump())
+
+    def _logging(self, data: Any) -> LoggingSpec:
+        block = self.checker.block(schema.Logging, data, ("logging",))
+        if block is None:
+            return LoggingSpec()
+        agents = [name for name, (kind, _) in self._names.items() if kind == "agent"]
+        for name in block.agents:
+            if name not in agents:
+                text = f"there is no agent {name!r}{did_you_mean(name, agents)}"
+                self.checker.at_key(("logging", "agents", name), text)
+        return LoggingSpec(**block.model_dump())

@@ -1,0 +1,103 @@
+"""From a topology file to a `TopologySpec`, or to one TopologyError that names everything that is wrong with it.
+
+The steps, each in a file of its own: `yaml12` reads text into data with positions, `variables` puts in `${VAR}`,
+`build` with `schema` and `check` makes the plain values, `overrides` applies `--set`.
+
+Rules of this file: only TopologyError comes out, whatever the text is. It is imported by the command line, the host and
+`Runtime.from_config` only, never by a worker.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import TopologyError
+from ..transport import BUILTIN_TRANSPORTS
+from . import overrides as overriding
+from .build import Builder
+from .check import Checker, path_text
+from .model import TopologySpec
+from .variables import substitute
+from .yaml12 import Problem, read
+
+__all__ = ["load_topology", "load_topology_text"]
+
+
+def load_topology(
+    path: str | os.PathLike[str],
+    overrides: Iterable[str] = (),
+    *,
+    agent_types: Collection[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> TopologySpec:
+    """The topology in a file. Its directory becomes the first of `import_paths`.
+
+    `overrides` are texts `AGENT.KEY=VALUE`; `agent_types` are words that may stand as `type:` without being import
+    paths (the keys of `Runtime.from_config(agent_classes=...)`); `environment` is `os.environ` unless given.
+    """
+    name = os.fspath(path)
+    try:
+        raw = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise TopologyError(
+            [f"{name}: there is no such file; `civitas-shm init NAME` makes a project with one"]
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise TopologyError([f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = raw[: error.start]
+        line, column = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
+        raise TopologyError(
+            [f"{name}:{line}:{column}: byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"]
+        ) from None
+    spec = load_topology_text(text, name, overrides, agent_types=agent_types, environment=environment)
+    return replace(spec, import_paths=[str(Path(path).resolve().parent)])
+
+
+def load_topology_text(
+    text: str,
+    filename: str = "<text>",
+    overrides: Iterable[str] = (),
+    *,
+    agent_types: Collection[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> TopologySpec:
+    """The topology in a text; `filename` is what the problems begin with. No directory is added to `import_paths`."""
+    document = read(text)
+    checker = Checker(document)
+    data = substitute(document.data, checker, os.environ if environment is None else environment)
+    broken = document.data is None and bool(document.problems)
+    spec = TopologySpec() if broken else Builder(checker, agent_types, _transports).topology(data)
+    problems = [_problem_text(filename, problem) for problem in sorted(checker.problems, key=_by_position)]
+    wanted: list[overriding.Override] = []
+    for override in overrides:
+        try:
+            wanted.append(overriding.parse(override))
+        except ValueError as error:
+            problems.append(f"--set: {error}")
+    if not problems:
+        spec, problems = overriding.apply(spec, wanted)
+    if problems:
+        raise TopologyError(list(dict.fromkeys(problems)))
+    return spec
+
+
+def _by_position(problem: Problem) -> tuple[int, int]:
+    return problem.mark
+
+
+def _problem_text(filename: str, problem: Problem) -> str:
+    path = f"{path_text(problem.path)}: " if problem.path else ""
+    return f"{filename}:{problem.mark.line}:{problem.mark.column}: {path}{problem.text}"
+
+
+def _transports() -> list[str]:
+    """Built-in transports and those that other distributions bring."""
+    from importlib.metadata import entry_points
+
+    return [*BUILTIN_TRANSPORTS, *(point.name for point in entry_points(group="civitas_shm.transports"))]
