@@ -101,9 +101,8 @@ make_venv() {
         need "a C compiler" has_compiler gcc libc6-dev
         need "Python's headers" has_headers "python$version-dev"
         say "install into $venv: civitas-shm${extra:+[$extra]}"
-        rm -f "$venv"/installed-*
-        "$PY" -m pip install --quiet --editable ".${extra:+[$extra]}"
-        native_is_current || touch "$NATIVE"/_shm*.so # built, and found to be up to date by content
+        rm -f "$venv"/installed-* "$NATIVE"/_shm*.so # a build that fails leaves nothing old to be taken for new
+        "$PY" -m pip install -qq --editable ".${extra:+[$extra]}"
         echo "$key" >"$stamp"
     fi
     if [ "$(uname -s)" = Linux ]; then

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import settings
 
 GRACE_S = 5.0
 """How long what was told to end may take. Killed processes are gone within milliseconds; reaping on a machine with
@@ -31,6 +32,19 @@ SESSION_MARK = "CIVITAS_SHM_TEST_SESSION"
 """Environment variable that all descendants of this session inherit. Other sessions may run on the same machine."""
 
 SHM = Path("/dev/shm")
+
+NATIVE = Path(__file__).parent / "native"
+
+# Property tests have no time limit for an example: the watchdog is the only one, see above.
+settings.register_profile("civitas", deadline=None)
+settings.load_profile("civitas")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever lies in tests/native is marked `native`, so that other interpreters can leave it out."""
+    for item in items:
+        if item.path.is_relative_to(NATIVE):
+            item.add_marker("native")
 
 
 # --- reading what is there ---------------------------------------------------------------------------------------
