@@ -1,0 +1,135 @@
+"""The fork server: a warm process from which workers are forked, `python -m civitas_shm.host.forkserver`.
+
+Rules of this file:
+- one thread, no user code, no loop, no CUDA: what is forked from here is as good as fresh;
+- it forks twice, so that the worker becomes a child of the host (a subreaper): the host gets its exit status, and this
+  process's death harms no worker;
+- it holds nothing that a worker needs after its fork; the host starts another one at once when it dies;
+- it is tied to the host as workers are (`kernel`), and ends at the end of its socket.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import importlib
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from . import kernel, wire
+from .protocol import Fork, ToForkServer
+
+__all__ = ["WorkerFds", "ignore_interrupts", "keep_descriptors_here", "main"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFds:
+    """What a worker is born with, in the order of the descriptors of `Fork`."""
+
+    control: int
+    records: int
+    stdout: int
+    stderr: int
+    death: int
+
+    def all(self) -> tuple[int, ...]:
+        return (self.control, self.records, self.stdout, self.stderr, self.death)
+
+
+def ignore_interrupts() -> None:
+    """Ctrl-C is the caller's. A handler that does nothing, because an ignored signal stays ignored in programs that
+    user code starts, where `Popen.send_signal(SIGINT)` would have no effect."""
+    signal.signal(signal.SIGINT, _do_nothing)
+
+
+def keep_descriptors_here() -> None:
+    """Descriptors that came with the exec are ours; programs that user code starts must not inherit them."""
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        if fd > 2:
+            try:
+                os.set_inheritable(fd, False)
+            except OSError as error:
+                if error.errno != errno.EBADF:  # the one that listed the directory
+                    raise
+
+
+def _do_nothing(number: int, frame: Any) -> None:
+    pass
+
+
+def main(argv: list[str]) -> int:
+    """`control_fd death_fd host_pid [module to preload …]`. Returns at the end of the fork server, and of each worker."""
+    sock = socket.socket(fileno=int(argv[0]))
+    host_pid = int(argv[2])
+    kernel.set_name("civ-fork")
+    kernel.die_with_parent(host_pid)
+    death_fd = kernel.arm_death_pipe(int(argv[1]))
+    ignore_interrupts()
+    keep_descriptors_here()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the processes in between are reaped by the kernel
+    for name in argv[3:]:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a collection in a worker must not write to (and so copy) pages that are shared
+    born = _serve(sock, host_pid)
+    if born is None:
+        return 0
+    # From here on this is a worker; it leaves by the interpreter's usual end, so that atexit and threads are served.
+    sock.close()
+    os.close(death_fd)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    sys.argv = ["civitas-shm worker"]
+    from . import worker
+
+    return worker.main(born, host_pid)
+
+
+def _serve(sock: socket.socket, host_pid: int) -> WorkerFds | None:
+    """Fork on request, until the host closes (None), or this is a worker (what it is born with)."""
+    decoder: wire.FrameDecoder[ToForkServer] = wire.FrameDecoder(Fork)
+    fds: list[int] = []
+    while True:
+        try:
+            requests, came = wire.receive(sock, decoder)
+        except (EOFError, ConnectionError):
+            return None
+        fds += came
+        for request in requests:
+            born = WorkerFds(*fds[: request.fds])
+            del fds[: request.fds]
+            if _fork_twice(host_pid):
+                for fd in fds:  # of requests behind this one
+                    os.close(fd)
+                return born
+            for fd in born.all():
+                os.close(fd)
+
+
+def _fork_twice(host_pid: int) -> bool:
+    """True in the new process once it is the host's child. A fork that fails is seen by the host as a closed socket."""
+    server_pid = os.getpid()
+    try:
+        if os.fork():
+            return False
+    except OSError as error:
+        print(f"the fork server cannot fork: {error}", file=sys.stderr)
+        return False
+    try:
+        # The process in between. Were the server killed just now, the host would become its parent, which is all right.
+        between_pid = os.getpid()
+        if os.fork():
+            os._exit(0)
+    except OSError as error:
+        print(f"the fork server's child (of {server_pid}) cannot fork: {error}", file=sys.stderr)
+        os._exit(1)
+    kernel.wait_for_parent(between_pid, host_pid)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

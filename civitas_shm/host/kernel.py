@@ -1,0 +1,208 @@
+"""What is asked of the Linux kernel to start, tie together, watch and end processes.
+
+Rules of this file:
+- a signal goes through a pidfd, never to a pid: a pid may belong to somebody else by then;
+- a process is tied to the host twice: PR_SET_PDEATHSIG (fires even when the death pipe is not armed yet) and a death
+  pipe with O_ASYNC (fires even when the process was forked by another one). Both deliver SIGKILL from the kernel, so
+  they work while the process is stopped or holds the GIL in C;
+- nothing here knows about messages, agents or asyncio.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import select
+import signal
+import time
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = [
+    "Exit",
+    "arm_death_pipe",
+    "available_cpus",
+    "become_subreaper",
+    "children",
+    "die_with_parent",
+    "kill",
+    "oom_kills",
+    "reap",
+    "set_name",
+    "wait_for_parent",
+]
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NAME: Final = 15
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+_NAME_BYTES: Final = 15
+"""Longest name of a process that the kernel keeps (TASK_COMM_LEN less the zero)."""
+
+_REPARENT_POLL_S: Final = 50e-6
+"""The parent in between has only to exit; a new parent is there after about 0.2 ms. No event tells of it: the end of
+a pipe is seen before the re-parenting."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, value: int | bytes) -> None:
+    argument: ctypes.c_ulong | ctypes.c_char_p = (
+        ctypes.c_char_p(value) if isinstance(value, bytes) else ctypes.c_ulong(value)
+    )
+    if _libc.prctl(option, argument, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+
+
+# --- who is whose child -----------------------------------------------------------------------------------------
+
+
+def become_subreaper() -> None:
+    """From now on orphaned descendants become children of this process: it gets their exit status."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """SIGKILL for this process when its parent dies; ends it here and now if that has happened already.
+
+    Promise: on return `parent_pid` was the parent *after* the signal was set. It belongs to the parent's thread that
+    forked: that must be its main thread.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(EXIT_ORPHANED)
+
+
+EXIT_ORPHANED: Final = 113
+"""Status of a process that found its host gone before it was tied to it."""
+
+
+def wait_for_parent(old_pid: int, new_pid: int) -> None:
+    """Return when this process has been re-parented from `old_pid` to `new_pid`; end it if anybody else took it.
+
+    PDEATHSIG must not be set before: it fires at any re-parenting.
+    """
+    while (parent := os.getppid()) == old_pid:
+        time.sleep(_REPARENT_POLL_S)
+    if parent != new_pid:
+        os._exit(EXIT_ORPHANED)
+
+
+def arm_death_pipe(read_fd: int) -> int:
+    """SIGKILL for this process when the last writer of the pipe is gone. Closes `read_fd`; keep the one returned open.
+
+    The pipe is opened anew, because owner and signal belong to the open file description: with one that is shared by
+    several processes only the last to arm it would be killed.
+    """
+    fd = os.open(f"/proc/self/fd/{read_fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    os.close(read_fd)
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+    poll = select.poll()
+    poll.register(fd, 0)  # POLLHUP is always reported
+    if poll.poll(0):
+        os._exit(EXIT_ORPHANED)  # the writer was gone before the signal was armed
+    return fd
+
+
+def set_name(name: str) -> None:
+    """What `ps` and `top` show; the kernel keeps 15 bytes."""
+    _prctl(_PR_SET_NAME, name.encode()[:_NAME_BYTES] + b"\0")
+
+
+def children() -> list[int]:
+    """Pids of all children of this process, dead ones that nobody has reaped included."""
+    found: list[int] = []
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/children", encoding="ascii") as listing:
+            found.extend(int(pid) for pid in listing.read().split())
+    return found
+
+
+# --- how processes end ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended: an exit status, or the signal that killed it."""
+
+    status: int
+    signal: int = 0
+
+    def __str__(self) -> str:
+        if not self.signal:
+            return f"exit code {self.status}"
+        try:
+            return signal.Signals(self.signal).name
+        except ValueError:  # a real-time signal has no name of its own
+            return f"signal {self.signal}"
+
+
+def reap(pidfd: int) -> Exit | None:
+    """Take the exit status of a child; None while it runs. Closes nothing.
+
+    A child that somebody else reaped (nobody in the host does) would raise ChildProcessError.
+    """
+    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    if result is None:
+        return None
+    if result.si_code == os.CLD_EXITED:
+        return Exit(result.si_status)
+    return Exit(0, signal=result.si_status)
+
+
+def kill(pidfd: int, number: int = signal.SIGKILL) -> bool:
+    """Send a signal; False if the process has ended. SIGKILL also ends a stopped process."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+# --- cores and memory -------------------------------------------------------------------------------------------
+
+
+def available_cpus() -> list[int]:
+    """Cores that this process may run on (cpuset and affinity honoured), in order."""
+    return sorted(os.sched_getaffinity(0))
+
+
+def oom_kills() -> int:
+    """How many processes of this process's memory cgroup the kernel killed for lack of memory; 0 if not to be known.
+
+    cgroup v2: `memory.events`, v1: `memory.oom_control`; where neither can be read, the machine's count in
+    `/proc/vmstat`, which may be somebody else's.
+    """
+    for path in _oom_counters():
+        try:
+            with open(path, encoding="ascii") as lines:
+                for line in lines:
+                    key, _, value = line.partition(" ")
+                    if key == "oom_kill":
+                        return int(value)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EACCES, errno.ENODEV):
+                raise
+    return 0
+
+
+def _oom_counters() -> list[str]:
+    paths: list[str] = []
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8") as lines:
+            for line in lines:
+                _, controllers, path = line.rstrip("\n").split(":", 2)
+                if controllers == "memory":
+                    paths += [f"/sys/fs/cgroup/memory{path}/memory.oom_control"]
+                    paths += ["/sys/fs/cgroup/memory/memory.oom_control"]  # a container sees its own group as the root
+                elif controllers == "":
+                    paths += [f"/sys/fs/cgroup{path}/memory.events", "/sys/fs/cgroup/memory.events"]
+    except FileNotFoundError:  # a kernel without cgroups
+        pass
+    return [*paths, "/proc/vmstat"]

@@ -1,0 +1,420 @@
+"""Processes of a run: made, watched, killed, reaped. The host's only way to a worker.
+
+Guarantees:
+- the end of a process is one call of `on_death`, after its pidfd said so and its last words were read; what a process
+  has said before is handed over before;
+- every process that this host ever gets as a child is reaped, and descendants that outlive their worker are killed;
+- a fork server that dies, or is stopped, costs time and nothing else: it is replaced, and what it had not yet forked
+  is forked by its successor;
+- nothing here blocks: all talk goes through `wire.Channel` and pidfds in the loop.
+
+What this file does not know: agents, mailboxes, supervision. Who dies and why is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from . import kernel, wire
+from .kernel import Exit
+from .logs import OutputReader, output_pair
+from .protocol import Assign, Fork, FromWorker, Hello, Line, ToWorker
+
+__all__ = ["Pool", "PoolBroken", "Worker"]
+
+FORK_TIMEOUT_S: Final = 5.0
+"""A process is there 3 ms after it was asked for; a fork server that takes this long is stopped or stuck: replaced."""
+
+LOST_GRACE_S: Final = 1.0
+"""A process that closed its control socket is about to end; if it has not by then it cannot be controlled: killed."""
+
+FORK_ATTEMPTS_MAX: Final = 8
+FORK_RETRY_S: Final = 0.01
+"""A process that was not born is asked for again after 20, 40, 80 ms …: 2.5 s in all, then the pool gives up."""
+
+SERVER_STABLE_S: Final = 2.0
+SHORT_LIVED_MAX: Final = 5
+"""Fork servers in a row that die within SERVER_STABLE_S of their start: it is not the outside that kills them."""
+
+SWEEP_RETRY_S: Final = 0.05
+
+_PRELOAD: Final = ("civitas_shm.host.worker", "uvloop")
+
+
+class PoolBroken(Exception):
+    """No process can be made on this machine any more; the text says what was tried."""
+
+
+class Worker:
+    """One process, from the moment it was asked for. `process` and `slot` are set when it is assigned."""
+
+    def __init__(self, *, fresh_exec: bool) -> None:
+        self.fresh_exec = fresh_exec
+        self.pid = 0
+        """0 until it said hello."""
+        self.pidfd = -1
+        """Open from then until it was reaped."""
+        self.process = ""
+        self.slot = -1
+        self.killed_because = ""
+        """Why the host killed it; empty when it did not."""
+        self.attempts = 0
+        self.unheard: list[ToWorker] = []
+        """Sent before it said hello: sent again should the fork server die before this process was born."""
+        self.output: OutputReader
+        self.channel: wire.Channel[FromWorker]
+
+    @property
+    def tail(self) -> list[str]:
+        """The last lines of its stderr and log."""
+        return list(self.output.tail)
+
+
+class Pool:
+    """All processes under one host."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        memory_fds: Sequence[int],
+        preload: Sequence[str],
+        standby: int,
+        on_message: Callable[[Worker, Any], None],
+        on_death: Callable[[Worker, Exit | None], None],
+        on_line: Callable[[Line], None],
+        on_broken: Callable[[PoolBroken], None],
+    ) -> None:
+        self._loop = loop
+        self._memory_fds = list(memory_fds)
+        self._preload = [*_PRELOAD, *preload]
+        self._standby_target = standby
+        self._on_message = on_message
+        self._on_death = on_death
+        self._on_line = on_line
+        self._on_broken = on_broken
+        self._death_read, self._death_write = os.pipe()  # the host alone holds the writing end: not inherited by exec
+        self._workers: list[Worker] = []
+        self._standbys: list[Worker] = []
+        self._orphans: dict[int, int] = {}  # pid -> pidfd
+        self._server: _ForkServer | None = None
+        self._reaped = asyncio.Event()
+        self._closing = False
+        self._sweep_waits = False
+        self._short_lived = 0
+        self.fork_servers = 0
+        """How many were started."""
+
+    # --- what the driver asks for ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the fork server and the standbys."""
+        self._start_server()
+        self.replenish()
+
+    def assign(self, order: Assign, *, exec_env: dict[str, str] | None = None) -> Worker:
+        """Make a process of the run: a standby, else a forked one, or with `exec_env` a fresh interpreter.
+
+        `exec_env` is added to the environment before the interpreter starts (devices of a GPU).
+        """
+        if exec_env is not None:
+            worker = self._exec(exec_env)
+        elif self._standbys:
+            worker = self._standbys.pop(0)
+        else:
+            worker = self._fork()
+        worker.process = worker.output.process = order.process
+        worker.slot = order.slot
+        self.order(worker, order)
+        return worker
+
+    def order(self, worker: Worker, message: ToWorker) -> None:
+        """Send it an order; one to a process that is about to be seen dead is lost with it."""
+        if not worker.pid:
+            worker.unheard.append(message)
+        worker.channel.send(message)
+
+    def kill(self, worker: Worker, because: str) -> None:
+        """SIGKILL, also when it is stopped. `on_death` follows; the first reason stays."""
+        worker.killed_because = worker.killed_because or because
+        if worker.pidfd >= 0:
+            kernel.kill(worker.pidfd)
+        # else: not born yet; killed when it says hello
+
+    def replenish(self) -> None:
+        """Fork standbys until there are as many as wanted."""
+        while not self._closing and len(self._standbys) < self._standby_target:
+            self._standbys.append(self._fork())
+
+    def workers(self) -> list[Worker]:
+        """All processes that live or are being born, standbys included."""
+        return list(self._workers)
+
+    def standbys(self) -> list[Worker]:
+        """Those that have no slot yet."""
+        return list(self._standbys)
+
+    @property
+    def fork_server_pid(self) -> int | None:
+        return self._server.pid if self._server else None
+
+    async def close(self) -> None:
+        """Kill whatever is left and wait until the kernel says that it is gone. No `on_death` for these."""
+        self._closing = True
+        if self._server:
+            self._server.kill()
+        for worker in self.workers():
+            self.kill(worker, "the run ended")
+        os.close(self._death_write)  # ends also those that are not known to us yet
+        # A process that is being born is our child at the latest when the fork server and the one in between are gone.
+        while self._server or self._orphans or self._sweep() or any(worker.pid for worker in self._workers):
+            self._reaped.clear()
+            await self._reaped.wait()
+        for worker in self.workers():  # never born
+            self._bury(worker, None)
+        os.close(self._death_read)
+
+    # --- birth -------------------------------------------------------------------------------------------------------
+
+    def _start_server(self) -> None:
+        self.fork_servers += 1
+        self._server = _ForkServer(self._loop, self._death_read, self._memory_fds, self._preload, self._server_died)
+
+    def _server_died(self, exit_: Exit, lived_s: float) -> None:
+        """What it had not forked is noticed by the sockets of those processes, and asked for again."""
+        self._server = None
+        self._reaped.set()
+        if self._closing:
+            return
+        self._short_lived = self._short_lived + 1 if lived_s < SERVER_STABLE_S else 0
+        if self._short_lived >= SHORT_LIVED_MAX:
+            self._on_broken(
+                PoolBroken(
+                    f"the fork server died {self._short_lived} times within {SERVER_STABLE_S:g} s of its start, lately "
+                    f"of {exit_}; what it wrote to stderr says why"
+                )
+            )
+            return
+        self._start_server()
+
+    def _fork(self) -> Worker:
+        worker = Worker(fresh_exec=False)
+        self._workers.append(worker)
+        self._ask_for(worker)
+        return worker
+
+    def _ask_for(self, worker: Worker) -> None:
+        """Ask the fork server, and again should nothing come of it."""
+        server = self._server
+        if server is None or self._closing:  # broken or closing: nobody makes processes any more
+            return
+        worker.attempts += 1
+        self._connect(worker, server.fork)
+        for message in worker.unheard:
+            worker.channel.send(message)
+        self._loop.call_later(FORK_TIMEOUT_S, self._check_born, worker, server)
+
+    def _check_born(self, worker: Worker, server: _ForkServer) -> None:
+        if not worker.pid and worker in self._workers and self._server is server:
+            server.kill()
+
+    def _exec(self, env: dict[str, str]) -> Worker:
+        born: list[int] = []
+
+        def start(fds: list[int]) -> None:
+            argv = [sys.executable, "-m", "civitas_shm.host.worker", *map(str, fds), str(os.getpid())]
+            born.append(_spawn(argv, [*fds, *self._memory_fds], {**os.environ, **env}))
+
+        worker = Worker(fresh_exec=True)
+        self._connect(worker, start)
+        self._workers.append(worker)
+        self._watch(worker, born[0])
+        return worker
+
+    def _connect(self, worker: Worker, start: Callable[[list[int]], None]) -> None:
+        """Make both ends of everything that ties one process to the host; `start` gives away the other ends."""
+        control, control_there = wire.socket_pair()
+        records, records_there = output_pair()
+        out_read, out_write = os.pipe()
+        err_read, err_write = os.pipe()
+        worker.output = OutputReader(self._loop, records, out_read, err_read, self._on_line)
+        worker.output.process = worker.process or "standby"
+        worker.channel = wire.Channel(
+            self._loop,
+            control,
+            FromWorker,
+            lambda message, fds: self._heard(worker, message),
+            lambda error: self._lost(worker, error),
+        )
+        try:
+            start([control_there.fileno(), records_there.fileno(), out_write, err_write, self._death_read])
+        finally:
+            control_there.close()
+            records_there.close()
+            os.close(out_write)
+            os.close(err_write)
+
+    def _heard(self, worker: Worker, message: FromWorker) -> None:
+        if not isinstance(message, Hello):
+            self._on_message(worker, message)
+        elif not worker.pid:
+            self._watch(worker, message.pid)
+
+    def _watch(self, worker: Worker, pid: int) -> None:
+        """From now on its end is an event. The pid cannot be reused before: it is our child, and only `_ended` reaps it."""
+        worker.pidfd = os.pidfd_open(pid)
+        worker.pid = worker.output.pid = pid
+        worker.unheard.clear()
+        self._loop.add_reader(worker.pidfd, self._ended, worker)
+        if worker.killed_because:
+            kernel.kill(worker.pidfd)
+
+    # --- death -------------------------------------------------------------------------------------------------------
+
+    def _lost(self, worker: Worker, error: Exception | None) -> None:
+        """Its control socket is closed: it was never born, it is dying, or it is out of its mind."""
+        if error is not None:
+            self.kill(worker, f"it broke the control protocol: {error}")
+        if worker.pid:
+            self._loop.call_later(LOST_GRACE_S, self._kill_if_alive, worker)
+        elif worker.killed_because:
+            self._bury(worker, None)
+        elif worker.attempts < FORK_ATTEMPTS_MAX:
+            # Not at once: if the fork server has died, that is known in a moment and another one takes the request.
+            self._loop.call_later(FORK_RETRY_S * 2**worker.attempts, self._fork_again, worker)
+        else:
+            self._on_broken(
+                PoolBroken(
+                    f"a process could not be made in {worker.attempts} attempts; is there memory, is there a limit on "
+                    "processes (ulimit -u, pids.max)? The fork server's stderr says more"
+                )
+            )
+
+    def _fork_again(self, worker: Worker) -> None:
+        worker.output.close()
+        if worker.killed_because:
+            self._bury(worker, None)
+        else:
+            self._ask_for(worker)
+
+    def _kill_if_alive(self, worker: Worker) -> None:
+        if worker.pidfd >= 0:
+            self.kill(worker, "it closed its control connection")
+
+    def _ended(self, worker: Worker) -> None:
+        exit_ = kernel.reap(worker.pidfd)
+        if exit_ is None:
+            return
+        self._loop.remove_reader(worker.pidfd)
+        os.close(worker.pidfd)
+        worker.pidfd = -1
+        worker.channel.read_rest()
+        self._bury(worker, exit_)
+
+    def _bury(self, worker: Worker, exit_: Exit | None) -> None:
+        """The one place where a process leaves the pool."""
+        worker.channel.close()
+        worker.output.close()
+        self._workers.remove(worker)
+        if worker in self._standbys:
+            self._standbys.remove(worker)
+        self._reaped.set()
+        if self._closing:
+            return
+        self._on_death(worker, exit_)
+        self.replenish()
+        self._loop.call_soon(self._sweep_soon)
+
+    def _sweep_soon(self) -> None:
+        """Sweep when no process is being born: such a one is our child before it has said hello."""
+        if self._closing:
+            return
+        if all(worker.pid for worker in self._workers):
+            self._sweep()
+        elif not self._sweep_waits:
+            self._sweep_waits = True
+            self._loop.call_later(SWEEP_RETRY_S, self._sweep_again)
+
+    def _sweep_again(self) -> None:
+        self._sweep_waits = False
+        self._sweep_soon()
+
+    def _sweep(self) -> bool:
+        """Kill children that are nobody's: descendants that dead workers have left. Whether there were any."""
+        known = {worker.pid for worker in self._workers} | self._orphans.keys()
+        if self._server:
+            known.add(self._server.pid)
+        found = [pid for pid in kernel.children() if pid not in known]
+        for pid in found:
+            self._orphans[pid] = pidfd = os.pidfd_open(pid)
+            kernel.kill(pidfd)
+            self._loop.add_reader(pidfd, self._orphan_ended, pid)
+        return bool(found)
+
+    def _orphan_ended(self, pid: int) -> None:
+        pidfd = self._orphans[pid]
+        if kernel.reap(pidfd) is None:
+            return
+        self._loop.remove_reader(pidfd)
+        os.close(pidfd)
+        del self._orphans[pid]
+        self._reaped.set()
+        self._loop.call_soon(self._sweep_soon)  # its own children are ours now
+
+
+def _spawn(argv: list[str], fds: Sequence[int], env: dict[str, str] | None = None) -> int:
+    """A fresh interpreter with these descriptors, under the same numbers. Its pid; the caller reaps it."""
+    process = subprocess.Popen(argv, env=env, pass_fds=fds, stdin=subprocess.DEVNULL)
+    process.returncode = 0  # by its pidfd: Popen itself must not
+    return process.pid
+
+
+class _ForkServer:
+    """The host's end of one fork server."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        death_read: int,
+        memory_fds: Sequence[int],
+        preload: Sequence[str],
+        on_end: Callable[[Exit, float], None],
+    ) -> None:
+        mine, its = wire.socket_pair()
+        with its:
+            fds = [its.fileno(), death_read]
+            argv = [sys.executable, "-m", "civitas_shm.host.forkserver", *map(str, fds), str(os.getpid()), *preload]
+            self.pid = _spawn(argv, [*fds, *memory_fds])
+        self._loop = loop
+        self._on_end = on_end
+        self._started_s = loop.time()
+        self._pidfd = os.pidfd_open(self.pid)
+        self._channel: wire.Channel[Fork] = wire.Channel(loop, mine, Fork, self._heard, self._closed)
+        loop.add_reader(self._pidfd, self._ended)
+
+    def fork(self, fds: list[int]) -> None:
+        """Ask for one process that is born with these descriptors; they are duplicated."""
+        self._channel.send(Fork(fds=len(fds)), fds)
+
+    def kill(self) -> None:
+        kernel.kill(self._pidfd)
+
+    def _heard(self, message: Fork, fds: list[int]) -> None:
+        raise wire.WireError("the fork server never says anything")
+
+    def _closed(self, error: Exception | None) -> None:
+        self.kill()
+
+    def _ended(self) -> None:
+        exit_ = kernel.reap(self._pidfd)
+        if exit_ is None:
+            return
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._channel.close()
+        self._on_end(exit_, self._loop.time() - self._started_s)

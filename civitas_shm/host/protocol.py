@@ -1,0 +1,227 @@
+"""Every control message between the processes of a run, one class each.
+
+Rules of this file: data only; a class says who sends it to whom and what the receiver does. The unions at the end are
+what each side accepts; anything else on its socket ends the connection (`wire`). These go over socketpairs between our
+own processes; agents' messages never do.
+
+Conversations:
+- caller <-> host: `Boot`, then `Welcome` (or `Refused`), then orders to the caller's own agents as to a worker's,
+  output, events and snapshots, `Stop`, at last `Ended`;
+- host -> fork server: `Fork`, nothing else;
+- host <-> worker: `Hello`, `Assign` and `Ready`, then orders and reports.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ..snapshot import RuntimeSnapshot
+
+__all__ = [
+    "AgentReport",
+    "Assign",
+    "Boot",
+    "Ended",
+    "Fork",
+    "FromCaller",
+    "FromHost",
+    "FromWorker",
+    "Happened",
+    "Hello",
+    "Leave",
+    "Line",
+    "Output",
+    "Ready",
+    "Refused",
+    "Snapshot",
+    "StartAgent",
+    "Stop",
+    "StopAgent",
+    "ToForkServer",
+    "ToWorker",
+    "WantSnapshots",
+    "Welcome",
+]
+
+
+class _Message(msgspec.Struct, tag_field="op"):
+    pass
+
+
+# --- host -> fork server ------------------------------------------------------------------------------------------
+
+
+class Fork(_Message, tag="fork"):
+    """Make one process. Descriptors: its control socket, output socket, stdout, stderr, death pipe."""
+
+    fds: int = 5
+
+
+# --- worker -> host -----------------------------------------------------------------------------------------------
+
+
+class Hello(_Message, tag="hello"):
+    """The process is there and tied to the host; it waits for a slot."""
+
+    pid: int
+
+
+class Ready(_Message, tag="ready"):
+    """The slot's memory is attached, the loop runs: agents may be started."""
+
+    slot: int
+
+
+class AgentReport(_Message, tag="agent"):
+    """An event of the agent runner."""
+
+    event: dict[str, Any]
+    """`AgentEvent.to_plain()`."""
+
+
+# --- host -> worker (and to the caller, for the agents of `main`) ---------------------------------------------------
+
+
+class Assign(_Message, tag="assign"):
+    """Become this process of the run."""
+
+    process: str
+    slot: int
+    transport: str
+    attach: dict[str, Any]
+    memory_fds: list[int]
+    """Numbers of the run's descriptors in this process: inherited from its start."""
+    env: dict[str, str]
+    cpus: list[int]
+    nice: int
+    import_paths: list[str]
+    log_level: str
+    log_levels: dict[str, str]
+    """By agent."""
+
+
+class StartAgent(_Message, tag="start_agent"):
+    """Build an agent and read its mailbox. Answered by an AgentReport."""
+
+    spec: dict[str, Any]
+    """`AgentSpec` as plain data."""
+    mailbox: int
+
+
+class StopAgent(_Message, tag="stop_agent"):
+    """End one agent, `drain` as in `StopSpec`. Answered by an AgentReport; at the deadline the host kills the process."""
+
+    name: str
+    drain: str
+    timeout_s: float
+
+
+class Leave(_Message, tag="leave"):
+    """All agents are stopped: detach and exit with status 0."""
+
+
+# --- caller -> host -----------------------------------------------------------------------------------------------
+
+
+class Boot(_Message, tag="boot"):
+    """The first message. The host's environment and working directory are the caller's, inherited."""
+
+    topology: dict[str, Any]
+    """`TopologySpec` as plain data."""
+    name: str
+    workers: int | None = None
+    resume: bool = False
+    fresh: bool = False
+    chaos_kill_s: float | None = None
+    """SIGKILL a random worker at this interval."""
+    events_path: str | None = None
+    spin_ns: int | None = None
+
+
+class Stop(_Message, tag="stop"):
+    """Stop the run: drain as the topology says, or (`now`) kill at once. A second one is always at once."""
+
+    now: bool = False
+
+
+class WantSnapshots(_Message, tag="want_snapshots"):
+    """Send a snapshot at this interval; 0 ends it."""
+
+    interval_s: float
+
+
+# --- host -> caller -----------------------------------------------------------------------------------------------
+
+
+class Welcome(_Message, tag="welcome"):
+    """The memory is there. Descriptors: those that `attach` wants, in its order."""
+
+    run_id: str
+    name: str
+    transport: str
+    attach: dict[str, Any]
+    fds: int
+
+
+class Refused(_Message, tag="refused"):
+    """The run cannot start: a class of `errors` by name, its text, and its exit code."""
+
+    error: str
+    text: str
+    exit_code: int
+
+
+class Line(msgspec.Struct):
+    """One line that a process wrote, or one log record."""
+
+    time_s: float
+    """Since 1970."""
+    process: str
+    pid: int
+    stream: str
+    """`stdout`, `stderr`, or `log`."""
+    text: str
+    """Without the newline; a log record with a traceback has several lines."""
+    agent: str = ""
+    level: str = ""
+    logger: str = ""
+
+
+class Output(_Message, tag="output"):
+    """Lines, in the order in which the host read them; `dropped` ones were lost since the last Output."""
+
+    lines: list[Line]
+    dropped: int = 0
+
+
+class Happened(_Message, tag="happened"):
+    """A lifecycle event, as in the `--events` file."""
+
+    event: dict[str, Any]
+
+
+class Snapshot(_Message, tag="snapshot"):
+    """What the screen shows."""
+
+    snapshot: RuntimeSnapshot
+
+
+class Ended(_Message, tag="ended"):
+    """The last message: the run is over, all its processes but host and caller are gone."""
+
+    exit_code: int
+    report: str
+    """Why supervision gave up; empty when it did not."""
+    waiting: dict[str, int]
+    """Messages that stay in the segments for `--resume`, by agent."""
+    counts: dict[str, int]
+    """Of the whole run: deaths, restarts, redelivered, safety_rings, dropped_lines."""
+
+
+ToForkServer = Fork
+ToWorker = Assign | StartAgent | StopAgent | Leave
+FromWorker = Hello | Ready | AgentReport
+FromCaller = Boot | Ready | AgentReport | Stop | WantSnapshots
+FromHost = Welcome | Refused | StartAgent | StopAgent | Leave | Output | Happened | Snapshot | Ended
