@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, assert_type
 
+import civitas_shm
 from civitas_shm import (
     AgentError,
     AgentProcess,
@@ -59,5 +60,6 @@ async def program() -> None:
             assert_type(error.exit_code, int)
         else:
             assert_type(answer, Message)
+    _ = civitas_shm.Superviser  # type: ignore[attr-defined]
     Greeter()  # type: ignore[call-arg]
     Supervisor("root", [Greeter])  # type: ignore[list-item]
