@@ -1,7 +1,7 @@
 """One reading of a run: what the screen of `run`, its `--json` summary, and later `top` are drawn from.
 
-Rules of this file: plain frozen values and nothing else (stdlib only), so that the runtime can make them without knowing
-who looks, and a view can be tested without a runtime. None means "not known", never 0. Units are in the names.
+Rules of this file: plain frozen values and nothing else (stdlib only), so that the runtime can make them without
+knowing who looks, and a view can be tested without a runtime. None means "not known", never 0. Units are in the names.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class Builder:
         return children
 
     def _child(self, node: Any, path: Path) -> AgentSpec | SupervisorSpec | None:
-        if not isinstance(node, dict) or not node:
+        if not isinstance(node, dict):
             self.checker.at_value(path, f"should be a mapping with the key agent or supervisor, not {value_text(node)}")
             return None
         wrappers = [key for key in _WRAPPERS if key in node]
@@ -153,9 +153,8 @@ class Builder:
         return self._agent(node, path)
 
     def _neither(self, node: dict[Any, Any], path: Path) -> None:
-        key = next(iter(node))
-        if len(node) == 1:
-            self.checker.unknown_key((*path, key), _WRAPPERS, NODES_NOT_YET)
+        if len(node) == 1 and "name" not in node:
+            self.checker.unknown_key((*path, next(iter(node))), _WRAPPERS, NODES_NOT_YET)
         else:
             self.checker.at_value(path, "a child needs the key 'agent', 'supervisor' or 'type'")
 

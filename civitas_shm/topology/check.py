@@ -120,6 +120,8 @@ class Checker:
             given = detail["input"]
             hint = did_you_mean(given, allowed) if isinstance(given, str) else f"; allowed: {', '.join(allowed)}"
             self.at_value(where, f"{value_text(given)} is not allowed here{hint}")
+        elif detail["loc"][-1] == "[key]":
+            self.at_key(where, f"a key here {_KINDS.get(kind, detail['msg'])}, not {value_text(detail['input'])}")
         elif kind in _KINDS:
             quote = "; put it in quotes" if kind == "string_type" and isinstance(detail["input"], (int, float)) else ""
             self.at_value(where, f"{_KINDS[kind]}, not {value_text(detail['input'])}{quote}")

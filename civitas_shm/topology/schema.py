@@ -5,7 +5,7 @@ Rules of this file:
 - the one exception: text that `${VAR}` was put into is read like the scalar that stands there then (`Variable`);
 - keys of the original Civitas schema keep their names; where ours adds the unit (`restart_window_s`) both are accepted;
 - what a later version brings is in `NOT_YET`, so that it is refused by name and never ignored;
-- children, processes and other nested mappings are checked by `build`, one model at a time, so that positions are known.
+- children, processes and other nested mappings are checked by `build`, one model at a time, with their positions.
 
 Imported by `load` only, because of pydantic.
 """
@@ -176,8 +176,8 @@ class Top(Block):
     """The top level. Blocks are checked one by one."""
 
     NOT_YET = frozenset(
-        ["audit", "bridge", "deploy", "gateway", "hosts", "mcp", "nats", "plugins", "presidium", "security"]
-        + ["state", "telemetry"]
+        {"audit", "bridge", "deploy", "gateway", "hosts", "mcp", "nats", "plugins", "presidium", "security", "state"}
+        | {"telemetry"}
     )
 
     name: Annotated[Text, _refuse(run_name_problem)] = ""
@@ -213,9 +213,9 @@ class Agent(Block):
     """`agent:`, and what the flat forms come down to."""
 
     NOT_YET = frozenset(
-        ["canary", "credentials", "delivery", "handle_timeout", "heartbeat_interval", "heartbeat_timeout", "host"]
-        + ["hosts", "max_deliveries", "mcp", "missed_heartbeats_threshold", "model", "plugins", "public_key"]
-        + ["sandbox", "significant", "tools"]
+        {"canary", "credentials", "delivery", "handle_timeout", "heartbeat_interval", "heartbeat_timeout", "host"}
+        | {"hosts", "max_deliveries", "mcp", "missed_heartbeats_threshold", "model", "plugins", "public_key"}
+        | {"sandbox", "significant", "tools"}
     )
 
     name: Name

@@ -1,0 +1,495 @@
+"""What a topology file may say, and what is said about it when it is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from civitas_shm.errors import TopologyError
+from civitas_shm.topology.load import load_topology, load_topology_text
+from civitas_shm.topology.model import AgentSpec, ProcessSpec, SupervisorSpec, TopologySpec
+
+FULL = """\
+name: atlas
+transport: {type: shm, arena_mb: 16, segments: memfd, options: {a: 1}}
+processes:
+  w1: {cpus: [0, 1], nice: 5, gpu: [0], env: {OMP: "1"}, memory_limit_mb: 512, numa: 0}
+  main: {}
+  w2:
+pool: {size: 2, standby: 0, pin: false}
+stop: {drain: all, timeout_s: 5}
+logging: {level: debug, agents: {walker: error}, format: json}
+supervision:
+  name: top
+  strategy: rest_for_one
+  max_restarts: 7
+  restart_window: 30
+  backoff: exponential
+  backoff_base: 0.5
+  backoff_max_s: 8
+  children:
+    - agent:
+        name: walker
+        type: agents.Walker
+        process: w1
+        config: {path: no, depth: 012, nested: {list: [1, {a: ~}]}}
+        args: [1]
+        kwargs: {verbose: true}
+        mailbox_size: 5
+        overflow: drop_oldest
+        max_retries: 0
+        restart: never
+        start_timeout: 3
+        shutdown_timeout_s: 4
+        state: shm
+        capabilities: [walk]
+        capability_metadata: {walk: {cost: 1}}
+    - {type: agents.Analyser, name: analyser, replicas: 2}
+    - {type: gen_server, name: store, module: agents, class: Store}
+    - supervisor:
+        name: inner
+        children:
+          - agent: {name: report, type: agents.Report, process: main}
+"""
+
+MINIMAL = "supervision: {children: [agent: {name: a, type: m.A}]}\n"
+
+
+def problems_of(text: str, *overrides: str, **environment: str) -> list[str]:
+    with pytest.raises(TopologyError) as caught:
+        load_topology_text(text, "t.yaml", overrides, environment=environment)
+    return caught.value.problems
+
+
+def agent_yaml(keys: str) -> str:
+    return f"supervision:\n  children:\n    - agent: {{{keys}}}\n"
+
+
+def test_every_key_arrives_in_the_model() -> None:
+    spec = load_topology_text(FULL)
+    walker = AgentSpec(
+        name="walker",
+        type="agents.Walker",
+        args=[1],
+        kwargs={"verbose": True},
+        config={"path": "no", "depth": 12, "nested": {"list": [1, {"a": None}]}},
+        process="w1",
+        mailbox_size=5,
+        overflow="drop_oldest",
+        max_retries=0,
+        restart="temporary",
+        start_timeout_s=3,
+        shutdown_timeout_s=4,
+        state="shm",
+        capabilities=["walk"],
+        capability_metadata={"walk": {"cost": 1}},
+    )
+    assert spec.supervision == SupervisorSpec(
+        name="top",
+        strategy="REST_FOR_ONE",
+        max_restarts=7,
+        restart_window_s=30,
+        backoff="EXPONENTIAL",
+        backoff_base_s=0.5,
+        backoff_max_s=8,
+        children=[
+            walker,
+            AgentSpec(name="analyser", type="agents.Analyser", replicas=2),
+            AgentSpec(name="store", type="agents.Store"),
+            SupervisorSpec(name="inner", children=[AgentSpec(name="report", type="agents.Report", process="main")]),
+        ],
+    )
+    w1 = ProcessSpec("w1", cpus=[0, 1], nice=5, env={"OMP": "1"}, gpu=[0], numa=0, memory_limit_mb=512)
+    assert spec.processes == [w1, ProcessSpec("main"), ProcessSpec("w2")]
+    assert (spec.pool.size, spec.pool.standby, spec.pool.pin) == (2, 0, False)
+    assert (spec.stop.drain, spec.stop.timeout_s) == ("all", 5)
+    assert (spec.logging.level, spec.logging.agents, spec.logging.format) == ("DEBUG", {"walker": "ERROR"}, "json")
+    assert (spec.transport.type, spec.transport.segments, spec.transport.arena_mb) == ("shm", "memfd", 16)
+    assert spec.name == "atlas"
+
+
+def test_what_is_left_out_has_the_defaults_of_the_model() -> None:
+    spec = load_topology_text(MINIMAL)
+    assert spec == TopologySpec(supervision=SupervisorSpec(children=[AgentSpec(name="a", type="m.A")]))
+
+
+def test_the_model_goes_through_json_unchanged() -> None:
+    spec = load_topology_text(FULL)
+    assert TopologySpec.from_plain(json.loads(json.dumps(spec.to_plain()))) == spec
+
+
+def test_supervisor_at_the_top_is_supervision() -> None:
+    assert load_topology_text(MINIMAL.replace("supervision", "supervisor")) == load_topology_text(MINIMAL)
+
+
+def test_a_transport_may_be_a_word() -> None:
+    assert load_topology_text("transport: shm\n" + MINIMAL).transport.type == "shm"
+
+
+def test_a_transport_of_the_user_is_an_import_path() -> None:
+    assert load_topology_text("transport: my.transport\n" + MINIMAL).transport.type == "my.transport"
+
+
+def test_without_a_processes_block_any_name_makes_a_process() -> None:
+    spec = load_topology_text(agent_yaml("name: a, type: m.A, process: worker"))
+    assert spec.supervision.agents()[0].process == "worker"
+
+
+def test_a_known_word_may_stand_for_a_class() -> None:
+    text = agent_yaml("name: a, type: Walker")
+    assert load_topology_text(text, agent_types=["Walker"]).supervision.agents()[0].type == "Walker"
+
+
+def test_the_directory_of_the_file_is_the_first_import_path(tmp_path: Path) -> None:
+    file = tmp_path / "topology.yaml"
+    file.write_text(MINIMAL)
+    assert load_topology(file).import_paths == [str(tmp_path.resolve())]
+
+
+# --- problems: each at its place ---------------------------------------------------------------------------------
+
+TABLE = [
+    # the top level
+    ("", "1:1: the file is empty; it needs at least supervision: {children: [...]}"),
+    ("[]", "1:1: should be a mapping with the key 'supervision', not a list"),
+    ("transport: shm", "1:1: the key 'supervision' is missing"),
+    (MINIMAL + "suprvision: 1", "2:1: suprvision: unknown key 'suprvision'; did you mean 'supervision'?"),
+    (MINIMAL + "1: 2", "2:1: [1]: unknown key '1'; allowed: logging, name, pool, processes, stop, supervision, "),
+    (MINIMAL + "plugins: {}", "2:1: plugins: 'plugins' is not supported yet; remove it"),
+    (MINIMAL + "security: {}", "2:1: security: 'security' is not supported yet; remove it"),
+    (MINIMAL + "supervisor: {}", "2:1: supervisor: 'supervision' and 'supervisor' are the same block"),
+    (MINIMAL + "name: My Run", "2:7: name: 'My Run' cannot name a run; it needs a-z, 0-9 and '-' only"),
+    # supervision
+    ("supervision:", "1:13: supervision: the supervisor has no children; give it at least one agent"),
+    ("supervision: []", "1:14: supervision: should be a mapping (key: value), not a list"),
+    ("supervision: {children: {}}", "1:25: supervision.children: should be a list of agents and supervisors, not "),
+    ("supervision: {children: [5]}", "1:26: supervision.children[0]: should be a mapping with the key agent or "),
+    ("supervision: {children: [{agnt: {}}]}", "1:27: supervision.children[0].agnt: unknown key 'agnt'; did you mean "),
+    ("supervision: {children: [{name: a, module: b}]}", "1:26: supervision.children[0]: a child needs the key 'agent'"),
+    (
+        "supervision: {children: [{type: http_gateway, name: g}]}",
+        "1:33: supervision.children[0].type: 'http_gateway' is not supported yet; remove the node",
+    ),
+    (
+        "supervision: {children: [{type: agent, name: g, module: m}]}",
+        "1:26: supervision.children[0]: a node of type agent needs the key 'class' as text",
+    ),
+    (
+        "supervision:\n  children:\n  - agent: {name: a, type: m.A}\n    replicas: 2\n",
+        "4:5: supervision.children[0].replicas: 'replicas' stands beside 'agent'; indent it below",
+    ),
+    (
+        MINIMAL.replace("{children", "{stratgy: x, children"),
+        "1:15: supervision.stratgy: unknown key 'stratgy'; did you mean 'strategy'?",
+    ),
+    (
+        MINIMAL.replace("{children", "{strategy: one_for_al, children"),
+        "1:25: supervision.strategy: the text 'ONE_FOR_AL' is not allowed here; did you mean 'ONE_FOR_ALL'?",
+    ),
+    (
+        MINIMAL.replace("{children", "{max_restarts: -1, children"),
+        "1:29: supervision.max_restarts: should be greater than or equal to 0; it is the number -1",
+    ),
+    (
+        MINIMAL.replace("{children", "{backoff_max: .inf, children"),
+        "1:28: supervision.backoff_max: should be a finite number, not the number inf",
+    ),
+    (
+        MINIMAL.replace("{children", "{restart_window: 1, restart_window_s: 1, children"),
+        "1:15: supervision.restart_window: 'restart_window' and 'restart_window_s' are the same setting",
+    ),
+    (
+        "supervision: {children: [supervisor: {children: [agent: {name: a, type: m.A}]}]}",
+        "1:38: supervision.children[0].supervisor: the key 'name' is missing",
+    ),
+    # agents
+    (agent_yaml("name: a"), "3:14: supervision.children[0].agent: the key 'type' is missing"),
+    (agent_yaml("name: a, type: m.A, typ: x"), "3:35: supervision.children[0].agent.typ: unknown key 'typ'; did you "),
+    (agent_yaml("name: a, type: A"), "3:30: supervision.children[0].agent.type: 'A' is no import path; it needs"),
+    (agent_yaml("name: _a, type: m.A"), "3:21: supervision.children[0].agent.name: '_a' begins with '_'; such names"),
+    (
+        agent_yaml("name: a b, type: m.A"),
+        "3:21: supervision.children[0].agent.name: 'a b' is no name; it needs letters",
+    ),
+    (
+        agent_yaml("name: 5, type: m.A"),
+        "3:21: supervision.children[0].agent.name: should be text, not the number 5; put",
+    ),
+    (agent_yaml(f"name: {'a' * 101}, type: m.A"), "3:21: supervision.children[0].agent.name: the name has 101 char"),
+    (
+        agent_yaml("name: a, type: m.A, config: [1]"),
+        "3:43: supervision.children[0].agent.config: should be a mapping, ",
+    ),
+    (agent_yaml("name: a, type: m.A, config: {1: 2}"), "3:44: supervision.children[0].agent.config[1]: a key here "),
+    (agent_yaml("name: a, type: m.A, replicas: 0"), "3:45: supervision.children[0].agent.replicas: should be greater "),
+    (
+        agent_yaml('name: a, type: m.A, replicas: "2"'),
+        "3:45: supervision.children[0].agent.replicas: should be a whole ",
+    ),
+    (
+        agent_yaml("name: a, type: m.A, mailbox_size: 1.5"),
+        "3:49: supervision.children[0].agent.mailbox_size: should be",
+    ),
+    (
+        agent_yaml("name: a, type: m.A, overflow: drop"),
+        "3:45: supervision.children[0].agent.overflow: the text 'drop' ",
+    ),
+    (
+        agent_yaml("name: a, type: m.A, restart: always"),
+        "3:44: supervision.children[0].agent.restart: the text 'always'",
+    ),
+    (
+        agent_yaml("name: a, type: m.A, state: sqlite"),
+        "3:42: supervision.children[0].agent.state: the text 'sqlite' is ",
+    ),
+    (
+        agent_yaml("name: a, type: m.A, start_timeout_s: 0"),
+        "3:52: supervision.children[0].agent.start_timeout_s: should",
+    ),
+    (
+        agent_yaml("name: a, type: m.A, credentials: {}"),
+        "3:35: supervision.children[0].agent.credentials: 'credentials' ",
+    ),
+    (
+        agent_yaml("name: a, type: m.A, capabilities: [1]"),
+        "3:50: supervision.children[0].agent.capabilities[0]: should",
+    ),
+    (
+        agent_yaml("name: a, type: m.A, replicas: 2, state: shm"),
+        "3:55: supervision.children[0].agent.state: state: shm belongs to one reader",
+    ),
+    (
+        agent_yaml("name: a, type: m.A, replicas: 2, process: w"),
+        "3:57: supervision.children[0].agent.process: 2 replicas run in 2 processes of the pool; leave out process",
+    ),
+    (
+        "processes: {worker: {}}\n" + agent_yaml("name: a, type: m.A, process: wroker"),
+        "4:44: supervision.children[0].agent.process: the process 'wroker' is not declared under processes; did",
+    ),
+    (
+        "supervision:\n  children:\n  - {name: a, type: m.A}\n  - {name: a, type: m.B}\n",
+        "4:12: supervision.children[1].name: the name 'a' is already taken by the agent in line 3",
+    ),
+    (
+        "supervision:\n  children:\n  - {name: root, type: m.A}\n",
+        "3:12: supervision.children[0].name: the name 'root' is already taken by the supervisor in line 2",
+    ),
+    # the other blocks
+    ("transport: smh\n" + MINIMAL, "1:12: transport: the transport 'smh' is unknown; did you mean 'shm'?"),
+    (
+        "transport: {type: nats, servers: x}\n" + MINIMAL,
+        "1:19: transport.type: the transport 'nats' is not supported yet",
+    ),
+    ("transport: zmq\n" + MINIMAL, "1:12: transport: the transport 'zmq' is not supported yet; use shm or in_process"),
+    ("transport: {tpye: shm}\n" + MINIMAL, "1:13: transport.tpye: unknown key 'tpye'; did you mean 'type'?"),
+    ("transport: [shm]\n" + MINIMAL, "1:12: transport: should be a mapping (key: value), not a list"),
+    ("processes: {w: {cpu: [0]}}\n" + MINIMAL, "1:17: processes.w.cpu: unknown key 'cpu'; did you mean 'cpus'?"),
+    ("processes: {w: {cpus: [0, 0]}}\n" + MINIMAL, "1:23: processes.w.cpus: [0, 0] names a number twice"),
+    ("processes: {w: {cpus: 0}}\n" + MINIMAL, "1:23: processes.w.cpus: should be a list, not the number 0"),
+    (
+        "processes: {w: {env: {A: 1}}}\n" + MINIMAL,
+        "1:26: processes.w.env.A: should be text, not the number 1; put it in",
+    ),
+    ("processes: {w: {nice: 99}}\n" + MINIMAL, "1:23: processes.w.nice: should be less than or equal to 19; it is"),
+    ("processes: {main: {cpus: [0]}}\n" + MINIMAL, "1:20: processes.main.cpus: main is the caller's own process"),
+    ("processes: {_w: {}}\n" + MINIMAL, "1:13: processes._w: '_w' begins with '_'; such names are reserved"),
+    ("processes: [w]\n" + MINIMAL, "1:12: processes: should be a mapping (key: value), not a list"),
+    ("pool: {size: 0}\n" + MINIMAL, "1:14: pool.size: should be auto or a whole number from 1 to 60, not 0"),
+    ("pool: {pin: yes}\n" + MINIMAL, "1:13: pool.pin: should be true or false, not the text 'yes'"),
+    ("stop: {drain: al}\n" + MINIMAL, "1:15: stop.drain: the text 'al' is not allowed here; did you mean 'all'?"),
+    ("stop: {timeout_s: 1:30}\n" + MINIMAL, "1:19: stop.timeout_s: should be a number, not the text '1:30'"),
+    ("logging: {level: LOUD}\n" + MINIMAL, "1:18: logging.level: 'LOUD' is no level; allowed: DEBUG, INFO, WARNING"),
+    ("logging: {agents: {b: INFO}}\n" + MINIMAL, "1:20: logging.agents.b: there is no agent 'b'; allowed: a"),
+    # text
+    ("a: [", "2:1: not valid YAML"),
+    (MINIMAL + MINIMAL, "2:1: supervision: the key 'supervision' is set twice; first in line 1"),
+    (MINIMAL + 'name: "${X}"', "2:7: name: the environment variable 'X' is not set; export X=..."),
+    (MINIMAL + 'name: "${X-y}"', "2:7: name: '${X-y}' is no variable; write ${NAME}, or $${ for the characters"),
+    (MINIMAL + 'name: "${X"', "2:7: name: '${X' is no variable"),
+]
+
+
+@pytest.mark.parametrize(("text", "problem"), TABLE, ids=[problem[:50] for _, problem in TABLE])
+def test_a_problem_is_said_once_at_its_place(text: str, problem: str) -> None:
+    (only,) = problems_of(text)
+    assert only.startswith(f"t.yaml:{problem}")
+
+
+def test_all_problems_are_said_at_once_in_the_order_of_the_text() -> None:
+    text = "pol: {}\ntransport: smh\nsupervision:\n  stratgy: x\n  children:\n  - {name: a, type: A}\n  - {}\n  - 5\n"
+    places = [problem.split(": ")[0] for problem in problems_of(text)]
+    assert places == [f"t.yaml:{place}" for place in ("1:1", "2:12", "4:3", "6:21", "7:5", "8:5")]
+
+
+def test_broken_yaml_ends_the_reading_with_one_problem() -> None:
+    assert len(problems_of("a: 1\na: 2\nb: [")) == 1
+
+
+# --- variables ------------------------------------------------------------------------------------------------------
+
+
+def test_variables_are_put_into_every_string_value_and_dollars_can_be_kept() -> None:
+    text = agent_yaml("name: a, type: m.A, config: {p: '${D}/x', q: ['${D}${D}', '$${D}', '$D'], '${D}': 1}")
+    config = load_topology_text(text, environment={"D": "/d"}).supervision.agents()[0].config
+    assert config == {"p": "/d/x", "q": ["/d/d", "${D}", "$D"], "${D}": 1}
+    assert type(config["p"]) is str
+
+
+def test_a_variable_is_a_number_where_the_schema_wants_one_and_text_in_a_config() -> None:
+    text = agent_yaml("name: a, type: m.A, mailbox_size: '${N}', config: {n: '${N}'}")
+    agent = load_topology_text(text, environment={"N": "7"}).supervision.agents()[0]
+    assert agent.mailbox_size == 7
+    assert agent.config == {"n": "7"}
+
+
+def test_a_variable_that_is_no_number_is_refused_where_one_is_wanted() -> None:
+    (problem,) = problems_of(agent_yaml("name: a, type: m.A, mailbox_size: '${N}'"), N="many")
+    assert problem == (
+        "t.yaml:3:49: supervision.children[0].agent.mailbox_size: should be a whole number, not the text 'many'"
+    )
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_file_is_a_topology_error_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(TopologyError, match=r"there is no such file; `civitas-shm init NAME`"):
+        load_topology(tmp_path / "topology.yaml")
+
+
+def test_a_directory_is_no_topology(tmp_path: Path) -> None:
+    with pytest.raises(TopologyError, match="cannot be read: Is a directory"):
+        load_topology(tmp_path)
+
+
+def test_bytes_that_are_not_utf_8_are_named_with_their_place(tmp_path: Path) -> None:
+    file = tmp_path / "t.yaml"
+    file.write_bytes(b"a: 1\nb: \xe4\n")
+    with pytest.raises(TopologyError, match=r"t\.yaml:2:4: byte 0xe4 is not UTF-8"):
+        load_topology(file)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    file = tmp_path / "t.yaml"
+    file.write_bytes(b"\xef\xbb\xbf" + MINIMAL.encode())
+    assert load_topology(file).supervision.agents()[0].name == "a"
+
+
+# --- overrides ------------------------------------------------------------------------------------------------------
+
+
+def config_after(*overrides: str, name: str = "a") -> dict[str, object]:
+    spec = load_topology_text(agent_yaml(f"name: {name}, type: m.A, config: {{p: 1, deep: {{x: 1}}}}"), "t", overrides)
+    return spec.supervision.agents()[0].config
+
+
+@pytest.mark.parametrize(
+    ("value", "meaning"),
+    [
+        ("/usr/lib", "/usr/lib"),
+        ("/a: b #c", "/a: b #c"),
+        ("3", 3),
+        ("012", 12),
+        ("no", "no"),
+        ("true", True),
+        ("", None),
+        ("'3'", "3"),
+        ('"a\\tb"', "a\tb"),
+        ("[1, x]", [1, "x"]),
+        ("{a: {b: 2}}", {"a": {"b": 2}}),
+        ("a=b", "a=b"),
+        ("*.py", "*.py"),
+        ("${HOME}", "${HOME}"),
+    ],
+)
+def test_the_value_of_an_override_means_what_it_means_in_the_file(value: str, meaning: object) -> None:
+    assert config_after(f"a.p={value}") == {"p": meaning, "deep": {"x": 1}}
+
+
+def test_overrides_reach_into_mappings_and_make_them() -> None:
+    assert config_after("a.deep.x=2", "a.deep.y=3", "a.new.z=4") == {"p": 1, "deep": {"x": 2, "y": 3}, "new": {"z": 4}}
+
+
+def test_an_agent_with_dots_in_its_name_can_be_overridden() -> None:
+    assert config_after("a.b.p=2", name="a.b")["p"] == 2
+
+
+def test_an_agent_below_an_inner_supervisor_can_be_overridden() -> None:
+    spec = load_topology_text(FULL, "t.yaml", ["report.out=/x"])
+    assert spec.supervision.agents()[-1].config == {"out": "/x"}
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("walkr.p=1", "--set walkr.p: there is no agent 'walkr'; did you mean 'walker'?"),
+        ("walker", "--set: 'walker' has not the form AGENT.KEY=VALUE, for example walker.path=/usr/lib"),
+        ("walker=1", "--set: 'walker=1' has not the form AGENT.KEY=VALUE, for example walker.path=/usr/lib"),
+        ("walker.path.x=1", "--set walker.path.x: 'path' in the config of 'walker' is no mapping, so nothing can be "),
+        ("walker.p=[1", "--set: the value '[1' cannot be read: not valid YAML"),
+    ],
+)
+def test_an_override_that_fits_nowhere_is_a_problem(override: str, problem: str) -> None:
+    (only,) = problems_of(FULL, override)
+    assert only.startswith(problem)
+
+
+def test_overrides_do_not_change_another_topology_of_the_same_text() -> None:
+    spec = load_topology_text(FULL)
+    load_topology_text(FULL, "t.yaml", ["walker.path=x"])
+    assert spec.supervision.agents()[0].config["path"] == "no"
+
+
+# --- whatever comes -------------------------------------------------------------------------------------------------
+
+_FRAGMENTS = """name type agent supervisor supervision children config processes cpus pool size transport shm stop
+${X} $${ &a *a !!int << ~ 1 -1 .nan m.A _x [ ] { } , " ' #"""
+_WORDS = st.sampled_from([*_FRAGMENTS.split(), ": ", "- ", "\n", "\n  ", "\n    ", "\t"])
+
+
+def problems_or_agents(text: str) -> tuple[list[str], list[AgentSpec]]:
+    try:
+        return [], load_topology_text(text, environment={}).supervision.agents()
+    except TopologyError as error:
+        return error.problems, []
+
+
+@given(st.one_of(st.text(max_size=60), st.lists(_WORDS, max_size=40).map("".join)))
+def test_nothing_but_a_topology_error_comes_out_whatever_the_text_is(text: str) -> None:
+    problems, agents = problems_or_agents(text)
+    assert bool(problems) != bool(agents)
+
+
+_VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.sampled_from(["m.A", "a"])),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.one_of(st.integers(0, 3).map(str), st.sampled_from(["name", "type", "agent"])), inner),
+    ),
+    max_leaves=8,
+)
+_KEYS = "name transport supervision processes pool stop logging strategy children agent supervisor type config cpus env"
+
+
+@given(st.data(), _VALUES)
+def test_any_value_at_any_key_is_taken_or_named(data: st.DataObject, value: object) -> None:
+    agent: dict[str, object] = {"name": "a", "type": "m.A"}
+    supervision: dict[str, object] = {"children": [{"agent": agent}]}
+    process: dict[str, object] = {}
+    tree: dict[str, object] = {"supervision": supervision, "processes": {"w": process}}
+    data.draw(st.sampled_from([tree, supervision, agent, process]))[data.draw(st.sampled_from(_KEYS.split()))] = value
+    problems, agents = problems_or_agents(json.dumps(tree))
+    assert bool(problems) != bool(agents)
+    assert all(problem.startswith("<text>:1:") for problem in problems)
+
+
+def test_the_model_can_be_had_without_yaml_and_pydantic() -> None:
+    code = "import civitas_shm.topology.model, sys; print([m for m in ('yaml', 'pydantic') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
