@@ -123,6 +123,8 @@ class MailboxStats:
     wants_room_in: int = -1
     overflow: Overflow = "block"
     """Read by a sender whose post returned FULL: only `block` makes it wait."""
+    handling: str = ""
+    """Type of the message in hand, or the empty text when idle or not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +162,18 @@ class Port(Protocol):
     """
 
     slot: int
+    payload_max_bytes: int
+    """Largest payload that a post can ever commit; above it, TOO_LARGE."""
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to receive on `loop`. Called once."""
         ...
 
     def stop(self) -> None:
-        """Leave: pending asks fail with TransportClosed, messages in hand stay in hand for the successor. Idempotent."""
+        """Leave: pending asks and waits for room fail with TransportClosed. Idempotent.
+
+        Messages in hand stay in hand for the successor.
+        """
         ...
 
     def resolve(self, name: str) -> int:

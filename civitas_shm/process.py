@@ -1,0 +1,291 @@
+"""AgentProcess: what users subclass.
+
+An agent is one object that handles one message at a time. It lives in some process, which one is not its business: it
+sends by name, and its mailbox outlives it. After a crash its supervisor builds a new object from the same constructor
+call; `state` is empty then, or with `state_storage = "shm"` what the last finished handler left.
+
+    class Greeter(AgentProcess):
+        async def handle(self, message):
+            return self.reply({"text": f"hello {message.payload['name']}"})
+
+Rules of this file: no loop, no mailbox, no supervision; a runner attaches the object to these. Hooks may be `async def`
+or plain `def`; a plain `def handle` runs in a thread of its own, where `self.send` and `self.ask` are called without
+`await`: they hand over to the loop and block the thread until the result is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, Literal, Self, TypeVar
+
+from .bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S, MessageBus
+from .errors import ErrorAction, MessageValidationError
+from .events import EventHandler, StopRuntime
+from .messages import Message, is_system_type
+from .topology.model import Restart
+from .transport import Overflow
+
+__all__ = ["HANDLED", "AgentProcess", "Attachment", "Birth", "ProcessStatus"]
+
+HANDLED: Final[ContextVar[Message | None]] = ContextVar("civitas_shm.handled", default=None)
+"""The message being handled. A context variable, so that tasks which a handler spawns keep its message."""
+
+T = TypeVar("T")
+
+
+class ProcessStatus(Enum):
+    """Where an agent is in its life."""
+
+    INITIALIZING = "INITIALIZING"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+    STOPPED = "STOPPED"
+    CRASHED = "CRASHED"
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """The constructor call of an agent: what a restart repeats. The arguments are kept, not copied."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """What a runner gives to an agent."""
+
+    bus: MessageBus
+    mailbox: int
+    on_event: EventHandler
+    loop: asyncio.AbstractEventLoop
+    loop_thread: int
+
+
+class AgentProcess:
+    """Base class of all agents. Subclasses override `handle` and, where wanted, the other hooks."""
+
+    process: str | None = None
+    """Name of the OS process to run in; `main` is the program's own; None lets the pool place it."""
+    replicas: int = 1
+    """Processes that pull from this agent's mailbox; the `in_process` transport runs one."""
+    overflow: Overflow = "block"
+    """What its full mailbox does with one more message."""
+    restart: Restart = "permanent"
+    state_storage: Literal["none", "shm"] = "none"
+    """`shm`: `state` is committed together with the release of each message, and restored before `on_start`."""
+
+    name: str
+    id: str
+    state: dict[str, Any]
+    config: dict[str, Any]
+    log: logging.Logger
+    _birth: Birth
+    _attached: Attachment | None
+    _hand_over: Callable[[Coroutine[Any, Any, Any]], Any] | None
+    _status: ProcessStatus
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        agent = super().__new__(cls)
+        agent._birth = Birth(args, kwargs)
+        agent._attached = None
+        agent._hand_over = None
+        agent._status = ProcessStatus.INITIALIZING
+        return agent
+
+    def __init__(
+        self,
+        name: str,
+        mailbox_size: int = 1000,
+        max_retries: int = 3,
+        shutdown_timeout: float = 30.0,
+        handle_timeout: float | None = None,
+        *,
+        process: str | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"an agent's name must be a text that is not empty, not {name!r}")
+        if mailbox_size < 1:
+            raise ValueError(f"mailbox_size of {name!r} is {mailbox_size}; at least 1 message must fit")
+        if max_retries < 0:
+            raise ValueError(f"max_retries of {name!r} is {max_retries}; it cannot be negative")
+        self.name = name
+        self.id = str(uuid.uuid4())
+        self.mailbox_size = mailbox_size
+        self.max_retries = max_retries
+        self.shutdown_timeout = shutdown_timeout
+        self.handle_timeout = handle_timeout
+        self.state = {}
+        self.config = {} if config is None else config
+        self.log = logging.getLogger(f"civitas_shm.agent.{name}")
+        if process is not None:
+            self.process = process
+
+    # --- hooks ----------------------------------------------------------------------------------------------------
+
+    async def on_start(self) -> None:
+        """Called once per start and restart, before the first message; `state` is restored already."""
+
+    async def handle(self, message: Message) -> Message | None:
+        """Called for each message, strictly one at a time. Returns `self.reply(...)` to answer an ask, or None.
+
+        When it returns None for an ask, nothing is sent back: the asker waits until its deadline.
+        """
+        return None
+
+    async def on_error(self, exc: Exception, message: Message) -> ErrorAction:
+        """`handle` raised: what shall be done. The default crashes the agent, so that its supervisor decides."""
+        return ErrorAction.ESCALATE
+
+    async def on_stop(self) -> None:
+        """Called at the end, after a crash too. What it raises is logged and changes nothing."""
+
+    # --- messaging ------------------------------------------------------------------------------------------------
+
+    def send(
+        self,
+        recipient: str,
+        payload: dict[str, Any],
+        message_type: str = "message",
+        *,
+        timeout: float | None = SEND_TIMEOUT_S,
+        priority: int = 0,
+    ) -> Coroutine[Any, Any, None]:
+        """Commit a message to `recipient`'s mailbox; to be awaited. It survives the death of any process from then on.
+
+        Waits only while the mailbox is full, at most `timeout` seconds (None: for ever), then MailboxFull. An unknown
+        name: MessageRoutingError; one that has stopped: AgentStopped. `priority` > 0 overtakes what is not.
+        """
+        to = self._attachment()
+        handled = HANDLED.get()
+        return self._awaited(
+            to.bus.send(
+                recipient,
+                payload,
+                message_type,
+                sender=to.mailbox,
+                cause=None if handled is None else handled.header,
+                timeout=timeout,
+                priority=priority,
+            )
+        )
+
+    def ask(
+        self,
+        recipient: str,
+        payload: dict[str, Any],
+        message_type: str = "message",
+        timeout: float | None = ASK_TIMEOUT_S,
+        *,
+        priority: int = 0,
+    ) -> Coroutine[Any, Any, Message]:
+        """Send a question and give back the reply; to be awaited.
+
+        `timeout` covers everything, the wait for room included: builtin TimeoutError; None or <= 0 waits for ever. When
+        the other handler raises: AgentError at once. When its process dies, the question waits for its successor.
+        """
+        to = self._attachment()
+        handled = HANDLED.get()
+        return self._awaited(
+            to.bus.ask(
+                recipient,
+                payload,
+                message_type,
+                sender=to.mailbox,
+                cause=None if handled is None else handled.header,
+                timeout=timeout,
+                priority=priority,
+                asker=self.name,
+            )
+        )
+
+    def broadcast(
+        self,
+        pattern: str,
+        payload: dict[str, Any],
+        message_type: str = "message",
+        *,
+        timeout: float | None = SEND_TIMEOUT_S,
+    ) -> Coroutine[Any, Any, None]:
+        """Send to every agent whose name matches the `fnmatch` pattern, the sender included; to be awaited.
+
+        Names that start with `_` are left out. All are tried; what failed is raised together as an ExceptionGroup.
+        """
+        to = self._attachment()
+        handled = HANDLED.get()
+        cause = None if handled is None else handled.header
+        return self._awaited(
+            to.bus.broadcast(pattern, payload, message_type, sender=to.mailbox, cause=cause, timeout=timeout)
+        )
+
+    def reply(self, payload: dict[str, Any]) -> Message:
+        """The answer to the message being handled, to be returned from `handle`; its type is `payload["type"]` or `reply`."""
+        handled = HANDLED.get()
+        if handled is None:
+            raise RuntimeError("reply() works only inside of handle(): there is no message to answer")
+        named = payload.get("type") if isinstance(payload, dict) else None
+        reply_type = named if isinstance(named, str) else "reply"
+        if is_system_type(reply_type):
+            raise MessageValidationError(f"payload.type: message type {reply_type!r} is kept for the runtime.")
+        return Message.answering(handled, self.name, payload, reply_type)
+
+    def stop_runtime(self, exit_code: int = 0) -> Coroutine[Any, Any, None]:
+        """End the whole run in good order with this exit code; to be awaited. Returns at once; the handler goes on."""
+        to = self._attachment()
+        return self._awaited(_report(to.on_event, StopRuntime(self.name, exit_code)))
+
+    @property
+    def status(self) -> ProcessStatus:
+        """Where the agent is in its life, as the process that runs it knows."""
+        return self._status
+
+    # --- for runners ----------------------------------------------------------------------------------------------
+
+    @property
+    def birth(self) -> Birth:
+        """The constructor call."""
+        return self._birth
+
+    def reborn(self) -> AgentProcess:
+        """A new object from the same constructor call, with the same placement and config."""
+        agent = type(self)(*self._birth.args, **self._birth.kwargs)
+        agent.config = self.config
+        agent.process = self.process
+        return agent
+
+    def attach(self, attachment: Attachment) -> None:
+        """Give the agent its bus and mailbox. From here on it can send."""
+        self._attached = attachment
+        if not inspect.iscoroutinefunction(self.handle):
+            self._hand_over = self._block
+
+    def _attachment(self) -> Attachment:
+        if self._attached is None:
+            raise RuntimeError(f"agent {self.name!r} is not running: send, ask and broadcast work from on_start on")
+        return self._attached
+
+    def _awaited(self, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        return work if self._hand_over is None else self._hand_over(work)
+
+    def _block(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """In the thread of a plain `def handle`: the result of `work`. On the loop (other hooks): `work` itself."""
+        to = self._attachment()
+        if threading.get_ident() == to.loop_thread:
+            return work
+        return asyncio.run_coroutine_threadsafe(work, to.loop).result()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__qualname__} {getattr(self, 'name', '?')!r} {self._status.value}>"
+
+
+async def _report(on_event: EventHandler, event: StopRuntime) -> None:
+    on_event(event)

@@ -1,0 +1,108 @@
+"""AgentRunner: the agents of one process, over one Port.
+
+It starts and stops them and reports what happens to them; what follows from a crash is not decided here, because in a
+worker the host decides and in process the runtime does. One agent's work is in `seat`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from typing import Final
+
+from .bus import MessageBus
+from .events import (
+    AgentEvent,
+    AgentExited,
+    AgentFailed,
+    AgentStarted,
+    DeadLetter,
+    EventHandler,
+    MessageSummary,
+    StopRuntime,
+)
+from .process import AgentProcess
+from .seat import BATCH_MESSAGES, Seat
+from .topology.model import AgentSpec, Drain
+from .transport import Port
+
+__all__ = [
+    "BATCH_MESSAGES",
+    "AgentEvent",
+    "AgentExited",
+    "AgentFailed",
+    "AgentRunner",
+    "AgentStarted",
+    "DeadLetter",
+    "EventHandler",
+    "MessageSummary",
+    "StopRuntime",
+]
+
+DRAIN_LOOK_S: Final = 0.01
+"""How often `stop_all(drain="all")` looks whether every mailbox is empty; only at the end of a run."""
+
+
+def _log_event(event: AgentEvent) -> None:
+    logging.getLogger(__name__).debug("%s", event)
+
+
+class AgentRunner:
+    """Runs agents. All methods belong to the thread of the loop that the Port was started on."""
+
+    def __init__(self, port: Port, *, on_event: EventHandler = _log_event) -> None:
+        self.port = port
+        self.bus = MessageBus(port)
+        self._on_event = on_event
+        self._seats: dict[str, Seat] = {}
+
+    @property
+    def agents(self) -> dict[str, AgentProcess]:
+        """The agents that start, run or stop just now, by name, in start order."""
+        return {name: seat.agent for name, seat in self._seats.items()}
+
+    async def start(self, agent: AgentProcess, mailbox: int, spec: AgentSpec) -> bool:
+        """Run `on_start`, then take messages from `mailbox`. Whether it runs; an event says the same, and why not.
+
+        ValueError when an agent of that name runs here already. Nothing that the agent's code raises escapes.
+        """
+        if spec.name in self._seats:
+            raise ValueError(f"agent {spec.name!r} runs in this process already")
+        loop = asyncio.get_running_loop()
+        seat = Seat(agent, mailbox, spec, self.bus, self._on_event, self._left, loop, threading.get_ident())
+        self._seats[spec.name] = seat
+        return await seat.start()
+
+    async def stop(self, name: str, *, drain: Drain = "current", timeout_s: float = 30.0) -> bool:
+        """Let the agent finish the message in hand (`all`: all that wait), then `on_stop`.
+
+        False when its handler did not end within `timeout_s`: it was cancelled and its message stays in hand. True
+        for an agent that is not here: it has stopped already.
+        """
+        seat = self._seats.get(name)
+        return True if seat is None else await seat.stop(drain, timeout_s)
+
+    async def stop_all(self, drain: Drain = "current", timeout_s: float = 30.0) -> bool:
+        """Stop every agent, the last started first, within one deadline. Whether all ended by themselves.
+
+        With `all`, agents go on until every mailbox here is empty and nobody is busy; only then is the first one
+        stopped, because a message may still make others.
+        """
+        deadline = time.monotonic() + timeout_s
+        if drain == "all":
+            while not self._empty() and time.monotonic() < deadline:
+                await asyncio.sleep(DRAIN_LOOK_S)
+        in_time = True
+        for name in reversed(list(self._seats)):
+            in_time &= await self.stop(name, timeout_s=max(0.0, deadline - time.monotonic()))
+        return in_time
+
+    def _empty(self) -> bool:
+        readings = [self.port.stats(seat.mailbox) for seat in self._seats.values()]
+        return all(reading.waiting == 0 and reading.in_hand == 0 for reading in readings)
+
+    def _left(self, seat: Seat) -> None:
+        if self._seats.get(seat.spec.name) is seat:
+            del self._seats[seat.spec.name]

@@ -1,0 +1,462 @@
+"""One running agent: takes its messages, runs its handler, answers, releases; and decides what an exception does.
+
+Guarantees:
+- one message at a time; a message is released only after its handler has finished, its answer is posted and, with
+  `state: shm`, its state is committed;
+- after BATCH_MESSAGES messages or BATCH_S seconds the loop turns before the next one, so a flooded agent delays its
+  neighbours, timers and sockets by no more than one batch;
+- whatever a handler raises, SystemExit and CancelledError included, ends at most the agent, never the loop;
+- an asker whose message failed for good gets the error at once.
+
+No task per message and none per idle agent: one task per busy period.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from .bus import MessageBus
+from .errors import (
+    DeserializationError,
+    ErrorAction,
+    MessageValidationError,
+    PayloadTooLarge,
+    SharedMemoryFull,
+    TransportClosed,
+)
+from .events import (
+    AgentEvent,
+    AgentExited,
+    AgentFailed,
+    AgentStarted,
+    DeadLetter,
+    EventHandler,
+    MessageSummary,
+    summary,
+)
+from .handler_thread import HandlerThread
+from .messages import FLAG_ASK, Message
+from .process import HANDLED, AgentProcess, Attachment, ProcessStatus
+from .serializer import decode, encode
+from .topology.model import AgentSpec, Drain
+from .tracebacks import format_exception
+from .transport import NO_MEMORY, SENT, Delivery
+
+__all__ = ["BATCH_MESSAGES", "Seat"]
+
+BATCH_MESSAGES: Final = 64
+BATCH_S: Final = 0.002
+"""What a neighbour can be made to wait by many small handlers. A single long one only its author can cut."""
+
+STATE_ROOM_S: Final = 30.0
+"""How long a state may wait for memory before the agent crashes; as long as a `send` waits for room."""
+
+CANCEL_GRACE_S: Final = 1.0
+"""What a cancelled handler gets to clean up; then it is left behind, for nothing in Python can end it."""
+
+_FLAGS: Final = 19
+"""Offset of the flags in the header."""
+_ID: Final = slice(32, 48)
+
+Finished = Callable[["Seat"], None]
+
+
+class Seat:
+    """An agent at its mailbox, from `start` until it has stopped, finished or failed."""
+
+    def __init__(
+        self,
+        agent: AgentProcess,
+        mailbox: int,
+        spec: AgentSpec,
+        bus: MessageBus,
+        on_event: EventHandler,
+        on_end: Finished,
+        loop: asyncio.AbstractEventLoop,
+        loop_thread: int,
+    ) -> None:
+        self.agent = agent
+        self.mailbox = mailbox
+        self.spec = spec
+        self._bus = bus
+        self._port = bus.port
+        self._on_event = on_event
+        self._on_end = on_end
+        self._loop = loop
+        # All hooks of an agent share one context, as if they ran in one task.
+        self._context = contextvars.Context()
+        self._thread: HandlerThread | None = None
+        self._handle: Callable[[Message], Awaitable[Message | None]] = agent.handle
+        self._keeps_state = spec.state == "shm"
+        self._committed = b""
+        self._committed_id = b""
+        self._task: asyncio.Task[None] | None = None
+        self._busy = False
+        self._draining: Drain | None = None
+        self._cancelling = False
+        self._quiet: asyncio.Future[None] | None = None
+        self._ended = False
+        agent.attach(Attachment(bus, mailbox, on_event, loop, loop_thread))
+
+    # --- start ----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> bool:
+        """Restore state, run `on_start`, begin to take messages. False when it failed; the event says why."""
+        agent = self.agent
+        try:
+            if self._keeps_state:
+                self._restore()
+            if not inspect.iscoroutinefunction(agent.handle):
+                self._thread = HandlerThread(agent.name, self._loop)
+                self._handle = self._handle_in_thread
+            elif agent.handle_timeout is not None:
+                self._handle = self._handle_in_time
+            self._task = self._loop.create_task(self._started(), context=self._context)
+            await self._task
+        except BaseException as error:
+            # The user's code: reported, and never the end of the process.
+            if isinstance(error, asyncio.CancelledError):
+                if self._cancelling:
+                    return False  # `stop` cut the start short and goes on from here
+                if _cancelled():
+                    self._close(ProcessStatus.STOPPED)
+                    raise
+            await self._fail(error, "on_start", None)
+            return False
+        finally:
+            self._task = None
+        agent._status = ProcessStatus.RUNNING
+        self._report(AgentStarted(agent.name))
+        self._port.listen(self.mailbox, self._on_ready)
+        return True
+
+    async def _started(self) -> None:
+        async with asyncio.timeout(self.spec.start_timeout_s):
+            await _hook(self.agent.on_start())
+
+    def _restore(self) -> None:
+        stored = self._port.stored_state(self.mailbox)
+        if stored is not None:
+            self._committed, self._committed_id = stored
+            self.agent.state = decode(self._committed)
+
+    # --- messages -------------------------------------------------------------------------------------------------
+
+    def _on_ready(self) -> None:
+        """The Port says that messages may wait."""
+        if self._busy or self._ended:
+            return
+        self._busy = True
+        if sys.version_info >= (3, 12):  # starts here and now instead of one turn of the loop later
+            task = asyncio.Task(self._work(), loop=self._loop, context=self._context, eager_start=True)
+        else:
+            task = self._loop.create_task(self._work(), context=self._context)
+        self._task = None if task.done() else task
+
+    async def _work(self) -> None:
+        try:
+            await self._busy_period()
+        except TransportClosed:
+            pass  # the process leaves the run; what is in hand stays there for the successor
+        except asyncio.CancelledError as error:
+            if not self._cancelling:  # else `stop` did it; either way an unfinished message stays in hand
+                await self._fail(self._uncancelled(error), "handle", None)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must be as visible as one of theirs
+            await self._fail(error, "handle", None)
+        finally:
+            HANDLED.set(None)
+            self._busy = False
+            self._task = None
+            if self._quiet is not None and not self._quiet.done():
+                self._quiet.set_result(None)
+
+    async def _busy_period(self) -> None:
+        """Take and handle until nothing waits. The hot loop: what it does not need stands elsewhere."""
+        port, mailbox, name = self._port, self.mailbox, self.agent.name
+        take, handle, set_handled, now = port.take, self._handle, HANDLED.set, time.monotonic
+        keeps_state = self._keeps_state
+        while True:
+            done = -1
+            batch_end = now() + BATCH_S
+            for _ in range(BATCH_MESSAGES):
+                delivery = take(mailbox, done)
+                if delivery is None:
+                    return
+                token, header, kind, sender, data, count = delivery
+                done = token
+                try:
+                    payload = decode(data)
+                except DeserializationError as error:
+                    self._reject(delivery, error)
+                    continue
+                message = Message.received(header, kind, sender, name, payload, count)
+                if keeps_state and count > 1 and header[_ID] == self._committed_id:
+                    continue  # its state was committed, only the release was cut off
+                set_handled(message)
+                try:
+                    result = await handle(message)
+                    if result is not None:
+                        self._answer(message, result)
+                except GeneratorExit:
+                    raise  # the loop is being torn down: nothing may be awaited any more
+                except BaseException as error:  # noqa: BLE001 - the user's code, see the guarantees
+                    if not await self._recovered(error, message, token):
+                        return
+                if keeps_state and not await self._state_committed(message, token):
+                    return
+                if self._draining == "current" or now() >= batch_end:
+                    break
+            port.release(mailbox, done)
+            if self._draining == "current":
+                return
+            await asyncio.sleep(0)
+
+    async def _handle_in_thread(self, message: Message) -> Message | None:
+        assert self._thread is not None
+        result = await self._thread.call(self.agent.handle, message)
+        # A wrapper around a coroutine function looks plain until it is called.
+        return (await result) if inspect.isawaitable(result) else result  # type: ignore[no-any-return]
+
+    async def _handle_in_time(self, message: Message) -> Message | None:
+        async with asyncio.timeout(self.agent.handle_timeout):
+            return await self.agent.handle(message)
+
+    def _answer(self, message: Message, result: Message) -> None:
+        """Post what `handle` returned; dropped when the message was no ask."""
+        if not isinstance(result, Message):
+            raise TypeError(f"handle returned {type(result).__name__}; return self.reply({{...}}) or None")
+        header = message.header
+        if header is not None and header[_FLAGS] & FLAG_ASK:
+            self._port.post_reply(header, encode(result.payload), result.type, self.mailbox)
+
+    def _reject(self, delivery: Delivery, error: DeserializationError) -> None:
+        """An undecodable payload: nobody can handle it."""
+        _, header, kind, sender, _, count = delivery
+        message = Message.received(header, kind, sender, self.agent.name, {}, count)
+        self.agent.log.error("message %s of type %r from %r was put aside: %s", message.id, kind, sender, error)
+        self._report(DeadLetter(self.agent.name, str(error), "", summary(message)))
+        self._answer_failed(message, error, "")
+
+    # --- exceptions -----------------------------------------------------------------------------------------------
+
+    async def _recovered(self, error: BaseException, message: Message, token: int) -> bool:
+        """`handle` raised. True: go on with the next message. False: the agent has ended and has been reported."""
+        while True:
+            if self._cancelling and isinstance(error, asyncio.CancelledError):
+                raise error
+            action = await self._action(error, message)
+            if action is not ErrorAction.RETRY:
+                break
+            message.attempt += 1
+            if message.attempt > self.agent.max_retries:
+                action = ErrorAction.ESCALATE
+                break
+            self.agent.log.warning(
+                "handle raised %s on message %s, retry %d of %d",
+                _brief(error), message.id, message.attempt, self.agent.max_retries,
+            )  # fmt: skip
+            await asyncio.sleep(0)
+            try:
+                result = await self._handle(message)
+                if result is not None:
+                    self._answer(message, result)
+                return True
+            except GeneratorExit:
+                raise
+            except BaseException as again:  # noqa: BLE001 - the user's code, see the guarantees
+                error = again
+        text = format_exception(error)
+        self._log_failure(message, text, action)
+        self._answer_failed(message, error, text)
+        if action is ErrorAction.SKIP:
+            return True
+        self._port.release(self.mailbox, token)
+        if action is ErrorAction.STOP:
+            await self._finish("finished")
+        else:
+            self._report(DeadLetter(self.agent.name, _brief(error), text, summary(message)))
+            await self._fail(error, "handle", summary(message), text)
+        return False
+
+    async def _action(self, error: BaseException, message: Message) -> ErrorAction:
+        if not isinstance(error, Exception):
+            if isinstance(error, asyncio.CancelledError):
+                self._uncancelled(error)
+            return ErrorAction.ESCALATE
+        try:
+            action = await _hook(self.agent.on_error(error, message))
+        except Exception as second:  # noqa: BLE001 - the user's code: told below, and the first error decides
+            self.agent.log.error("on_error raised:\n%s", format_exception(second))
+            return ErrorAction.ESCALATE
+        if not isinstance(action, ErrorAction):
+            self.agent.log.error("on_error returned %r, which is no ErrorAction: taken as ESCALATE", action)
+            return ErrorAction.ESCALATE
+        return action
+
+    def _uncancelled(self, error: asyncio.CancelledError) -> asyncio.CancelledError:
+        """The handler cancelled its own task; the agent still has to end in good order."""
+        if (task := asyncio.current_task()) is not None:
+            task.uncancel()
+        return error
+
+    def _log_failure(self, message: Message, text: str, action: ErrorAction) -> None:
+        self.agent.log.error(
+            "handle failed on message %s of type %r from %r (delivery %d, attempt %d), %s:\n%s",
+            message.id, message.type, message.sender, message.delivery, message.attempt, action.value, text,
+            extra={"agent": self.agent.name, "message_id": message.id, "delivery": message.delivery},
+        )  # fmt: skip
+
+    def _answer_failed(self, message: Message, error: BaseException, text: str) -> None:
+        """Tell the asker, if somebody asks, what happened."""
+        header = message.header
+        if header is None or not header[_FLAGS] & FLAG_ASK:
+            return
+        fields = {"type": type(error).__qualname__, "text": _clean(str(error)), "traceback": _clean(text)}
+        self._port.post_reply(header, encode(fields), "error", self.mailbox, failed=True)
+
+    # --- state ----------------------------------------------------------------------------------------------------
+
+    async def _state_committed(self, message: Message, token: int) -> bool:
+        """Store a changed state together with the identity of the message. False when the agent crashed over it."""
+        try:
+            encoded = encode(self.agent.state, "state")
+            if encoded != self._committed:
+                await self._commit(encoded, token)
+                self._committed = encoded
+                self._committed_id = b"" if message.header is None else message.header[_ID]
+            return True
+        except (MessageValidationError, SharedMemoryFull) as error:
+            text = format_exception(error)
+            self._log_failure(message, text, ErrorAction.ESCALATE)
+            self._port.release(self.mailbox, token)
+            self._report(DeadLetter(self.agent.name, _brief(error), text, summary(message)))
+            await self._fail(error, "state", summary(message), text)
+            return False
+
+    async def _commit(self, encoded: bytes, token: int) -> None:
+        began = time.monotonic()
+        while (outcome := self._port.commit_state(self.mailbox, token, encoded)) == NO_MEMORY:
+            left_s = began + STATE_ROOM_S - time.monotonic()
+            try:
+                async with asyncio.timeout(left_s):
+                    await self._port.room(self.mailbox)
+            except TimeoutError:
+                raise SharedMemoryFull(
+                    f"the state of {self.agent.name!r} ({len(encoded):,} bytes) found no memory for {STATE_ROOM_S:g} s"
+                ) from None
+        if outcome != SENT:
+            raise PayloadTooLarge(len(encoded), self._port.payload_max_bytes)
+
+    # --- end ------------------------------------------------------------------------------------------------------
+
+    async def stop(self, drain: Drain, timeout_s: float) -> bool:
+        """Finish the message in hand (`all`: all that wait too), run `on_stop`. False if the handler had to be cut.
+
+        What was not finished stays in hand, and what waits stays where it is.
+        """
+        if self._ended:
+            return True
+        self.agent._status = ProcessStatus.STOPPING
+        deadline = time.monotonic() + timeout_s
+        self._draining = drain
+        if drain == "all":
+            self._on_ready()
+        in_time = await self._quiesced(timeout_s)
+        if self._ended:
+            return in_time  # it crashed or finished by itself meanwhile
+        await self._finish("stopped", max(CANCEL_GRACE_S, deadline - time.monotonic()))
+        return in_time
+
+    async def _quiesced(self, timeout_s: float) -> bool:
+        """Wait until no handler runs; cancel it at the deadline. Whether it ended by itself."""
+        if not self._busy and self._task is None:
+            return True
+        if self._busy:
+            if self._quiet is None:
+                self._quiet = self._loop.create_future()
+            await asyncio.wait([self._quiet], timeout=timeout_s)
+            if not self._busy:
+                return True
+        self._cancelling = True
+        task = self._task
+        if task is not None:
+            task.cancel()
+            _, left = await asyncio.wait([task], timeout=CANCEL_GRACE_S)
+            if left:
+                self.agent.log.error("handle ignores its cancellation and was left behind")
+        return False
+
+    async def _finish(self, reason: str, timeout_s: float | None = None) -> None:
+        """The end without a crash."""
+        self._close(ProcessStatus.STOPPED)
+        await self._run_on_stop(timeout_s)
+        self._report(AgentExited(self.agent.name, reason))
+
+    async def _fail(
+        self, error: BaseException, during: str, message: MessageSummary | None, text: str | None = None
+    ) -> None:
+        """The end by a crash. What waits in the mailbox stays there for the next incarnation."""
+        if text is None:
+            text = format_exception(error)
+            self.agent.log.error("%s failed:\n%s", during, text, extra={"agent": self.agent.name})
+        self._close(ProcessStatus.CRASHED)
+        await self._run_on_stop(None)
+        self._report(AgentFailed(self.agent.name, type(error).__qualname__, str(error), text, during, message))
+
+    def _close(self, status: ProcessStatus) -> None:
+        """Take no more messages. Before `on_stop`, so that a successor may already listen when the event arrives."""
+        self._ended = True
+        self.agent._status = status
+        self._port.unlisten(self.mailbox)
+        if self._thread is not None:
+            self._thread.end()
+        self._on_end(self)
+
+    async def _run_on_stop(self, timeout_s: float | None) -> None:
+        limit_s = self.agent.shutdown_timeout if timeout_s is None else timeout_s
+
+        async def stopped() -> None:
+            HANDLED.set(None)
+            async with asyncio.timeout(limit_s):
+                await _hook(self.agent.on_stop())
+
+        try:
+            await self._loop.create_task(stopped(), context=self._context)
+        except BaseException as error:
+            # The user's last words cannot change what happens, and must not be lost either.
+            self.agent.log.error("on_stop failed:\n%s", format_exception(error))
+            if isinstance(error, asyncio.CancelledError) and _cancelled():
+                raise
+
+    def _report(self, event: AgentEvent) -> None:
+        try:
+            self._on_event(event)
+        except Exception:
+            logging.getLogger(__name__).exception("the receiver of %s failed", event)
+
+
+async def _hook(result: Any) -> Any:
+    """What a hook returned, awaited if it was `async def`."""
+    return (await result) if inspect.isawaitable(result) else result
+
+
+def _cancelled() -> bool:
+    """Whether the running task is being cancelled, and not just something that it awaited."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _brief(error: BaseException) -> str:
+    return f"{type(error).__qualname__}: {error}"
+
+
+def _clean(text: str) -> str:
+    """Text that can be encoded: an exception may quote a file name with lone surrogates."""
+    return text.encode(errors="backslashreplace").decode()

@@ -1,0 +1,417 @@
+"""Mailboxes in plain Python, for agents that share one process: no shared memory, no host, every system.
+
+It is the reference of the contract in `civitas_shm.transport`: same outcomes, same order, same capacity as `shm`, so
+that a topology tested here behaves there. What it cannot have is survival: messages die with the process.
+
+Rules of this file: everything happens on the thread of one loop, so there are no locks; payloads are bytes here too, so
+that nothing mutable is shared between agents; only the imports of layers 0 and 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from civitas_shm.errors import TransportClosed
+from civitas_shm.messages import FLAG_ASK, FLAG_FAILED, FLAG_REPLY, LANE_CONTROL, Cause, new_header
+from civitas_shm.transport import (
+    CLOSED,
+    FULL,
+    SENDER_PROGRAM,
+    SENT,
+    SLOT_MAIN,
+    TOO_LARGE,
+    Delivery,
+    InHand,
+    MailboxSpec,
+    MailboxStats,
+    Reply,
+    TransportModule,
+)
+
+__all__ = ["InProcessPort", "transport"]
+
+PAYLOAD_BYTES_MAX: Final = 1 << 31
+"""The payload length in the header has 32 bits; half of that keeps every sum inside of them."""
+
+_CORRELATION_AND_DEADLINE: Final = struct.Struct("<QQ")
+_CORRELATION: Final = 56
+"""Offset in the header; the deadline follows it."""
+
+_ID: Final = slice(32, 48)
+_HISTOGRAM_SIZE: Final = 32
+
+_Entry = tuple[bytes, str, int, bytes, int]
+"""(header, type, sender, payload, delivery count to hand over with)."""
+
+
+class _Mailbox:
+    """One agent's three lanes, what its reader has in hand, and its numbers."""
+
+    __slots__ = (
+        "armed",
+        "asking",
+        "busy_since_ns",
+        "closed",
+        "counts",
+        "dropped",
+        "handled",
+        "handler_ns",
+        "handling",
+        "in_hand",
+        "index",
+        "lanes",
+        "on_ready",
+        "redeliver",
+        "redelivered",
+        "room",
+        "sent",
+        "spec",
+        "state",
+    )
+
+    def __init__(self, index: int, spec: MailboxSpec) -> None:
+        self.index = index
+        self.spec = spec
+        self.closed = False
+        self.lanes: tuple[deque[_Entry], deque[_Entry], deque[_Entry]] = (deque(), deque(), deque())
+        # Control never waits: only the runtime writes it.
+        self.counts: tuple[float, int, int] = (float("inf"), spec.priority_capacity, spec.capacity)
+        self.redeliver: deque[_Entry] = deque()
+        self.in_hand: dict[int, _Entry] = {}
+        self.on_ready: Callable[[], None] | None = None
+        self.armed = False
+        """True: the reader has seen the mailbox empty, so the next post has to call it."""
+        self.room: list[asyncio.Future[None]] = []
+        self.state: tuple[bytes, bytes] | None = None
+        self.asking = -1
+        self.busy_since_ns = 0
+        self.handling = ""
+        self.handled = self.sent = self.redelivered = self.dropped = 0
+        self.handler_ns = [0] * _HISTOGRAM_SIZE
+
+    def waiting(self) -> int:
+        return len(self.redeliver) + sum(map(len, self.lanes))
+
+    def entries(self) -> Iterator[_Entry]:
+        yield from self.redeliver
+        for lane in self.lanes:
+            yield from lane
+
+
+class InProcessPort:
+    """The one door of a process whose agents all live in it; also makes and closes mailboxes, as a host would."""
+
+    slot = SLOT_MAIN
+    payload_max_bytes = PAYLOAD_BYTES_MAX
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped = False
+        self._mailboxes: list[_Mailbox] = []
+        self._by_name: dict[str, int] = {}
+        self._asks: dict[int, tuple[asyncio.Future[Reply], int]] = {}
+        """Correlation -> (future, mailbox of the asker)."""
+        self._last_correlation = 0
+        self._last_token = 0
+        self.replies_dropped = 0
+        """Replies that came when nobody waited any more."""
+
+    # --- as a host would ------------------------------------------------------------------------------------------
+
+    def add_mailbox(self, spec: MailboxSpec) -> int:
+        """Make a mailbox and publish its name. An open one of the same name is returned as it is."""
+        known = self._by_name.get(spec.name)
+        if known is not None and not self._mailboxes[known].closed:
+            return known
+        mailbox = _Mailbox(len(self._mailboxes), spec)
+        self._mailboxes.append(mailbox)
+        self._by_name[spec.name] = mailbox.index
+        return mailbox.index
+
+    def close_mailbox(self, mailbox: int) -> list[InHand]:
+        """Nothing can be committed after this. What waited is removed and returned; its askers get the news at once."""
+        box = self._mailboxes[mailbox]
+        box.closed = True
+        removed = [
+            InHand(mailbox, -1, self.slot, delivery - 1, header, kind, self._sender(sender), len(payload))
+            for header, kind, sender, payload, delivery in box.entries()
+        ]
+        for entry in list(box.entries()):
+            self._answer(entry[0], "", box.index, b"", failed=True)
+        box.redeliver.clear()
+        for lane in box.lanes:
+            lane.clear()
+        self._wake_for_room(box)
+        return removed
+
+    def waiting(self) -> dict[str, int]:
+        """Messages that wait or are in hand, by agent; only agents that have some."""
+        counts = {box.spec.name: box.waiting() + len(box.in_hand) for box in self._mailboxes if not box.closed}
+        return {name: count for name, count in counts.items() if count}
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        for box in self._mailboxes:
+            self._rouse(box)
+
+    def stop(self) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        waiting: list[asyncio.Future[Reply] | asyncio.Future[None]] = [future for future, _ in self._asks.values()]
+        for box in self._mailboxes:
+            box.on_ready = None
+            waiting.extend(box.room)
+            box.room.clear()
+        self._asks.clear()
+        for future in waiting:
+            if not future.done():
+                future.set_exception(TransportClosed("this process has left the run"))
+                # An asker that is being torn down itself does not look any more; that is no news for the log.
+                future.exception()
+
+    # --- names ----------------------------------------------------------------------------------------------------
+
+    def resolve(self, name: str) -> int:
+        return self._by_name.get(name, -1)
+
+    def names(self) -> list[str]:
+        return [name for name, mailbox in self._by_name.items() if not self._mailboxes[mailbox].closed]
+
+    def _sender(self, sender: int) -> str:
+        return "_runtime" if sender == SENDER_PROGRAM else self._mailboxes[sender].spec.name
+
+    # --- sending --------------------------------------------------------------------------------------------------
+
+    def post(
+        self,
+        mailbox: int,
+        payload: bytes,
+        type: str,
+        sender: int,
+        cause: Cause | None = None,
+        lane: int = 2,
+        priority: int = 0,
+    ) -> int:
+        self._check_open()
+        box = self._mailboxes[mailbox]
+        outcome = self._admit(box, payload, lane)
+        if outcome != SENT:
+            return outcome
+        header = new_header(
+            mailbox=mailbox, lane=lane, sender=sender, priority=priority, cause=cause, payload_len=len(payload)
+        )
+        self._commit(box, (header, type, sender, payload, 1), lane, sender)
+        return SENT
+
+    def post_ask(
+        self,
+        mailbox: int,
+        payload: bytes,
+        type: str,
+        sender: int,
+        future: asyncio.Future[Reply],
+        deadline_ns: int,
+        cause: Cause | None = None,
+        lane: int = 2,
+        priority: int = 0,
+    ) -> int:
+        self._check_open()
+        box = self._mailboxes[mailbox]
+        outcome = self._admit(box, payload, lane)
+        if outcome != SENT:
+            return outcome
+        self._last_correlation = correlation = self._last_correlation + 1
+        header = new_header(
+            mailbox=mailbox, flags=FLAG_ASK, lane=lane, sender=sender, priority=priority, correlation=correlation,
+            deadline_ns=deadline_ns, cause=cause, payload_len=len(payload),
+        )  # fmt: skip
+        self._asks[correlation] = (future, sender)
+        if sender != SENDER_PROGRAM:
+            self._mailboxes[sender].asking = mailbox
+        self._commit(box, (header, type, sender, payload, 1), lane, sender)
+        return correlation
+
+    def forget(self, correlation: int) -> None:
+        self._end_ask(correlation)
+
+    def post_reply(self, cause: Cause, payload: bytes, type: str, sender: int, failed: bool = False) -> bool:
+        self._check_open()
+        return self._answer(cause, type, sender, payload, failed)
+
+    def _answer(self, cause: Cause, type: str, sender: int, payload: bytes, failed: bool) -> bool:
+        correlation, deadline_ns = _CORRELATION_AND_DEADLINE.unpack_from(cause, _CORRELATION)
+        if not correlation:
+            return False
+        future = self._end_ask(correlation)
+        if future is None or future.done() or (deadline_ns and time.monotonic_ns() > deadline_ns):
+            self.replies_dropped += 1
+            return False
+        flags = FLAG_REPLY | (FLAG_FAILED if failed else 0)
+        header = new_header(flags=flags, sender=sender, correlation=correlation, cause=cause, payload_len=len(payload))
+        future.set_result((header, type, self._sender(sender), payload, failed))
+        return True
+
+    def _end_ask(self, correlation: int) -> asyncio.Future[Reply] | None:
+        future, asker = self._asks.pop(correlation, (None, SENDER_PROGRAM))
+        if asker != SENDER_PROGRAM:
+            self._mailboxes[asker].asking = -1
+        return future
+
+    def _admit(self, box: _Mailbox, payload: bytes, lane: int) -> int:
+        """Whether one more message may be committed now; makes room where the policy says so."""
+        if box.closed:
+            return CLOSED
+        if len(payload) > PAYLOAD_BYTES_MAX:
+            return TOO_LARGE
+        waiting = box.lanes[lane]
+        if len(waiting) < box.counts[lane]:
+            return SENT
+        overflow = box.spec.overflow
+        if overflow == "drop_oldest":
+            waiting.popleft()
+            box.dropped += 1
+        elif overflow == "latest":
+            box.dropped += len(waiting)
+            waiting.clear()
+        else:
+            return FULL
+        return SENT
+
+    def _commit(self, box: _Mailbox, entry: _Entry, lane: int, sender: int) -> None:
+        box.lanes[lane].append(entry)
+        if sender != SENDER_PROGRAM:
+            self._mailboxes[sender].sent += 1
+        if box.armed:
+            self._rouse(box)
+
+    def _rouse(self, box: _Mailbox) -> None:
+        """Let the loop call the reader. Never at once: the sender's handler is still running."""
+        if self._loop is not None and box.on_ready is not None:
+            box.armed = False
+            self._loop.call_soon(self._call_reader, box)
+
+    @staticmethod
+    def _call_reader(box: _Mailbox) -> None:
+        if box.on_ready is not None:
+            box.on_ready()
+
+    # --- receiving ------------------------------------------------------------------------------------------------
+
+    def take(self, mailbox: int, done: int = -1) -> Delivery | None:
+        self._check_open()
+        box = self._mailboxes[mailbox]
+        if done >= 0:
+            self._release(box, done)
+        if box.redeliver:
+            header, kind, sender, payload, delivery = entry = box.redeliver.popleft()
+            box.redelivered += 1
+        else:
+            for lane in box.lanes:
+                if lane:
+                    header, kind, sender, payload, delivery = entry = lane.popleft()
+                    if box.room and lane is not box.lanes[LANE_CONTROL]:
+                        self._wake_for_room(box)
+                    break
+            else:
+                box.armed = True
+                return None
+        self._last_token = token = self._last_token + 1
+        box.in_hand[token] = entry
+        box.busy_since_ns = time.monotonic_ns()
+        box.handling = kind
+        return token, header, kind, self._sender(sender), payload, delivery
+
+    def release(self, mailbox: int, token: int) -> None:
+        self._check_open()
+        self._release(self._mailboxes[mailbox], token)
+
+    def _release(self, box: _Mailbox, token: int) -> None:
+        if box.in_hand.pop(token, None) is None:
+            return
+        box.handled += 1
+        took_us = (time.monotonic_ns() - box.busy_since_ns) // 1000
+        box.handler_ns[min(took_us.bit_length(), _HISTOGRAM_SIZE - 1)] += 1
+        box.busy_since_ns = 0
+        box.handling = ""
+
+    def commit_state(self, mailbox: int, token: int, state: bytes) -> int:
+        self._check_open()
+        box = self._mailboxes[mailbox]
+        box.state = (state, box.in_hand[token][0][_ID])
+        return SENT
+
+    def stored_state(self, mailbox: int) -> tuple[bytes, bytes] | None:
+        return self._mailboxes[mailbox].state
+
+    def listen(self, mailbox: int, on_ready: Callable[[], None]) -> None:
+        box = self._mailboxes[mailbox]
+        box.on_ready = on_ready
+        self._rouse(box)
+
+    def unlisten(self, mailbox: int) -> None:
+        """Also what a death is elsewhere: a message that is still in hand is handed over again, counted."""
+        box = self._mailboxes[mailbox]
+        box.on_ready = None
+        box.armed = False
+        box.busy_since_ns = 0
+        box.handling = ""
+        for header, kind, sender, payload, delivery in box.in_hand.values():
+            box.redeliver.append((header, kind, sender, payload, delivery + 1))
+        box.in_hand.clear()
+
+    # --- waiting for room, numbers --------------------------------------------------------------------------------
+
+    def room(self, mailbox: int) -> asyncio.Future[None]:
+        self._check_open()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        box = self._mailboxes[mailbox]
+        if box.closed or all(len(lane) < count for lane, count in zip(box.lanes, box.counts, strict=True)):
+            future.set_result(None)
+        else:
+            box.room.append(future)
+        return future
+
+    @staticmethod
+    def _wake_for_room(box: _Mailbox) -> None:
+        for future in box.room:
+            if not future.done():
+                future.set_result(None)
+        box.room.clear()
+
+    def stats(self, mailbox: int) -> MailboxStats:
+        box = self._mailboxes[mailbox]
+        return MailboxStats(
+            name=box.spec.name,
+            capacity=box.spec.capacity,
+            waiting=box.waiting(),
+            in_hand=len(box.in_hand),
+            handled=box.handled,
+            sent=box.sent,
+            redelivered=box.redelivered,
+            dropped=box.dropped,
+            garbage=0,
+            busy_since_ns=box.busy_since_ns,
+            handler_ns=tuple(box.handler_ns),
+            readers=() if box.on_ready is None else (self.slot,),
+            closed=box.closed,
+            asking=box.asking,
+            overflow=box.spec.overflow,
+            handling=box.handling,
+        )
+
+    def _check_open(self) -> None:
+        if self._stopped:
+            raise TransportClosed("this process has left the run: nothing can be sent or received here any more")
+
+
+def transport() -> TransportModule:
+    """What `civitas_shm.transport.load_transport` asks for."""
+    return TransportModule(scheme="in_process", multi_process=False, create=InProcessPort)
