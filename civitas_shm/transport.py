@@ -44,6 +44,7 @@ __all__ = [
     "Port",
     "Reply",
     "RunMemory",
+    "StaleRun",
     "Transport",
     "TransportModule",
     "load_transport",
@@ -374,6 +375,20 @@ BUILTIN_TRANSPORTS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
+class StaleRun:
+    """What a dead run has left behind: nobody holds it, so it may be resumed or removed."""
+
+    name: str
+    run_id: str
+    waiting: int
+    """Messages that wait or were in hand; they are lost when it is removed."""
+    bytes: int
+    """Memory and disk that it takes."""
+    path: str
+    """Its run directory, or its segment where nothing else is left."""
+
+
+@dataclass(frozen=True, slots=True)
 class TransportModule:
     """What a transport module offers to the runtime."""
 
@@ -385,6 +400,12 @@ class TransportModule:
     attach: Callable[[dict[str, Any], list[int]], Port] | None = None
     """`attach(spec, fds) -> Port` in a worker; None unless multi_process."""
     limits: dict[str, int] = field(default_factory=dict)
+    layout_version: int | None = None
+    """Of the shared memory; processes of different ones cannot share a run. None: it has none."""
+    stale_runs: Callable[[], list[StaleRun]] | None = None
+    """What dead runs of this user have left behind; None unless runs outlive processes."""
+    remove_stale: Callable[[StaleRun], None] | None = None
+    """Remove one of them, unless it has come to life again (then RunAlive)."""
 
 
 def load_transport(scheme: str) -> TransportModule:
