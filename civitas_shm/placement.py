@@ -1,7 +1,8 @@
 """Where everything runs: which processes there are, on which cores, and which agents are in them. Decided here, once.
 
 Rules of this file: pure (the machine's cores come in as values); deterministic: the same topology on the same cores
-gives the same plan, so `plan` shows what `run` will do; every refusal names what was asked, what there is and the way out.
+gives the same plan, so `plan` shows what `run` will do; every refusal says what was asked, what there is, and the way
+out.
 
     placement = place(spec, cpus=sorted(os.sched_getaffinity(0)), workers=args.workers)
     spec = placement.spec                             # as it will run: --workers may have lowered replicas
