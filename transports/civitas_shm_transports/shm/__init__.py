@@ -1,0 +1,28 @@
+"""Mailboxes in shared memory. `transport()` is what the runtime asks for; importing this needs Linux and the native part."""
+
+from __future__ import annotations
+
+import sys
+
+if sys.platform != "linux":
+    raise ImportError(f"shared-memory mailboxes need Linux (eventfd, pidfd, futex-free wake-up), this is {sys.platform}")
+
+from civitas_shm.transport import TransportModule
+
+from . import _shm
+from .memory import create
+from .segments import remove_stale, stale_runs
+from .transport import attach
+
+__all__ = ["remove_stale", "stale_runs", "transport"]
+
+
+def transport() -> TransportModule:
+    """The scheme `shm`."""
+    return TransportModule(
+        scheme="shm",
+        multi_process=True,
+        create=create,
+        attach=attach,
+        limits={"slots": _shm.SLOTS_MAX, "mailboxes": _shm.MAILBOXES_MAX, "layout": _shm.LAYOUT_VERSION},
+    )

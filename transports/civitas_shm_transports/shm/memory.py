@@ -1,0 +1,302 @@
+"""The host's hold on a run: create or adopt, add mailboxes, say who reads, repair after proof of death.
+
+Contract: `civitas_shm.transport.RunMemory`. Rules of this file: it runs in the host alone (slot 0), which writes the
+directory; whatever it may be killed in the middle of is harmless, because native/directory.h publishes by one word last;
+and nothing here waits for a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from civitas_shm.errors import ConfigurationError, RunHasMessages, SharedMemoryFull
+from civitas_shm.transport import SLOT_HOST, InHand, MailboxSpec, MailboxStats, MemoryPlan
+
+from . import _shm
+from .segments import RunDirectory, RunFiles, Segments, new_run_files, runs_directory
+from .transport import OVERFLOW, read_stats
+
+__all__ = ["ShmRunMemory", "count_waiting", "create"]
+
+CONTROL_CAPACITY: Final = 63
+REPLY_CAPACITY: Final = 2 * _shm.REPLY_PLACES - 1
+"""Twice as many places as asks at once: late replies of forgotten asks take places too, until they are collected."""
+
+SLOT_LIVE: Final = 1
+SLOT_DEAD: Final = 2
+
+TYPE_STOPPED: Final = "civitas.error"
+
+
+class ShmRunMemory:
+    """One run in shared memory, as its host holds it."""
+
+    def __init__(self, directory: RunDirectory, segments: Segments, plan: MemoryPlan, first_lap: int) -> None:
+        self._directory = directory
+        self._segments = segments
+        self._first_lap = first_lap
+        self._closed = False
+        files = segments.files
+        self.name = files.name
+        self.run_id = files.run_id
+        self.plan = plan
+        self.adopted = False
+        self.place = files.place
+        self._slot_locks = directory.open_slot_locks()
+        self._doors = [_shm.eventfd() for _ in range(files.slots)]
+        self._native = _shm.Port(*segments.fds[:3], segments.fds[3:], self._doors, SLOT_HOST, 1)
+
+    # --- for the processes of the run ---------------------------------------------------------------------------------
+
+    def fds(self) -> list[int]:
+        first, arenas = self._segments.fds[:3], self._segments.fds[3:]
+        return [*first, self._slot_locks, *arenas, *self._doors]
+
+    def attach_spec(self, slot: int, incarnation: int, spin_ns: int) -> dict[str, Any]:
+        # Stored before the spawn: a reply to an earlier incarnation is refused from here on.
+        self._native.set_slot(slot, incarnation, SLOT_LIVE, 0)
+        return {"slot": slot, "incarnation": incarnation, "spin_ns": spin_ns, "slots": self._segments.files.slots}
+
+    def incarnation(self, slot: int) -> int:
+        """The last incarnation of a slot, 0 when it was never used; an adopted run goes on counting from it."""
+        return self._native.slot(slot)[0]
+
+    # --- mailboxes ----------------------------------------------------------------------------------------------------
+
+    def add_mailbox(self, spec: MailboxSpec) -> int:
+        known = self._find(spec.name)
+        if known is not None:
+            stats = read_stats(self._native, known)
+            if stats.capacity != spec.capacity or stats.overflow != spec.overflow:
+                raise ConfigurationError(
+                    f"agent {spec.name!r}: its mailbox in the resumed run has {stats.capacity} places and policy "
+                    f"{stats.overflow!r}, the topology wants {spec.capacity} and {spec.overflow!r}. Keep them, or start --fresh."
+                )
+            return known
+        most = _shm.CAPACITY_MAX
+        for what, value in (("mailbox_size", spec.capacity), ("priority capacity", spec.priority_capacity)):
+            if not 1 <= value <= most:
+                raise ConfigurationError(f"agent {spec.name!r}: {what} must be between 1 and {most:,}, not {value:,}.")
+        return self._add(spec.name, spec.priority_capacity, spec.capacity, OVERFLOW.index(spec.overflow), spec.replicas)
+
+    def _add(self, name: str, priority: int, normal: int, overflow: int, replicas: int) -> int:
+        try:
+            return self._native.add_mailbox(
+                name, CONTROL_CAPACITY, priority, normal, overflow, replicas, self._first_lap
+            )
+        except OSError as error:
+            records, most = self._native.records(), self._segments.files.mailboxes
+            if records >= most:
+                raise ConfigurationError(
+                    f"agent {name!r}: the run has {most:,} mailboxes and all are taken; raise transport.mailboxes."
+                ) from error
+            raise SharedMemoryFull(f"There is no shared memory for the mailbox of {name!r}: {error.strerror}.") from error
+
+    def _find(self, name: str) -> int | None:
+        for mailbox in self._agents():
+            known, is_open = self._native.record(mailbox)
+            if known == name and is_open:
+                return mailbox
+        return None
+
+    def _agents(self) -> range:
+        return range(self._segments.files.slots, self._native.records())
+
+    def set_readers(self, mailbox: int, slots: list[int]) -> None:
+        dead = sum(1 << slot for slot in range(self._segments.files.slots) if self._native.slot(slot)[1] != SLOT_LIVE)
+        self._native.set_readers(mailbox, sum(1 << slot for slot in slots), dead & ~(1 << SLOT_HOST))
+        self._native.ring_all()
+
+    def close_mailbox(self, mailbox: int) -> list[InHand]:
+        removed: list[InHand] = []
+        while not self._native.close_lanes(mailbox):
+            removed.extend(self._remove_one(mailbox))
+        # What dead readers had in hand comes to the host, which answers and releases it.
+        live = [s for s in read_stats(self._native, mailbox).readers if self._native.slot(s)[1] == SLOT_LIVE]
+        self.set_readers(mailbox, [SLOT_HOST])
+        self._native.listen(mailbox, True)
+        while one := list(self._remove_one(mailbox)):
+            removed.extend(one)
+        self._native.listen(mailbox, False)
+        self.set_readers(mailbox, [s for s in live if s != SLOT_HOST])
+        return removed
+
+    def _remove_one(self, mailbox: int) -> Iterator[InHand]:
+        taken = self._native.take(mailbox)
+        if taken is None:
+            return
+        token, header, type_, sender, payload, delivery = taken
+        # A failed reply without payload says: closed before anybody answered.
+        self._native.post_reply(header, b"", TYPE_STOPPED, mailbox, True)
+        self._native.release(mailbox, token)
+        yield InHand(mailbox, token, SLOT_HOST, delivery, header, type_, sender, len(payload))
+
+    # --- life and death of processes ----------------------------------------------------------------------------------
+
+    def slot_died(self, slot: int) -> list[InHand]:
+        incarnation = self._native.slot(slot)[0]
+        self._native.set_slot(slot, incarnation, SLOT_DEAD, 0)
+        self._native.recover(slot)
+        return self.in_hand(slot)
+
+    def in_hand(self, slot: int) -> list[InHand]:
+        return [
+            InHand(mailbox, token, reader, delivery, header, type_, sender, size)
+            for mailbox in self._agents()
+            for token, reader, delivery, header, type_, sender, size in self._native.in_hand(mailbox)
+            if reader == slot
+        ]
+
+    def safety_poll(self) -> int:
+        return self._native.safety_poll()
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def waiting(self) -> dict[str, int]:
+        return _waiting(self._native, self._agents())
+
+    def stats(self) -> list[MailboxStats]:
+        return [stats for mailbox in self._agents() if not (stats := read_stats(self._native, mailbox)).closed]
+
+    def used_bytes(self) -> int:
+        return self._segments.used_bytes()
+
+    # --- end ----------------------------------------------------------------------------------------------------------
+
+    def close(self, *, keep: bool) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._native.close()
+        for fd in [self._slot_locks, *self._doors]:
+            os.close(fd)
+        self._segments.close()
+        if keep and self.place != "memfd":
+            self._directory.release()
+        else:
+            self._directory.remove(self._segments.files)
+
+    # --- beginnings ---------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """The first mailboxes are the reply lanes, one for each slot; nobody sends there but `post_reply`."""
+        slots = self._segments.files.slots
+        for slot in range(self._native.records(), slots):
+            self._add(f"_process.{slot}", 1, REPLY_CAPACITY, OVERFLOW.index("error"), 1)
+        for slot in range(slots):
+            self._native.set_readers(slot, 1 << slot, 0)
+        self._native.set_slot(SLOT_HOST, self.incarnation(SLOT_HOST) + 1, SLOT_LIVE, os.getpid())
+
+    def _adopt(self) -> None:
+        """Repair what the dead processes left half done. All are dead: the lock of each slot was had."""
+        self.adopted = True
+        for slot in range(1, self._segments.files.slots):
+            incarnation = self._native.slot(slot)[0]
+            self._native.set_slot(slot, incarnation, SLOT_DEAD, 0)
+            self._native.recover(slot)
+
+
+def create(
+    name: str,
+    plan: MemoryPlan,
+    *,
+    run_dir: Path | None = None,
+    fresh: bool = False,
+    resume: bool = False,
+    first_lap: int = 0,
+) -> ShmRunMemory:
+    """Make the run `name`, or adopt what a dead one of that name left.
+
+    A dead run without messages is swept. With messages: RunHasMessages, unless `resume` (go on with them) or `fresh`
+    (drop them). RunAlive when its host lives. `run_dir` is where run directories are (default `runs_directory()`).
+    """
+    if resume and plan.kind == "memfd":
+        raise ConfigurationError(
+            "segments: memfd dies with its processes, so there is nothing to --resume; use segments: named."
+        )
+    directory = RunDirectory.take((run_dir or runs_directory()) / name)
+    with contextlib.ExitStack() as undo:
+        undo.callback(directory.release)
+        old = directory.files()
+        if old is not None:
+            directory.wait_for_the_dead(old.slots)
+            memory = None if fresh else _adopt(directory, old, plan, resume)
+            if memory is not None:
+                undo.pop_all()
+                return memory
+            directory.remove(old)
+            directory = RunDirectory.take((run_dir or runs_directory()) / name)
+            undo.pop_all()
+            undo.callback(directory.release)
+        files = new_run_files(name, plan)
+        undo.callback(directory.remove, files)
+        directory.write(files)
+        segments = Segments.create(files, directory.path)
+        undo.callback(segments.close)
+        memory = ShmRunMemory(directory, segments, plan, first_lap)
+        memory._begin()
+        undo.pop_all()
+        return memory
+
+
+def _adopt(directory: RunDirectory, old: RunFiles, plan: MemoryPlan, resume: bool) -> ShmRunMemory | None:
+    """The old run's memory when it is wanted; None when it holds nothing and may go. RunHasMessages otherwise."""
+    try:
+        segments = Segments.open(old, directory.path)
+    except ValueError as error:
+        if resume:
+            raise ConfigurationError(f"The run {old.name!r} cannot be resumed: {error}. Start with --fresh.") from error
+        return None
+    memory = ShmRunMemory(directory, segments, plan, 0)
+    memory._adopt()
+    waiting = memory.waiting()
+    if resume:
+        if plan.slots > old.slots:
+            memory._native.close()
+            segments.close()
+            raise ConfigurationError(
+                f"The run {old.name!r} was made for {old.slots} processes; the topology now wants {plan.slots}. "
+                "Resume with fewer workers, or start --fresh."
+            )
+        memory._begin()
+        return memory
+    memory._native.close()
+    for fd in [memory._slot_locks, *memory._doors]:
+        os.close(fd)
+    segments.close()
+    if waiting:
+        total = sum(waiting.values())
+        most = ", ".join(f"{agent} {n}" for agent, n in sorted(waiting.items(), key=lambda item: -item[1])[:5])
+        raise RunHasMessages(
+            f"The run {old.name!r} died with {total} message{'s' if total != 1 else ''} waiting ({most}). "
+            "Go on with them: --resume. Drop them: --fresh."
+        )
+    return None
+
+
+def _waiting(native: _shm.Port, mailboxes: range) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for mailbox in mailboxes:
+        stats = read_stats(native, mailbox)
+        if not stats.closed and stats.waiting + stats.in_hand:
+            found[stats.name] = stats.waiting + stats.in_hand
+    return found
+
+
+def count_waiting(files: RunFiles, directory: Path) -> dict[str, int]:
+    """Messages in a dead run, by agent. The caller holds its lock."""
+    segments = Segments.open(files, directory)
+    doors = [_shm.eventfd() for _ in range(files.slots)]
+    try:
+        native = _shm.Port(*segments.fds[:3], segments.fds[3:], doors, SLOT_HOST, 0)
+        waiting = _waiting(native, range(files.slots, native.records()))
+        native.close()
+        return waiting
+    finally:
+        for fd in doors:
+            os.close(fd)
+        segments.close()

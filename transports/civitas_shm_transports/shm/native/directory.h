@@ -1,0 +1,159 @@
+/* The directory and the host's operations on a run: one writer, the host. Everything is allocated and filled first and
+ * published by one word last, so a host that is killed in the middle of any of these leaves nothing half done.
+ */
+#ifndef CV_DIRECTORY_H
+#define CV_DIRECTORY_H
+
+#include "port.h"
+
+static inline uint32_t cv_ring_log2(uint32_t capacity) {
+    uint32_t log2 = CV_RING_MIN_LOG2;
+    while (log2 < CV_RING_MAX_LOG2 && (1u << log2) <= capacity) log2++; /* one place more, for the MARK */
+    return log2;
+}
+
+static inline uint64_t cv_mailbox_size(const uint32_t capacity[CV_LANES]) {
+    uint64_t size = sizeof(cv_mailbox);
+    for (unsigned lane = 0; lane < CV_LANES; lane++) size += 8ull << cv_ring_log2(capacity[lane]);
+    return cv_align(size, CV_LINE);
+}
+
+/* Add a record and its mailbox. The index, or -errno (ENOSPC: shared memory full; ENOMEM: no record or address space
+ * left; EINVAL: impossible capacity or name). `mail_fd`: to ask the kernel for memory before it is touched. */
+static inline int64_t cv_directory_add(cv_run *run, int mail_fd, const char *name, size_t name_len,
+                                       const uint32_t capacity[CV_LANES], unsigned overflow, uint32_t replicas,
+                                       uint64_t first_lap) {
+    uint32_t index = cv_records(run);
+    if (!name_len || name_len > CV_NAME_MAX || overflow > CV_LATEST || !replicas || replicas > CV_SLOTS_MAX) return -EINVAL;
+    for (unsigned lane = 0; lane < CV_LANES; lane++)
+        if (!capacity[lane] || capacity[lane] >= 1u << CV_RING_MAX_LOG2) return -EINVAL;
+    if (index >= run->mailboxes) return -ENOMEM;
+    at_u64 *end = (at_u64 *)(run->directory + CV_DIR_MAIL_END);
+    uint64_t at = CV_PAGE, size = cv_mailbox_size(capacity);
+    if (index) { /* from the last record, not from a counter that could be ahead of it */
+        cv_record *last = cv_record_at(run, index - 1);
+        at = last->mail_at + last->mail_size;
+    }
+    if (size > run->mail_size || at > run->mail_size - size) return -ENOMEM;
+    uint64_t backed = at_load(end);
+    if (at + size > backed) {
+        uint64_t to = cv_align(at + size, 256u << 10);
+        if (to > run->mail_size) to = run->mail_size;
+        int rc;
+        do { rc = fallocate(mail_fd, 0, (off_t)backed, (off_t)(to - backed)) ? errno : 0; } while (rc == EINTR);
+        if (rc) return -rc;
+        at_store(end, to);
+    }
+    cv_mailbox *m = (cv_mailbox *)(run->mail + at);
+    memset(m, 0, size);
+    m->magic = CV_MAGIC ^ index;
+    m->index = index;
+    m->overflow = overflow;
+    m->replicas = replicas;
+    uint64_t ring_at = sizeof(cv_mailbox);
+    for (unsigned lane = 0; lane < CV_LANES; lane++) {
+        uint32_t log2 = cv_ring_log2(capacity[lane]);
+        m->capacity[lane] = capacity[lane];
+        m->ring_log2[lane] = log2;
+        m->ring_at[lane] = (uint32_t)ring_at;
+        uint64_t start = first_lap << log2; /* tests begin two laps before the wrap */
+        at_poke(&m->lane[lane].tail, start);
+        at_poke(&m->lane[lane].head, start);
+        at_u64 *ring = (at_u64 *)((uint8_t *)m + ring_at);
+        for (uint64_t i = 0; i < 1ull << log2; i++) at_poke(&ring[i], cv_word(first_lap, CV_EMPTY, 0, 0));
+        ring_at += 8ull << log2;
+    }
+    cv_record *r = cv_record_at(run, index);
+    memset(r, 0, sizeof *r);
+    r->mail_at = at;
+    r->mail_size = size;
+    for (unsigned lane = 0; lane < CV_LANES; lane++) {
+        r->capacity[lane] = capacity[lane];
+        r->ring_log2[lane] = (uint8_t)m->ring_log2[lane];
+    }
+    r->overflow = (uint8_t)overflow;
+    r->replicas = replicas;
+    r->name_len = (uint8_t)name_len;
+    memcpy(r->name, name, name_len);
+    at_poke(&r->word, CV_AGENT_OPEN);
+    at_release(cv_count(run), index + 1); /* SYNC POINT "record complete" */
+    return index;
+}
+
+/* Who reads from now on. In-hand entries of readers that are no longer in the set and are dead (`dead` bit set) go to
+ * the lowest reader of the new set, which redelivers them. */
+static inline void cv_set_readers(cv_run *run, uint32_t mailbox, uint64_t readers, uint64_t dead) {
+    cv_mailbox *m = cv_mailbox_at(run, mailbox);
+    if (!m) return;
+    if (readers) {
+        unsigned heir = (unsigned)__builtin_ctzll(readers);
+        for (unsigned e = 0; e < CV_HAND; e++) {
+            uint64_t meta = at_load(&m->hand[e].meta);
+            unsigned reader = cv_meta_reader(meta);
+            if (cv_meta_state(meta) == CV_HAND_RUNNING && (dead >> reader & 1) && !(readers >> reader & 1))
+                at_cas(&m->hand[e].meta, meta,
+                       cv_meta(cv_meta_position(meta), cv_meta_deliveries(meta), heir, CV_HAND_RUNNING));
+        }
+    }
+    at_store(&m->readers, readers); /* before the new reader's first scan */
+}
+
+/* Repair after proof of death, then wake everybody: its doorbells may be unrung, room it promised untold. */
+static inline unsigned cv_slot_recover(cv_run *run, unsigned dead) {
+    unsigned repaired = 0;
+    for (uint32_t index = 0; index < cv_records(run); index++) {
+        cv_mailbox *m = cv_mailbox_at(run, index);
+        cv_ring rings[CV_LANES];
+        bool sound = m != NULL;
+        for (unsigned lane = 0; sound && lane < CV_LANES; lane++) sound = cv_ring_of(run, index, m, lane, &rings[lane]);
+        if (!sound) continue;
+        repaired += mb_recover(m, rings, dead);
+        at_and(&m->listening, ~(1ull << dead));
+        at_and(&m->waiters, ~(1ull << dead));
+    }
+    return repaired;
+}
+
+static inline void cv_ring_all(cv_run *run) {
+    for (unsigned slot = 0; slot < run->slots; slot++) {
+        at_or(&cv_slot_at(run, slot)->alarm, CV_ALARM_SCAN | CV_ALARM_ROOM);
+        cv_door_write(run->door[slot]); /* whatever its parity: it may be about to sleep */
+    }
+}
+
+/* Processes that sleep beside work, announced or not: ring them, and count. Only a process that was stopped between
+ * publish and doorbell leaves such a state. Rung but not awake yet is no miss, so the same sleep must be seen in two
+ * polls. */
+static inline unsigned cv_safety_poll(cv_run *run) {
+    uint64_t beside_work = 0;
+    for (uint32_t index = run->slots; index < cv_records(run); index++) {
+        cv_mailbox *m = cv_mailbox_at(run, index);
+        uint64_t listening = m ? at_load(&m->listening) & at_load(&m->readers) : 0, refs[CV_HAND];
+        cv_ring r;
+        uint64_t waiting = 0;
+        for (unsigned lane = 0; listening && lane < CV_LANES; lane++)
+            if (cv_ring_of(run, index, m, lane, &r)) waiting += mb_waiting(&r);
+        /* A message in hand: its agent looks for the next one by itself. */
+        if (waiting && cv_hand_refs(m, refs) == 0) beside_work |= listening;
+    }
+    unsigned missed = 0;
+    for (unsigned slot = 1; slot < run->slots; slot++) {
+        cv_slot *s = cv_slot_at(run, slot);
+        uint64_t seq = at_load(&s->park_seq);
+        bool work = beside_work >> slot & 1 || at_load(&s->alarm) != 0;
+        for (uint32_t w = 0; !work && w < cv_bit_words(run); w++) work = at_load(&cv_slot_bits(run, slot)[w]) != 0;
+        if (!(seq & 1) || !work || at_load(&s->state) != CV_SLOT_LIVE) {
+            run->polled[slot] = 0;
+        } else if (run->polled[slot] == seq) {
+            missed++;
+            at_add(&s->missed, 1);
+            at_or(&s->alarm, CV_ALARM_SCAN | CV_ALARM_ROOM);
+            cv_door_write(run->door[slot]);
+        } else {
+            run->polled[slot] = seq;
+        }
+    }
+    return missed;
+}
+
+#endif

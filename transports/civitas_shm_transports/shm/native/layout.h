@@ -1,0 +1,249 @@
+/* The format: every offset, every word, who writes it. No algorithm here. LAYOUT.md draws the same with reasons.
+ *
+ * Rules of this file: offsets are computed, so the padding rule is visible; relations between constants are asserted;
+ * whatever changes a byte here raises CV_LAYOUT_VERSION, and attach refuses another version.
+ */
+#ifndef CV_LAYOUT_H
+#define CV_LAYOUT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "atomics.h"
+
+#define CV_MAGIC 0x314d485353495643ull /* "CVISSHM1" read as little endian */
+#define CV_LAYOUT_VERSION 1u
+
+#define CV_LINE 128u  /* two cache lines: Intel fetches them in pairs */
+#define CV_PAGE 4096u
+#define CV_GRANULE 64u
+#define CV_SLOTS_MAX 64u       /* process slots: 6 bits in a slot word, one bit each in `readers` and `waiters` */
+#define CV_MAILBOXES_MAX 65536u
+#define CV_HAND 64u            /* messages in hand of one mailbox at once, all readers together */
+#define CV_LANES 3u            /* control, priority, normal */
+#define CV_LANE_CONTROL 0u
+#define CV_LANE_PRIORITY 1u
+#define CV_LANE_NORMAL 2u
+#define CV_RING_MIN_LOG2 6u
+#define CV_RING_MAX_LOG2 16u   /* a position modulo lap width x ring must fit 32 bits of an in-hand entry */
+#define CV_CONTROL_LOG2 6u
+#define CV_NAME_MAX 183u       /* bytes of UTF-8 */
+
+#define CV_BLOCK (64u << 10)   /* what one size class takes at once */
+#define CV_EXTENT (1u << 20)   /* what is asked of the kernel at once */
+#define CV_BLOCK_GRANULES (CV_BLOCK / CV_GRANULE)
+#define CV_EXTENT_BLOCKS (CV_EXTENT / CV_BLOCK)
+
+enum { CV_KIND_DIRECTORY = 1, CV_KIND_CELLS = 2, CV_KIND_MAIL = 3, CV_KIND_ARENA = 4 };
+
+/* --- every segment starts so; written once by the host before anybody attaches ------------------------------- */
+typedef struct {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t kind;
+    uint8_t run_id[16];
+    uint64_t size_bytes;
+    uint32_t slots;
+    uint32_t mailboxes;
+    uint32_t owner; /* slot of an arena's writer */
+    uint32_t reserved;
+    uint64_t check; /* cv_mix of all bytes above */
+} cv_segment;
+
+/* --- directory segment ------------------------------------------------------------------------------------------
+ * page 0            cv_segment, then at CV_DIR_COUNT the number of records (host writes, release)
+ * CV_DIR_SLOTS      slot table, cv_slot_stride(mailboxes) bytes each
+ * after it          records, CV_RECORD bytes each, append-only
+ */
+#define CV_DIR_COUNT 512u
+#define CV_DIR_MAIL_END 640u /* bytes of the mail segment that are laid out; host only */
+#define CV_DIR_SLOTS CV_PAGE
+
+typedef struct {
+    /* line 0: parity of sleep. Odd = parked. Only the slot's process adds to it; never reset, not by a successor. */
+    at_u64 park_seq;
+    uint8_t pad0[CV_LINE - 8];
+    /* line 1: CV_ALARM_* bits; anybody sets, the slot's process exchanges. */
+    at_u64 alarm;
+    uint8_t pad1[CV_LINE - 8];
+    /* line 2: incarnation of the process (host writes before the spawn), its life state and pid (for people). */
+    at_u64 incarnation;
+    at_u64 state;
+    at_u64 pid;
+    at_u64 missed; /* wake-ups that only the host's safety poll found */
+    uint8_t pad2[CV_LINE - 32];
+    /* line 3: bit w = bitmap word w may be non-zero (16 words for 65536 mailboxes). Setter: anybody. */
+    at_u64 summary[16];
+    /* then: bitmap, one bit for each mailbox */
+} cv_slot;
+_Static_assert(sizeof(cv_slot) == 4 * CV_LINE, "a slot's head is four lines");
+
+#define CV_ALARM_SCAN 1u /* look at every mailbox: somebody died, or bits may be lost */
+#define CV_ALARM_ROOM 2u /* a mailbox you waited for may have room */
+
+#define CV_SLOT_FREE 0u
+#define CV_SLOT_LIVE 1u
+#define CV_SLOT_DEAD 2u
+
+static inline uint64_t cv_align(uint64_t value, uint64_t to) { return (value + to - 1) & ~(to - 1); }
+static inline uint64_t cv_slot_stride(uint32_t mailboxes) {
+    return cv_align(sizeof(cv_slot) + cv_align(mailboxes, 64) / 8, CV_LINE);
+}
+
+#define CV_RECORD 256u
+typedef struct {
+    at_u64 word;     /* CV_AGENT_* state (8 bits) | incarnation << 8; host only */
+    uint64_t mail_at; /* offset of the mailbox in the mail segment */
+    uint64_t mail_size;
+    uint32_t capacity[CV_LANES];
+    uint8_t ring_log2[CV_LANES];
+    uint8_t overflow;
+    uint32_t replicas;
+    uint8_t reserved[24];
+    uint8_t name_len;
+    char name[CV_NAME_MAX];
+} cv_record;
+_Static_assert(sizeof(cv_record) == CV_RECORD, "a record is 256 bytes");
+
+enum { CV_AGENT_OPEN = 1, CV_AGENT_CLOSED = 2 };
+enum { CV_BLOCK_SENDER = 0, CV_ERROR = 1, CV_DROP_OLDEST = 2, CV_LATEST = 3 };
+
+/* --- mail segment: mailboxes one after the other, from CV_PAGE on ------------------------------------------- */
+typedef struct {
+    /* line 0: written once, before the record is counted */
+    uint64_t magic; /* CV_MAGIC ^ index */
+    uint32_t index;
+    uint32_t overflow;
+    uint32_t capacity[CV_LANES];
+    uint32_t ring_log2[CV_LANES];
+    uint32_t ring_at[CV_LANES]; /* bytes from the start of this struct */
+    uint32_t replicas;
+    uint8_t pad0[CV_LINE - 56];
+    /* line 1: bit s = process slot s reads (host only); bit s = its agent is up and listens (that process; the host
+     * clears it after its death). The second only tells the safety poll whether a sleeper should be awake. */
+    at_u64 readers;
+    at_u64 listening;
+    uint8_t pad1[CV_LINE - 16];
+    /* line 2: bit s = process slot s waits for room here; setters: senders, exchanged by readers */
+    at_u64 waiters;
+    uint8_t pad2[CV_LINE - 8];
+    /* line 3: chunk of the committed state (ref, 0 = none); the reader's process only. hand_high: one more than the
+     * highest in-hand entry ever used, so that owners need not look at all 64. */
+    at_u64 state_ref;
+    at_u64 hand_high;
+    uint8_t pad3[CV_LINE - 16];
+    /* each lane: tail and head on lines of their own; hints, anyone may help them forward */
+    struct {
+        at_u64 tail;
+        uint8_t pad_tail[CV_LINE - 8];
+        at_u64 head;
+        uint8_t pad_head[CV_LINE - 8];
+    } lane[CV_LANES];
+    /* what is in hand: see cv_hand_* below; the reader named in `meta`, or the host after proof of its death */
+    struct {
+        at_u64 ref;
+        at_u64 meta;
+    } hand[CV_HAND];
+    /* then: rings of slot words, control, priority, normal */
+} cv_mailbox;
+_Static_assert(sizeof(cv_mailbox) == 4 * CV_LINE + CV_LANES * 2 * CV_LINE + CV_HAND * 16, "computed, not typed");
+
+/* slot word:  63      48 47  46 45   40 39            0
+ *            +----------+------+-------+---------------+
+ *            |   lap    | state| reader|      ref      |
+ *            +----------+------+-------+---------------+
+ * lap = position >> ring_log2, modulo 2^16. A FULL word of the lap that a reader expects *is* the commit. */
+enum { CV_EMPTY = 0, CV_FULL = 1, CV_TAKEN = 2, CV_MARK = 3 };
+#define CV_LAP_MASK 0xffffull
+#define CV_REF_MASK ((1ull << 40) - 1)
+
+static inline uint64_t cv_word(uint64_t lap, unsigned state, unsigned reader, uint64_t ref) {
+    return (lap & CV_LAP_MASK) << 48 | (uint64_t)state << 46 | (uint64_t)reader << 40 | (ref & CV_REF_MASK);
+}
+static inline uint64_t cv_word_lap(uint64_t word) { return word >> 48; }
+static inline unsigned cv_word_state(uint64_t word) { return (unsigned)(word >> 46) & 3u; }
+static inline unsigned cv_word_reader(uint64_t word) { return (unsigned)(word >> 40) & 63u; }
+static inline uint64_t cv_word_ref(uint64_t word) { return word & CV_REF_MASK; }
+/* How many laps a word is ahead (> 0) or behind (< 0) of the lap of a position, modulo the lap's width. */
+static inline int cv_lap_ahead(uint64_t word, uint64_t lap) { return (int16_t)(uint16_t)(cv_word_lap(word) - lap); }
+
+/* ref: arena (slot of its owner) 39..34 | granule 33..0; 0 = none, because granule 0 is the segment's header */
+static inline uint64_t cv_ref(unsigned arena, uint64_t granule) { return (uint64_t)arena << 34 | granule; }
+static inline unsigned cv_ref_arena(uint64_t ref) { return (unsigned)(ref >> 34) & 63u; }
+static inline uint64_t cv_ref_granule(uint64_t ref) { return ref & ((1ull << 34) - 1); }
+
+/* in-hand entry: ref word = ref | lane << 40; meta word = position (32) | deliveries (16) | reader (6) | state (2) */
+enum { CV_HAND_FREE = 0, CV_HAND_CLAIMED = 1, CV_HAND_RUNNING = 2 };
+static inline uint64_t cv_meta(uint64_t position, unsigned deliveries, unsigned reader, unsigned state) {
+    return (position & 0xffffffffull) | (uint64_t)(deliveries & 0xffff) << 32 | (uint64_t)reader << 48 |
+           (uint64_t)state << 54;
+}
+static inline uint32_t cv_meta_position(uint64_t meta) { return (uint32_t)meta; }
+static inline unsigned cv_meta_deliveries(uint64_t meta) { return (unsigned)(meta >> 32) & 0xffff; }
+static inline unsigned cv_meta_reader(uint64_t meta) { return (unsigned)(meta >> 48) & 63u; }
+static inline unsigned cv_meta_state(uint64_t meta) { return (unsigned)(meta >> 54) & 3u; }
+
+/* --- arena segment: header, map of extents, then chunks ------------------------------------------------------ */
+#define CV_ARENA_EXTENTS 4096u  /* bitmap: bit e = extent e is backed by memory; the owner writes, readers check */
+#define CV_ARENA_DATA (16u << 10)
+#define CV_ARENA_EXTENTS_MAX ((CV_ARENA_DATA - CV_ARENA_EXTENTS) * 8ull)
+
+/* chunk = this header, type bytes, payload; position and check are the last stores before the publish */
+typedef struct {
+    uint64_t check;
+    uint32_t granules;
+    uint32_t payload_len;
+    uint16_t type_len;
+    uint8_t codec;
+    uint8_t flags;
+    uint32_t mailbox;
+    uint32_t position; /* modulo 2^32: lap width x ring at most */
+    uint8_t lane;
+    uint8_t attempt;
+    uint16_t hops;
+    uint8_t id[16];
+    uint32_t sender;
+    int32_t priority;
+    uint64_t correlation; /* slot 6 | incarnation 18 | counter 40; 0 = nobody waits */
+    uint64_t deadline_ns;
+    uint64_t time_ns;
+    uint8_t trace_id[16];
+    uint8_t span_id[8];
+    uint8_t parent_span_id[8];
+    uint32_t seq;
+    uint32_t asker; /* of a reply: mailbox of the agent that asked, so that its cell can be cleared */
+    uint64_t reserved1;
+} cv_header;
+_Static_assert(sizeof(cv_header) == 128, "two granules; civitas_shm/messages.py HEADER is the same");
+_Static_assert(offsetof(cv_header, id) == 32 && offsetof(cv_header, trace_id) == 80, "messages.py reads these alone");
+
+enum { CV_FLAG_ASK = 1, CV_FLAG_REPLY = 2, CV_FLAG_FAILED = 4 };
+#define CV_LANE_STATE 3u /* in `lane` of a chunk that holds committed state instead of a message */
+
+static inline uint64_t cv_correlation(unsigned slot, uint64_t incarnation, uint64_t counter) {
+    return (uint64_t)slot << 58 | (incarnation & 0x3ffff) << 40 | (counter & ((1ull << 40) - 1));
+}
+static inline unsigned cv_correlation_slot(uint64_t c) { return (unsigned)(c >> 58); }
+static inline uint64_t cv_correlation_incarnation(uint64_t c) { return c >> 40 & 0x3ffff; }
+
+/* --- cells: numbers that anyone may read; relaxed stores by the process that runs the agent ------------------ */
+#define CV_HISTOGRAM 32u
+typedef struct {
+    at_u64 handled, sent, redelivered, dropped, garbage;
+    at_u64 busy_since_ns;
+    at_u64 asking;        /* 1 + mailbox whose reply is awaited, 0 = none */
+    at_u64 wants_room_in; /* 1 + mailbox, 0 = none */
+    at_u64 bytes_in, bytes_out;
+    at_u64 reserved[6];
+    at_u64 histogram[CV_HISTOGRAM]; /* handlers that took less than 2^i microseconds */
+} cv_cell;
+#define CV_CELL 384u
+_Static_assert(sizeof(cv_cell) == CV_CELL, "three line pairs");
+
+/* 64-bit mixing (multiply, fold the high half in); good enough to tell garbage from a header, not against forgers. */
+static inline uint64_t cv_mix1(uint64_t h, uint64_t v) {
+    __uint128_t product = (__uint128_t)(h ^ v ^ 0xa0761d6478bd642full) * 0x9e3779b97f4a7c15ull;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+#endif

@@ -1,0 +1,303 @@
+/* The mailbox: publish, take, release, close, recover. Names of the functions are those of the models.
+ *
+ * Guarantees (tests/native/models/mailbox.pml, lanes.pml, room.pml; the C harnesses of tests/native under sanitizers):
+ * - publish is one CAS: before it nothing happened, after it the message is committed. A process that is killed or
+ *   stopped at any instruction leaves no hole and blocks nobody;
+ * - a committed message is in a slot or in the in-hand table until its reader released it, however often readers die;
+ * - one sender's messages in one lane come out in order when one process reads;
+ * - never more than `capacity` messages wait in a lane.
+ * What they rest on: `head` and `tail` are hints that only ever grow and that anyone may help; truth is in the slots;
+ * positions never restart; the in-hand entry is written before the slot is emptied; an owner frees a chunk when the slot
+ * no longer holds it and then no in-hand entry does, looked at in this order.
+ * The dead: repaired only after proof of death (mb_recover). The naughty: every word is checked on a private copy, every
+ * loop is bounded.
+ */
+#ifndef CV_MAILBOX_H
+#define CV_MAILBOX_H
+
+#include "park.h"
+
+enum { MB_OK = 0, MB_FULL = -1, MB_CLOSED = -2 };
+#define MB_TRIES 100000u /* more than this many lost races in a row means corrupt words, not contention */
+
+static inline uint64_t mb_lap(const cv_ring *r, uint64_t position) { return position >> r->log2; }
+static inline at_u64 *mb_slot(const cv_ring *r, uint64_t position) { return &r->ring[position & r->mask]; }
+
+/* Move `head` over positions that are done. Anyone may; returns the head seen last. */
+static inline uint64_t mb_help_head(const cv_ring *r) {
+    uint64_t head = at_load(r->head);
+    for (uint64_t n = 0; n <= r->mask; n++) {
+        if (cv_lap_ahead(at_load(mb_slot(r, head)), mb_lap(r, head)) != 1) break;
+        head = at_cas(r->head, head, head + 1) ? head + 1 : at_load(r->head);
+    }
+    return head;
+}
+
+/* Wake whoever waits for room here. The caller has released a slot or an in-hand entry (seq_cst) before.
+ * SYNC POINT "waiter sees room": pairs with mb_wait. Looked at before it is exchanged, because nobody waits mostly. */
+static inline void mb_tell_waiters(cv_run *run, cv_mailbox *m) {
+    if (!at_load(&m->waiters)) return;
+    uint64_t waiters = at_xchg(&m->waiters, 0);
+    while (waiters) {
+        unsigned slot = (unsigned)__builtin_ctzll(waiters);
+        waiters &= waiters - 1;
+        if (slot < run->slots) cv_alarm(run, slot, CV_ALARM_ROOM);
+    }
+}
+
+/* Announce that this process waits for room. The caller posts once more after this before it sleeps. */
+static inline void mb_wait(cv_run *run, cv_mailbox *m) { at_or(&m->waiters, 1ull << run->me); }
+
+/* A position as headers and in-hand entries carry it: modulo lap width x ring. A producer that was stopped between its
+ * look and its CAS for exactly that many messages commits at a later position than it sealed; that is harmless then. */
+static inline uint32_t mb_short(const cv_ring *r, uint64_t position) {
+    return (uint32_t)(position & ((1ull << (16 + r->log2)) - 1));
+}
+
+/* Give a chunk its place and its check. Plain stores: the chunk is private until the CAS. */
+static inline void mb_seal(const cv_run *run, const cv_ring *r, cv_header *h, uint64_t position) {
+    h->position = mb_short(r, position);
+    h->check = cv_header_check(run, h);
+}
+
+/* Commit chunk `ref` (complete but for its seal; `h` is its header). *position is where it went.
+ * MB_FULL: capacity reached (or, after MB_TRIES lost races, given up); MB_CLOSED: the lane ends in a MARK. */
+static inline int mb_publish(cv_run *run, const cv_ring *r, cv_header *h, uint64_t ref, uint64_t *position) {
+    for (unsigned tries = 0; tries < MB_TRIES; tries++) {
+        uint64_t tail = at_load(r->tail), head = at_load(r->head);
+        if (tail - head > r->mask + 1) tail = head; /* a tail outside [head, head + N] says nothing */
+        if (tail - head >= r->capacity) {
+            if (mb_help_head(r) == head) {
+                /* Full, unless the hint `tail` ran ahead of an empty slot (a damaged word): then start from head. */
+                uint64_t at_head = at_load(mb_slot(r, head));
+                if (cv_lap_ahead(at_head, mb_lap(r, head)) == 0 && cv_word_state(at_head) == CV_EMPTY && at_load(r->head) == head)
+                    at_cas(r->tail, tail, head);
+                else if (cv_word_state(at_head) == CV_MARK)
+                    return MB_CLOSED;
+                else
+                    return MB_FULL;
+            }
+            continue;
+        }
+        at_u64 *slot = mb_slot(r, tail);
+        uint64_t word = at_load(slot), lap = mb_lap(r, tail);
+        int ahead = cv_lap_ahead(word, lap);
+        if (ahead == 0 && cv_word_state(word) == CV_EMPTY) {
+            mb_seal(run, r, h, tail);
+            /* SYNC POINT "message committed": chunk bytes are visible to whoever sees FULL; pairs with mb_take. */
+            if (at_cas(slot, word, cv_word(lap, CV_FULL, 0, ref))) {
+                at_cas(r->tail, tail, tail + 1);
+                *position = tail;
+                return MB_OK;
+            }
+        } else if (ahead == 0 && cv_word_state(word) == CV_MARK) {
+            return MB_CLOSED;
+        } else if (ahead >= 0) {
+            at_cas(r->tail, tail, tail + 1); /* taken by somebody who died or was stopped before helping */
+        } else if (mb_help_head(r) == head) {
+            return MB_FULL; /* the lap before is not released: full by ring */
+        }
+    }
+    return MB_FULL;
+}
+
+/* End a lane: nothing can be committed behind the MARK. Waits for nothing: the ring has more places than `capacity`
+ * or the MARK takes the place that a later lap will free. True when the lane is closed now. */
+static inline bool mb_close_lane(const cv_ring *r) {
+    for (unsigned tries = 0; tries < MB_TRIES; tries++) {
+        uint64_t tail = at_load(r->tail), head = at_load(r->head);
+        if (tail - head > r->mask + 1) tail = head;
+        at_u64 *slot = mb_slot(r, tail);
+        uint64_t word = at_load(slot), lap = mb_lap(r, tail);
+        int ahead = cv_lap_ahead(word, lap);
+        if (ahead == 0 && cv_word_state(word) == CV_MARK) return true;
+        if (ahead == 0 && cv_word_state(word) == CV_EMPTY) {
+            if (at_cas(slot, word, cv_word(lap, CV_MARK, 0, 0))) return true;
+        } else if (ahead >= 0) {
+            at_cas(r->tail, tail, tail + 1);
+        } else if (mb_help_head(r) == head) {
+            return false; /* ring full: the caller takes one message out and tries again */
+        }
+    }
+    return false;
+}
+
+/* Remove the oldest waiting message (overflow policies). FULL only: a message that is being taken is never dropped.
+ * *ref is what was removed; its chunk belongs to its owner again. */
+static inline bool mb_drop_oldest(const cv_ring *r, uint64_t *ref) {
+    uint64_t head = mb_help_head(r);
+    for (uint64_t position = head; position - head <= r->mask; position++) {
+        at_u64 *slot = mb_slot(r, position);
+        uint64_t word = at_load(slot);
+        int ahead = cv_lap_ahead(word, mb_lap(r, position));
+        if (ahead == 0 && cv_word_state(word) == CV_FULL) {
+            if (!at_cas(slot, word, cv_word(mb_lap(r, position) + 1, CV_EMPTY, 0, 0))) return false;
+            *ref = cv_word_ref(word);
+            mb_help_head(r);
+            return true;
+        }
+        if (ahead == 0 && cv_word_state(word) != CV_TAKEN) return false;
+        if (ahead < 0) return false;
+    }
+    return false;
+}
+
+typedef struct {
+    unsigned lane, entry, deliveries;
+    uint32_t position;
+    uint64_t ref;
+    bool garbage; /* the slot or the chunk did not check out; nothing is in hand, the slot was emptied */
+    cv_header header; /* private copy */
+    const uint8_t *body; /* type bytes, then payload: bounds checked, content untrusted */
+} mb_message;
+
+/* Check a chunk against the place it was found at. SYNC POINT "message committed". */
+static inline bool mb_read(const cv_run *run, uint32_t mailbox, unsigned lane, uint32_t position, uint64_t ref,
+                           mb_message *out) {
+    const uint8_t *at = cv_chunk_at(run, ref, sizeof(cv_header));
+    if (!at) return false;
+    memcpy(&out->header, at, sizeof out->header);
+    const cv_header *h = &out->header;
+    uint64_t size = (uint64_t)h->granules * CV_GRANULE;
+    if (h->check != cv_header_check(run, h) || h->mailbox != mailbox || h->lane != lane ||
+        h->position != position || sizeof *h + h->type_len + (uint64_t)h->payload_len > size)
+        return false;
+    at = cv_chunk_at(run, ref, size);
+    if (!at) return false;
+    out->body = at + sizeof *h;
+    return true;
+}
+
+/* A free in-hand entry, claimed for `reader`; CV_HAND when there is none. */
+static inline unsigned mb_claim(cv_mailbox *m, unsigned reader) {
+    for (unsigned i = 0; i < CV_HAND; i++) {
+        unsigned entry = (reader + i) % CV_HAND;
+        at_u64 *meta = &m->hand[entry].meta;
+        uint64_t seen = at_peek(meta);
+        if (cv_meta_state(seen) != CV_HAND_FREE || !at_cas(meta, seen, cv_meta(0, 0, reader, CV_HAND_CLAIMED))) continue;
+        for (uint64_t high = at_load(&m->hand_high); high <= entry && !at_cas(&m->hand_high, high, entry + 1);)
+            high = at_load(&m->hand_high);
+        return entry;
+    }
+    return CV_HAND;
+}
+
+/* Take the next message of one lane. 1 = taken, in hand, `out` filled; 0 = nothing waits; -1 = closed and drained;
+ * 2 = garbage was removed, call again. */
+static inline int mb_take_lane(cv_run *run, cv_mailbox *m, uint32_t mailbox, unsigned lane, const cv_ring *r,
+                               mb_message *out) {
+    uint64_t head = mb_help_head(r), position = head;
+    for (uint64_t n = 0; n <= r->mask; n++, position++) {
+        at_u64 *slot = mb_slot(r, position);
+        uint64_t word = at_load(slot), lap = mb_lap(r, position);
+        int ahead = cv_lap_ahead(word, lap);
+        if (ahead == 1) continue;               /* released by another reader, head not yet helped */
+        if (ahead == 0 && cv_word_state(word) == CV_TAKEN) continue; /* another reader's */
+        if (ahead == 0 && cv_word_state(word) == CV_EMPTY) return 0;
+        if (ahead == 0 && cv_word_state(word) == CV_MARK) return -1;
+        if (ahead != 0) {
+            if (at_load(r->head) != head || at_load(slot) != word) return 2; /* head was old; look again */
+            at_cas(slot, word, cv_word(lap + 1, CV_EMPTY, 0, 0));            /* a word that nobody writes */
+            out->garbage = true;
+            return 2;
+        }
+        uint64_t ref = cv_word_ref(word), taken = cv_word(lap, CV_TAKEN, run->me, ref);
+        if (!at_cas(slot, word, taken)) return 2; /* dropped, or another reader was faster */
+        out->lane = lane;
+        out->position = mb_short(r, position);
+        out->ref = ref;
+        out->deliveries = 1;
+        if (!mb_read(run, mailbox, lane, out->position, ref, out)) { /* only now: before the take it could be freed */
+            out->garbage = true;
+            at_store(slot, cv_word(lap + 1, CV_EMPTY, 0, 0));
+            mb_help_head(r);
+            return 2;
+        }
+        unsigned entry = mb_claim(m, run->me);
+        if (entry == CV_HAND) { /* 64 messages in hand: put it back */
+            at_store(slot, word);
+            return 0;
+        }
+        out->entry = entry;
+        /* In hand first, slot second: the owner looks at the slot first, so it sees the message in one of the two. */
+        at_release(&m->hand[entry].ref, ref | (uint64_t)lane << 40);
+        at_release(&m->hand[entry].meta, cv_meta(out->position, 1, run->me, CV_HAND_RUNNING));
+        at_store(slot, cv_word(lap + 1, CV_EMPTY, 0, 0)); /* SYNC POINT "waiter sees room" */
+        mb_help_head(r);
+        mb_tell_waiters(run, m);
+        return 1;
+    }
+    return 0;
+}
+
+/* Put a message that a dead predecessor had in hand into this process's hand again, its delivery count raised before
+ * anybody sees it. False: the entry is not for redelivery, or its chunk does not check out (then it is cleared and
+ * out->garbage says so). */
+static inline bool mb_redeliver(cv_run *run, cv_mailbox *m, uint32_t mailbox, unsigned entry, mb_message *out) {
+    uint64_t meta = at_load(&m->hand[entry].meta), word = at_load(&m->hand[entry].ref);
+    if (cv_meta_state(meta) != CV_HAND_RUNNING || cv_meta_reader(meta) != run->me) return false;
+    out->lane = (unsigned)(word >> 40) & 3u;
+    out->entry = entry;
+    out->ref = cv_word_ref(word);
+    out->position = cv_meta_position(meta);
+    out->deliveries = cv_meta_deliveries(meta) + 1;
+    if (out->deliveries > 0xffff) out->deliveries = 0xffff;
+    if (!mb_read(run, mailbox, out->lane, out->position, out->ref, out)) {
+        out->garbage = true;
+        at_store(&m->hand[entry].meta, cv_meta(0, 0, 0, CV_HAND_FREE));
+        return false;
+    }
+    at_store(&m->hand[entry].meta, cv_meta(out->position, out->deliveries, run->me, CV_HAND_RUNNING));
+    return true;
+}
+
+/* The handler has finished: the message is gone for good. False when the entry is not this process's. */
+static inline bool mb_release(cv_run *run, cv_mailbox *m, unsigned entry) {
+    if (entry >= CV_HAND) return false;
+    uint64_t meta = at_load(&m->hand[entry].meta);
+    if (cv_meta_state(meta) != CV_HAND_RUNNING || cv_meta_reader(meta) != run->me) return false;
+    at_store(&m->hand[entry].meta, cv_meta(0, 0, 0, CV_HAND_FREE)); /* SYNC POINT "waiter sees room": memory */
+    mb_tell_waiters(run, m);
+    return true;
+}
+
+/* After proof of the death of `dead`, host only: a half-taken message is finished when it is in hand already, else it
+ * waits again. What is in hand stays so, for the successor. Returns the slots repaired. Safe to be killed in and to
+ * be run again. */
+static inline unsigned mb_recover(cv_mailbox *m, const cv_ring rings[CV_LANES], unsigned dead) {
+    unsigned repaired = 0;
+    for (unsigned lane = 0; lane < CV_LANES; lane++) {
+        const cv_ring *r = &rings[lane];
+        uint64_t head = at_load(r->head);
+        for (uint64_t position = head; position - head <= r->mask; position++) {
+            at_u64 *slot = mb_slot(r, position);
+            uint64_t word = at_load(slot), lap = mb_lap(r, position);
+            if (cv_lap_ahead(word, lap) != 0 || cv_word_state(word) != CV_TAKEN || cv_word_reader(word) != dead) continue;
+            bool in_hand = false;
+            for (unsigned e = 0; e < CV_HAND && !in_hand; e++) {
+                uint64_t meta = at_load(&m->hand[e].meta);
+                in_hand = cv_meta_state(meta) == CV_HAND_RUNNING && cv_meta_reader(meta) == dead &&
+                          cv_meta_position(meta) == mb_short(r, position) &&
+                          at_load(&m->hand[e].ref) == (cv_word_ref(word) | (uint64_t)lane << 40);
+            }
+            at_cas(slot, word, in_hand ? cv_word(lap + 1, CV_EMPTY, 0, 0) : cv_word(lap, CV_FULL, 0, cv_word_ref(word)));
+            repaired++;
+        }
+        mb_help_head(r);
+    }
+    for (unsigned e = 0; e < CV_HAND; e++) { /* claimed, but nothing written in yet */
+        uint64_t meta = at_load(&m->hand[e].meta);
+        if (cv_meta_state(meta) == CV_HAND_CLAIMED && cv_meta_reader(meta) == dead)
+            at_cas(&m->hand[e].meta, meta, cv_meta(0, 0, 0, CV_HAND_FREE));
+    }
+    return repaired;
+}
+
+/* Messages that wait in a lane; out of date at once. */
+static inline uint64_t mb_waiting(const cv_ring *r) {
+    uint64_t tail = at_load(r->tail), head = at_load(r->head);
+    uint64_t n = tail - head;
+    return n > r->mask + 1 ? 0 : n;
+}
+
+#endif

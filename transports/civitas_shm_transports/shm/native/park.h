@@ -1,0 +1,132 @@
+/* Wake-up: ready bits, park word, doorbell. No system call while the receiver is awake.
+ *
+ * Guarantees (explored by tests/native/models/wake.pml and route.pml):
+ * - a message that is committed while its reader sleeps is found: by its bit, by the doorbell, or, when its sender died
+ *   between the two, by CV_ALARM_SCAN, which the host sets everywhere on any death before it rings;
+ * - a sleeping process is rung at most once by each sender for one sleep.
+ * What they rest on: bits are hints set after the publish; a bit is cleared before its mailbox is read; `park_seq` is
+ * made odd before the last look; all of these are seq_cst operations.
+ */
+#ifndef CV_PARK_H
+#define CV_PARK_H
+
+#include <errno.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "run.h"
+
+static inline uint64_t cv_now_ns(clockid_t clock) {
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+static inline void cv_door_write(int fd) {
+    uint64_t one = 1;
+    while (write(fd, &one, sizeof one) < 0 && errno == EINTR) {}
+    /* EAGAIN: the counter is full, so the door is ringing anyway. */
+}
+
+/* SYNC POINT "sleeper sees work": the caller has set a bit of `slot` (seq_cst) before; pairs with cv_park. */
+static inline void cv_bell(cv_run *run, unsigned slot) {
+    uint64_t seq = at_load(&cv_slot_at(run, slot)->park_seq);
+    if ((seq & 1) && seq != run->rung[slot]) {
+        run->rung[slot] = seq;
+        cv_door_write(run->door[slot]);
+    }
+}
+
+static inline void cv_alarm(cv_run *run, unsigned slot, uint64_t bits) {
+    at_or(&cv_slot_at(run, slot)->alarm, bits);
+    cv_bell(run, slot);
+}
+
+/* A message was committed into mailbox `index`: tell each of its readers. `readers` was loaded after the publish. */
+static inline void cv_notify(cv_run *run, uint32_t index, uint64_t readers) {
+    while (readers) {
+        unsigned slot = (unsigned)__builtin_ctzll(readers);
+        readers &= readers - 1;
+        if (slot >= run->slots) continue;
+        at_u64 *word = &cv_slot_bits(run, slot)[index / 64];
+        at_u64 *summary = &cv_slot_at(run, slot)->summary[index / 4096];
+        uint64_t bit = 1ull << (index % 64), summary_bit = 1ull << (index / 64 % 64);
+        /* Both seen set, word first: the reader has yet to take them, and reads the mailbox after that. Looking saves
+         * two locked operations a message in a burst. */
+        if (!(at_load(word) & bit)) at_or(word, bit);
+        if (!(at_load(summary) & summary_bit)) at_or(summary, summary_bit);
+        cv_bell(run, slot);
+    }
+}
+
+/* Whether anything is announced to this process. */
+static inline bool cv_announced(cv_run *run) {
+    cv_slot *slot = cv_slot_at(run, run->me);
+    if (at_load(&slot->alarm)) return true;
+    for (uint32_t w = 0; w < (cv_bit_words(run) + 63) / 64; w++)
+        if (at_load(&slot->summary[w])) return true;
+    return false;
+}
+
+/* Take what is announced: up to `room` mailbox numbers into `ready`, alarm bits into *alarm. Bits are cleared before
+ * the caller reads the mailboxes. What does not fit stays announced. */
+static inline uint32_t cv_collect(cv_run *run, uint32_t *ready, uint32_t room, uint64_t *alarm) {
+    cv_slot *slot = cv_slot_at(run, run->me);
+    at_u64 *bits = cv_slot_bits(run, run->me);
+    uint32_t words = cv_bit_words(run), n = 0;
+    *alarm = at_load(&slot->alarm) ? at_xchg(&slot->alarm, 0) : 0;
+    for (uint32_t s = 0; s < (words + 63) / 64; s++) {
+        if (!at_load(&slot->summary[s])) continue;
+        uint64_t summary = at_xchg(&slot->summary[s], 0);
+        while (summary) {
+            uint32_t w = s * 64 + (uint32_t)__builtin_ctzll(summary);
+            summary &= summary - 1;
+            if (w >= words) continue; /* a bit that no sender sets */
+            if (n + 64 > room) {
+                at_or(&slot->summary[s], 1ull << (w % 64) | summary);
+                return n;
+            }
+            uint64_t word = at_xchg(&bits[w], 0);
+            while (word) {
+                ready[n++] = w * 64 + (uint32_t)__builtin_ctzll(word);
+                word &= word - 1;
+            }
+        }
+    }
+    return n;
+}
+
+/* Spin until something is announced or `spin_ns` have passed. */
+static inline bool cv_spin(cv_run *run, uint64_t spin_ns) {
+    uint64_t until = 0;
+    for (unsigned turn = 0;; turn++) {
+        if (cv_announced(run)) return true;
+        at_pause();
+        if (turn % 16 == 0) { /* a clock read costs as much as several looks */
+            uint64_t now = cv_now_ns(CLOCK_MONOTONIC);
+            if (!until) until = now + spin_ns;
+            if (now >= until) return false;
+        }
+    }
+}
+
+/* SYNC POINT "sleeper sees work": odd first, then the last look. True = asleep: return to the event loop and wait for
+ * the doorbell. False = something came in between; awake again. */
+static inline bool cv_park(cv_run *run) {
+    at_u64 *seq = &cv_slot_at(run, run->me)->park_seq;
+    if (!(at_load(seq) & 1)) at_add(seq, 1);
+    if (!cv_announced(run)) return true;
+    at_add(seq, 1);
+    return false;
+}
+
+/* The doorbell was heard. One is added only if odd: the bell may be a stale one of an earlier sleep, and a blind
+ * increment would then say "asleep" while awake, and "awake" in the next sleep. */
+static inline void cv_unpark(cv_run *run) {
+    uint64_t count;
+    while (read(run->door[run->me], &count, sizeof count) < 0 && errno == EINTR) {}
+    at_u64 *seq = &cv_slot_at(run, run->me)->park_seq;
+    if (at_load(seq) & 1) at_add(seq, 1);
+}
+
+#endif

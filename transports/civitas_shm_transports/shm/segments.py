@@ -1,0 +1,352 @@
+"""Where a run's memory lives: run directory, locks, segments by name or without one, and what to do with what is left.
+
+Rules of this file:
+- `flock` on the run directory's `lock` says whether the owner (the host) lives; its inode is compared after locking,
+  because somebody may have removed the directory in between. Never a pid: pids come again;
+- a record lock on byte *slot* of `slots` says whether the process of that slot lives; it is released at death and not
+  inherited by fork. A dead host's run is touched only when all of them can be had;
+- names and sizes go into `run.json` before the segments are made and stay until after they are removed, so whatever dies
+  in between leaves something that the next `run` or `gc` can clean.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from civitas_shm.errors import RunAlive, SharedMemoryFull, TransportUnavailable
+from civitas_shm.transport import MemoryPlan
+
+from . import _shm
+from .names import open_named, remove_named
+
+__all__ = [
+    "KIND_ARENA", "KIND_CELLS", "KIND_DIRECTORY", "KIND_MAIL", "RunDirectory", "RunFiles", "Segments", "StaleRun",
+    "runs_directory", "stale_runs",
+]  # fmt: skip
+
+KIND_DIRECTORY: Final = 1
+KIND_CELLS: Final = 2
+KIND_MAIL: Final = 3
+KIND_ARENA: Final = 4
+
+ARENA_HEAD_BYTES: Final = 16 << 10
+"""Header and map of extents: what an arena takes before its first message."""
+START_BYTES: Final = 16 << 20
+"""What a run should find free in /dev/shm at its start; with less, its segments are files in the run directory."""
+
+Place = Literal["shm", "files", "memfd"]
+
+
+def runs_directory() -> Path:
+    """Where the directories of this user's runs are: $CIVITAS_SHM_DIR, else $XDG_RUNTIME_DIR, else the temporary one."""
+    chosen = os.environ.get("CIVITAS_SHM_DIR")
+    if chosen:
+        return Path(chosen)
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.access(runtime, os.W_OK):
+        return Path(runtime) / "civitas_shm"
+    return Path(tempfile.gettempdir()) / f"civitas_shm-{os.getuid()}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """What `run.json` says: enough to find, map and remove everything of a run."""
+
+    name: str
+    run_id: str
+    """32 hex digits."""
+    place: Place
+    prefix: str
+    """Segment names begin with it."""
+    slots: int
+    mailboxes: int
+    arena_bytes: int
+    mailbox_bytes: int
+    layout: int
+    created_s: float
+
+    def segments(self) -> list[tuple[str, int, int, int]]:
+        """(name, kind, size in bytes, owner slot) of each, in the order of `RunMemory.fds()` without the lock file."""
+        directory, cells = _shm.sizes(self.slots, self.mailboxes)
+        return [
+            (f"{self.prefix}-dir", KIND_DIRECTORY, directory, 0),
+            (f"{self.prefix}-cells", KIND_CELLS, cells, 0),
+            (f"{self.prefix}-mail", KIND_MAIL, self.mailbox_bytes, 0),
+            *((f"{self.prefix}-arena{slot}", KIND_ARENA, self.arena_bytes, slot) for slot in range(self.slots)),
+        ]
+
+
+class RunDirectory:
+    """The locked directory of one run. Held by the host for life; whoever holds it may remove or adopt the run."""
+
+    def __init__(self, path: Path, lock_fd: int) -> None:
+        self.path = path
+        self._lock_fd = lock_fd
+
+    @classmethod
+    def take(cls, path: Path) -> RunDirectory:
+        """Lock `path`, making it if need be. RunAlive when another process holds it."""
+        _private_directory(path.parent)
+        for _ in range(100):
+            path.mkdir(mode=0o700, exist_ok=True)
+            try:
+                fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            except FileNotFoundError:
+                continue  # removed by the owner that has just ended
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                raise RunAlive(
+                    f"A run named {path.name!r} is alive ({path}). Give this one another --name, or stop the other."
+                ) from None
+            try:
+                if os.stat(path / "lock").st_ino == os.fstat(fd).st_ino:
+                    return cls(path, fd)
+            except FileNotFoundError:
+                pass
+            os.close(fd)
+        raise RunAlive(f"{path} is made and removed by others faster than it can be locked.")
+
+    def files(self) -> RunFiles | None:
+        """What an earlier run left here, or None."""
+        try:
+            return RunFiles(**json.loads((self.path / "run.json").read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):
+            return None  # never completely written: no segment was made yet
+
+    def write(self, files: RunFiles) -> None:
+        """Note what is about to be made."""
+        new = self.path / "run.json.new"
+        new.write_text(json.dumps(asdict(files)))
+        os.replace(new, self.path / "run.json")
+
+    def open_slot_locks(self) -> int:
+        """The file of record locks, one byte a slot."""
+        return os.open(self.path / "slots", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def wait_for_the_dead(self, slots: int, patience_s: float = 2.0) -> None:
+        """Return once no process of an earlier host lives; RunAlive when one still does after `patience_s`.
+
+        They are killed by the kernel when their host dies, which takes a few milliseconds.
+        """
+        fd = self.open_slot_locks()
+        until = time.monotonic() + patience_s
+        try:
+            while True:
+                try:
+                    fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, slots)
+                    return
+                except OSError as error:
+                    if error.errno not in (errno.EAGAIN, errno.EACCES):
+                        raise
+                    if time.monotonic() > until:
+                        raise RunAlive(
+                            f"Processes of the dead run {self.path.name!r} still live; they hold locks of {self.path / 'slots'}."
+                        ) from None
+                    time.sleep(0.002)
+        finally:
+            os.close(fd)
+
+    def remove(self, files: RunFiles | None) -> None:
+        """Remove segments, then the directory; the lock goes last, with this process's hold on it."""
+        if files is not None:
+            for name, _, _, _ in files.segments():
+                if files.place == "shm":
+                    remove_named(name)
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the lock; what is in the directory stays."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+
+class Segments:
+    """The open segments of a run: descriptors, in the order of `RunFiles.segments()`."""
+
+    def __init__(self, files: RunFiles, fds: list[int]) -> None:
+        self.files = files
+        self.fds = fds
+
+    @classmethod
+    def create(cls, files: RunFiles, directory: Path) -> Segments:
+        """Make and format all; after a failure none is left."""
+        made = cls(files, [])
+        run_id = bytes.fromhex(files.run_id)
+        try:
+            for name, kind, size, owner in files.segments():
+                fd = _open(files.place, directory, name, create=True)
+                made.fds.append(fd)
+                os.ftruncate(fd, size)
+                back = {KIND_ARENA: ARENA_HEAD_BYTES, KIND_MAIL: 4096}.get(kind, size)
+                _shm.format(fd, kind, run_id, files.slots, files.mailboxes, owner, back)
+        except OSError as error:
+            made.close()
+            if files.place == "shm":
+                for name, _, _, _ in files.segments():
+                    remove_named(name)
+            if error.errno in (errno.ENOSPC, errno.ENOMEM):
+                raise SharedMemoryFull(_no_room(files)) from error
+            raise
+        return made
+
+    @classmethod
+    def open(cls, files: RunFiles, directory: Path) -> Segments:
+        """Open an earlier run's; ValueError with the reason when one is missing or damaged."""
+        opened = cls(files, [])
+        try:
+            for name, kind, size, _ in files.segments():
+                fd = _open(files.place, directory, name, create=False)
+                opened.fds.append(fd)
+                seen = _shm.inspect(fd, kind)
+                if isinstance(seen, str):
+                    raise ValueError(f"segment {name} is refused: {seen}")
+                if seen[2].hex() != files.run_id or os.fstat(fd).st_size != size:
+                    raise ValueError(f"segment {name} is not the one that run.json describes")
+        except FileNotFoundError as error:
+            opened.close()
+            raise ValueError(f"a segment is missing: {error.filename}") from error
+        except ValueError:
+            opened.close()
+            raise
+        return opened
+
+    def used_bytes(self) -> int:
+        """Memory that the kernel has really given."""
+        return sum(os.fstat(fd).st_blocks * 512 for fd in self.fds)
+
+    def close(self) -> None:
+        """Close the descriptors; the segments stay."""
+        for fd in self.fds:
+            os.close(fd)
+        self.fds.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class StaleRun:
+    """What a dead run left behind."""
+
+    name: str
+    run_id: str
+    waiting: int
+    """Messages that wait or were in hand; -1 when its memory cannot be read."""
+    size_bytes: int
+    path: Path
+
+
+def stale_runs(base: Path | None = None) -> list[StaleRun]:
+    """Runs of this user whose host is dead. Looks only: takes each lock for a moment and changes nothing."""
+    from .memory import count_waiting
+
+    found = []
+    base = base or runs_directory()
+    for path in sorted(base.iterdir()) if base.is_dir() else []:
+        if not (path / "lock").exists():
+            continue
+        try:
+            directory = RunDirectory.take(path)
+        except RunAlive:
+            continue
+        try:
+            files = directory.files()
+            waiting, size = 0, 0
+            if files is not None:
+                try:
+                    segments = Segments.open(files, path)
+                except ValueError:
+                    waiting = -1
+                else:
+                    size = segments.used_bytes()
+                    segments.close()
+                    waiting = sum(count_waiting(files, path).values())
+            found.append(StaleRun(path.name, files.run_id if files else "", waiting, size, path))
+        finally:
+            directory.release()
+    return found
+
+
+def remove_stale(run: StaleRun) -> None:
+    """Remove all of it, messages included. RunAlive when it has come to life meanwhile."""
+    directory = RunDirectory.take(run.path)
+    files = directory.files()
+    if files is not None:
+        directory.wait_for_the_dead(files.slots)
+    directory.remove(files)
+
+
+def new_run_files(name: str, plan: MemoryPlan) -> RunFiles:
+    """Choose id, place and names for a run that is about to be made."""
+    run_id = os.urandom(16).hex()
+    place: Place = "memfd" if plan.kind == "memfd" else "shm" if _shm_has_room() else "files"
+    if not 3 <= plan.slots <= _shm.SLOTS_MAX:
+        raise TransportUnavailable(f"A run has 3 to {_shm.SLOTS_MAX} process slots, not {plan.slots}.")
+    return RunFiles(
+        name=name,
+        run_id=run_id,
+        place=place,
+        prefix=f"civitas-{os.getuid()}-{name}-{run_id[:8]}",
+        slots=plan.slots,
+        mailboxes=max(min(plan.mailboxes + plan.slots, _shm.MAILBOXES_MAX), plan.slots),
+        arena_bytes=-(-max(plan.arena_bytes, 4 << 20) // (1 << 20)) * (1 << 20),
+        mailbox_bytes=-(-plan.mailbox_bytes // (1 << 20)) * (1 << 20),
+        layout=_shm.LAYOUT_VERSION,
+        created_s=time.time(),
+    )
+
+
+def _shm_has_room() -> bool:
+    try:
+        stat = os.statvfs("/dev/shm")
+    except OSError:
+        return False
+    return stat.f_bavail * stat.f_frsize >= START_BYTES
+
+
+def _no_room(files: RunFiles) -> str:
+    if files.place == "memfd":
+        return "The kernel gave no memory for the run's segments (memory limit of the container?)."
+    stat = os.statvfs("/dev/shm")
+    free = stat.f_bavail * stat.f_frsize >> 20
+    return (
+        f"/dev/shm has {free} MiB free of {stat.f_blocks * stat.f_frsize >> 20} MiB, too little to begin. "
+        "Make it larger (docker run --shm-size=1g; Kubernetes: an emptyDir with medium Memory at /dev/shm), "
+        "or remove what dead runs left there (civitas-shm gc)."
+    )
+
+
+def _open(place: Place, directory: Path, name: str, *, create: bool) -> int:
+    if place == "memfd":
+        fd = os.memfd_create(name, os.MFD_CLOEXEC)
+        os.fchmod(fd, 0o600)
+        return fd
+    if place == "shm":
+        return open_named(name, create=create)
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT | os.O_EXCL if create else 0)
+    return os.open(directory / name, flags, 0o600)
+
+
+def _private_directory(path: Path) -> None:
+    """Ours alone: 0700, owned by this user, no link; anything else is refused."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    stat = path.lstat()
+    if stat.st_uid != os.getuid() or stat.st_mode & 0o077:
+        if stat.st_uid == os.getuid() and not path.is_symlink():
+            path.chmod(0o700)
+            return
+        raise TransportUnavailable(
+            f"{path} must be a directory that belongs to this user alone (mode 0700). Set CIVITAS_SHM_DIR to one."
+        )

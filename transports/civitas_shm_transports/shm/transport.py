@@ -1,0 +1,278 @@
+"""The Port of shared memory: an asyncio face for the native calls.
+
+Rules of this file: no protocol is decided here (native/ does), only when to poll, spin and sleep. The hot operations of
+the Port are the native methods themselves, bound as attributes, so that no Python frame stands between.
+
+When it polls: after every poll that found something it comes again in the next turn of the loop (`call_soon`), so under
+load there is no system call and no wake-up. With nothing found it spins in slices, because a slice is the most that a
+callback which is ready in this process waits for it, and then parks. `add_reader` is called once for the life of the
+process (uvloop pays an epoll_ctl for each).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any, Final
+
+from civitas_shm.errors import SharedMemoryFull, TransportClosed
+from civitas_shm.messages import Cause
+from civitas_shm.transport import FULL, MailboxStats, Overflow, Reply
+
+from . import _shm
+
+__all__ = ["ShmPort", "attach", "read_stats"]
+
+SPIN_SLICE_NS: Final = 4_000
+"""One look of a spinning poll; a callback that is ready here waits at most this long for it."""
+
+LOOKS: Final = 2
+"""Empty turns of the loop that only look, before the spin begins."""
+
+ALARM_SCAN: Final = 1
+ALARM_ROOM: Final = 2
+
+OVERFLOW: Final[tuple[Overflow, ...]] = ("block", "error", "drop_oldest", "latest")
+
+_ports: weakref.WeakSet[ShmPort] = weakref.WeakSet()
+
+
+def _detach_in_child() -> None:
+    for port in _ports:
+        port._native.detach()
+
+
+os.register_at_fork(after_in_child=_detach_in_child)
+
+
+class ShmPort:
+    """One process's door to a run in shared memory. The contract is `civitas_shm.transport.Port`."""
+
+    def __init__(self, native: _shm.Port, slot: int, slots: int, door_fd: int, spin_ns: int) -> None:
+        self.slot = slot
+        self._native = native
+        self._slots = slots
+        self._door_fd = door_fd
+        self._turns_before_park = LOOKS + spin_ns // SPIN_SLICE_NS if spin_ns else 1
+        self._idle_turns = 0
+        self._awake = False
+        self._stopped = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pending: dict[int, asyncio.Future[Reply]] = {}
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._room: list[asyncio.Future[None]] = []
+        self._names: dict[str, int] = {}
+        self._records_read = 0
+        # The hot operations, without a Python frame between.
+        self.post = native.post
+        self.post_reply = native.post_reply
+        self.take = native.take
+        self.release = native.release
+        self.commit_state = native.commit_state
+        self.stored_state = native.stored_state
+        self._poll = native.poll
+        self._post_ask = native.post_ask
+        _ports.add(self)
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        loop.add_reader(self._door_fd, self._on_door)
+        self._wake()
+
+    def stop(self) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._door_fd)
+        for future in [*self._pending.values(), *self._room]:
+            if not future.done():
+                future.set_exception(TransportClosed("This process has left the run."))
+        self._pending.clear()
+        self._room.clear()
+        self._handlers.clear()
+        self._native.close()
+
+    # --- when to poll -------------------------------------------------------------------------------------------------
+
+    def _on_door(self) -> None:
+        self._native.unpark()
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._awake and self._loop is not None:
+            self._awake = True
+            self._idle_turns = 0
+            self._loop.call_soon(self._drain)
+
+    def _drain(self) -> None:
+        if self._stopped:
+            return
+        assert self._loop is not None
+        idle = self._idle_turns
+        if idle < self._turns_before_park:
+            # The first empty turns only look: callbacks of this process that are ready have theirs. Then spin in slices.
+            found = self._poll(SPIN_SLICE_NS if idle >= LOOKS else 0, False)
+            if found is None:
+                self._idle_turns = idle + 1
+                self._loop.call_soon(self._drain)
+                return
+        else:
+            found = self._poll(0, True)
+            if found is None:  # asleep; the doorbell will ring
+                self._awake = False
+                return
+        mailboxes, replies, alarm = found
+        if replies:
+            pending = self._pending
+            for correlation, header, type_, sender, payload, failed in replies:
+                future = pending.pop(correlation, None)
+                if future is not None and not future.done():
+                    future.set_result((header, type_, sender, payload, failed))
+            if self._room:
+                alarm |= ALARM_ROOM  # places for asks are free again
+        handlers = self._handlers
+        if alarm & ALARM_SCAN:
+            for handler in list(handlers.values()):
+                handler()
+        else:
+            for mailbox in mailboxes:
+                ready = handlers.get(mailbox)
+                if ready is not None:
+                    ready()
+        if alarm and self._room:
+            waiting, self._room = self._room, []
+            for room in waiting:
+                if not room.done():
+                    room.set_result(None)
+        self._idle_turns = 0
+        self._loop.call_soon(self._drain)
+
+    # --- sending ------------------------------------------------------------------------------------------------------
+
+    def post_ask(
+        self,
+        mailbox: int,
+        payload: bytes,
+        type: str,
+        sender: int,
+        future: asyncio.Future[Reply],
+        deadline_ns: int,
+        cause: Cause | None = None,
+        lane: int = 2,
+        priority: int = 0,
+    ) -> int:
+        if len(self._pending) >= _shm.REPLY_PLACES:
+            return FULL
+        correlation = self._post_ask(mailbox, payload, type, sender, deadline_ns, cause, lane, priority)
+        if correlation > 0:
+            self._pending[correlation] = future
+            if not self._awake:  # the reply is near: look for it before sleeping
+                self._native.unpark()
+                self._wake()
+        return correlation
+
+    def forget(self, correlation: int) -> None:
+        self._pending.pop(correlation, None)
+
+    def room(self, mailbox: int) -> asyncio.Future[None]:
+        assert self._loop is not None
+        future = self._loop.create_future()
+        if self._native.want_room(mailbox):
+            future.set_result(None)
+            return future
+        used, backed, _, refusal = self._native.memory()
+        if refusal and used == 0:
+            future.set_exception(
+                SharedMemoryFull(
+                    f"Shared memory cannot grow: {os.strerror(refusal)}; this process has {backed >> 20} MiB of it. "
+                    "Make /dev/shm larger (docker run --shm-size=1g), or stop other runs (civitas-shm gc)."
+                )
+            )
+            return future
+        self._room.append(future)
+        return future
+
+    # --- names --------------------------------------------------------------------------------------------------------
+
+    def resolve(self, name: str) -> int:
+        mailbox = self._names.get(name, -1)
+        if mailbox >= 0:
+            return mailbox
+        self._read_records()
+        return self._names.get(name, -1)
+
+    def names(self) -> list[str]:
+        self._read_records()
+        return [name for name, mailbox in self._names.items() if self._native.record(mailbox)[1]]
+
+    def _read_records(self) -> None:
+        count = self._native.records()
+        for mailbox in range(max(self._records_read, self._slots), count):
+            self._names[self._native.record(mailbox)[0]] = mailbox  # a later record of a name replaces an earlier one
+        self._records_read = count
+
+    # --- receiving ----------------------------------------------------------------------------------------------------
+
+    def listen(self, mailbox: int, on_ready: Callable[[], None]) -> None:
+        assert self._loop is not None
+        self._native.listen(mailbox, True)
+        self._handlers[mailbox] = on_ready
+        self._loop.call_soon(self._look, mailbox)
+
+    def _look(self, mailbox: int) -> None:
+        ready = self._handlers.get(mailbox)
+        if ready is not None:
+            ready()
+
+    def unlisten(self, mailbox: int) -> None:
+        if self._handlers.pop(mailbox, None) is not None and not self._stopped:
+            self._native.listen(mailbox, False)
+
+    def stats(self, mailbox: int) -> MailboxStats:
+        return read_stats(self._native, mailbox)
+
+
+def read_stats(native: _shm.Port, mailbox: int) -> MailboxStats:
+    """One reading of a mailbox and its cell."""
+    name, is_open = native.record(mailbox)
+    (overflow, capacity, waiting, in_hand, handled, sent, redelivered, dropped, garbage, busy_since_ns, asking, room,
+     readers, histogram, _, _) = native.stats(mailbox)  # fmt: skip
+    return MailboxStats(
+        name=name,
+        capacity=capacity,
+        waiting=waiting,
+        in_hand=in_hand,
+        handled=handled,
+        sent=sent,
+        redelivered=redelivered,
+        dropped=dropped,
+        garbage=garbage,
+        busy_since_ns=busy_since_ns,
+        handler_ns=tuple(histogram),
+        readers=tuple(slot for slot in range(_shm.SLOTS_MAX) if readers >> slot & 1),
+        closed=not is_open,
+        asking=asking,
+        wants_room_in=room,
+        overflow=OVERFLOW[overflow],
+    )
+
+
+def attach(spec: dict[str, Any], fds: list[int]) -> ShmPort:
+    """Join a run: map its segments as the process of `spec["slot"]`, after taking the lock that proves we live.
+
+    `fds` as `RunMemory.fds()` gives them: directory, cells, mail, slot locks, then arenas and doorbells by slot. They
+    stay open for the life of the process: closing any descriptor of the lock file would release the lock.
+    ValueError when a segment does not check out; BlockingIOError when another process holds the slot.
+    """
+    slot, slots = int(spec["slot"]), int(spec["slots"])
+    directory, cells, mail, locks = fds[:4]
+    arenas, doors = fds[4 : 4 + slots], fds[4 + slots : 4 + 2 * slots]
+    fcntl.lockf(locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
+    native = _shm.Port(directory, cells, mail, arenas, doors, slot, int(spec["incarnation"]))
+    return ShmPort(native, slot, slots, doors[slot], int(spec["spin_ns"]))
