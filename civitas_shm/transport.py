@@ -290,6 +290,10 @@ class RunMemory(Protocol):
         """What `attach` needs beside the descriptors; plain values."""
         ...
 
+    def incarnation(self, slot: int) -> int:
+        """The last incarnation of a slot, 0 when it was never used: an adopted run goes on counting from it."""
+        ...
+
     def add_mailbox(self, spec: MailboxSpec) -> int:
         """Make a mailbox and publish its name. An open one of the same name (an adopted run) is returned as it is."""
         ...
