@@ -319,7 +319,7 @@ class Seat:
         if header is None or not header[_FLAGS] & FLAG_ASK:
             return
         fields = {"type": type(error).__qualname__, "text": _clean(str(error)), "traceback": _clean(text)}
-        self._port.post_reply(header, encode(fields), "error", self.mailbox, failed=True)
+        self._port.post_reply(header, encode(fields), "error", self.mailbox, True)
 
     # --- state ----------------------------------------------------------------------------------------------------
 

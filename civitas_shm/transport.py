@@ -158,6 +158,8 @@ class MemoryPlan:
 class Port(Protocol):
     """One process's door. All operations run on the thread of the loop given to `start`; none blocks.
 
+    The hot operations take their arguments by position, so that they may be native functions.
+
     Guarantees: a post that returned SENT is committed: it survives the death of this and any other process.
     Messages of one sender to one mailbox and lane with one reader are handed over in the order of their posts.
     """
@@ -194,6 +196,7 @@ class Port(Protocol):
         cause: Cause | None = None,
         lane: int = 2,
         priority: int = 0,
+        /,
     ) -> int:
         """Commit one message. Returns SENT, FULL, CLOSED, NO_MEMORY or TOO_LARGE; the bytes are copied.
 
@@ -224,14 +227,14 @@ class Port(Protocol):
         """Nobody waits any more: a late reply is counted and dropped. Unknown correlations are ignored."""
         ...
 
-    def post_reply(self, cause: Cause, payload: bytes, type: str, sender: int, failed: bool = False) -> bool:
+    def post_reply(self, cause: Cause, payload: bytes, type: str, sender: int, failed: bool = False, /) -> bool:
         """Answer the message whose header is `cause`. Never waits: the asker keeps a place for it.
 
         False when the asker is gone, its deadline has passed, or the message was no ask: the reply was dropped.
         """
         ...
 
-    def take(self, mailbox: int, done: int = -1) -> Delivery | None:
+    def take(self, mailbox: int, done: int = -1, /) -> Delivery | None:
         """Release `done` (a token of this mailbox, or -1), then take the next message: redelivered ones first, then by lane.
 
         The message is in hand from here on: if this process dies before `release`, its successor gets it again with
@@ -239,11 +242,11 @@ class Port(Protocol):
         """
         ...
 
-    def release(self, mailbox: int, token: int) -> None:
+    def release(self, mailbox: int, token: int, /) -> None:
         """The handler has finished with the message; it is gone for good."""
         ...
 
-    def commit_state(self, mailbox: int, token: int, state: bytes) -> int:
+    def commit_state(self, mailbox: int, token: int, state: bytes, /) -> int:
         """Store the agent's state together with the identity of the message in hand, by one word.
 
         After it, a redelivery of that message is recognised (`stored_state` carries its id). SENT, NO_MEMORY or TOO_LARGE.
@@ -251,7 +254,7 @@ class Port(Protocol):
         """
         ...
 
-    def stored_state(self, mailbox: int) -> tuple[bytes, bytes] | None:
+    def stored_state(self, mailbox: int, /) -> tuple[bytes, bytes] | None:
         """(state, id of the message it was committed with), or None when none was ever committed."""
         ...
 

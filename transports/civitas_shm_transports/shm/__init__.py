@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 
 if sys.platform != "linux":
-    raise ImportError(f"shared-memory mailboxes need Linux (eventfd, pidfd, futex-free wake-up), this is {sys.platform}")
+    raise ImportError(
+        f"shared-memory mailboxes need Linux (eventfd, pidfd, futex-free wake-up), this is {sys.platform}"
+    )
 
 from civitas_shm.transport import TransportModule
 

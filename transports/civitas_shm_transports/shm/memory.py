@@ -48,7 +48,7 @@ class ShmRunMemory:
         self.place = files.place
         self._slot_locks = directory.open_slot_locks()
         self._doors = [_shm.eventfd() for _ in range(files.slots)]
-        self._native = _shm.Port(*segments.fds[:3], segments.fds[3:], self._doors, SLOT_HOST, 1)
+        self._native = _native_port(segments, self._doors, 1)
 
     # --- for the processes of the run ---------------------------------------------------------------------------------
 
@@ -74,7 +74,8 @@ class ShmRunMemory:
             if stats.capacity != spec.capacity or stats.overflow != spec.overflow:
                 raise ConfigurationError(
                     f"agent {spec.name!r}: its mailbox in the resumed run has {stats.capacity} places and policy "
-                    f"{stats.overflow!r}, the topology wants {spec.capacity} and {spec.overflow!r}. Keep them, or start --fresh."
+                    f"{stats.overflow!r}, the topology wants {spec.capacity} and {spec.overflow!r}. "
+                    "Keep them, or start --fresh."
                 )
             return known
         most = _shm.CAPACITY_MAX
@@ -94,7 +95,9 @@ class ShmRunMemory:
                 raise ConfigurationError(
                     f"agent {name!r}: the run has {most:,} mailboxes and all are taken; raise transport.mailboxes."
                 ) from error
-            raise SharedMemoryFull(f"There is no shared memory for the mailbox of {name!r}: {error.strerror}.") from error
+            raise SharedMemoryFull(
+                f"There is no shared memory for the mailbox of {name!r}: {error.strerror}."
+            ) from error
 
     def _find(self, name: str) -> int | None:
         for mailbox in self._agents():
@@ -278,6 +281,11 @@ def _adopt(directory: RunDirectory, old: RunFiles, plan: MemoryPlan, resume: boo
     return None
 
 
+def _native_port(segments: Segments, doors: list[int], incarnation: int) -> _shm.Port:
+    directory, cells, mail, *arenas = segments.fds
+    return _shm.Port(directory, cells, mail, arenas, doors, SLOT_HOST, incarnation)
+
+
 def _waiting(native: _shm.Port, mailboxes: range) -> dict[str, int]:
     found: dict[str, int] = {}
     for mailbox in mailboxes:
@@ -292,7 +300,7 @@ def count_waiting(files: RunFiles, directory: Path) -> dict[str, int]:
     segments = Segments.open(files, directory)
     doors = [_shm.eventfd() for _ in range(files.slots)]
     try:
-        native = _shm.Port(*segments.fds[:3], segments.fds[3:], doors, SLOT_HOST, 0)
+        native = _native_port(segments, doors, 0)
         waiting = _waiting(native, range(files.slots, native.records()))
         native.close()
         return waiting

@@ -11,7 +11,7 @@ import os
 __all__ = ["open_named", "remove_named"]
 
 try:
-    import posix_ipc
+    import posix_ipc  # type: ignore[import-not-found, unused-ignore]  # it ships no types
 except ImportError:  # Python 3.14 and later
     posix_ipc = None
 

@@ -47,7 +47,7 @@ Place = Literal["shm", "files", "memfd"]
 
 
 def runs_directory() -> Path:
-    """Where the directories of this user's runs are: $CIVITAS_SHM_DIR, else $XDG_RUNTIME_DIR, else the temporary one."""
+    """Where this user's run directories are: in $CIVITAS_SHM_DIR, else $XDG_RUNTIME_DIR, else the temporary one."""
     chosen = os.environ.get("CIVITAS_SHM_DIR")
     if chosen:
         return Path(chosen)
@@ -153,7 +153,8 @@ class RunDirectory:
                         raise
                     if time.monotonic() > until:
                         raise RunAlive(
-                            f"Processes of the dead run {self.path.name!r} still live; they hold locks of {self.path / 'slots'}."
+                            f"Processes of the dead run {self.path.name!r} still live; they hold locks of "
+                            f"{self.path / 'slots'}."
                         ) from None
                     time.sleep(0.002)
         finally:

@@ -90,7 +90,8 @@ class ShmPort:
         self._stopped = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._door_fd)
-        for future in [*self._pending.values(), *self._room]:
+        waiting: list[asyncio.Future[Any]] = [*self._pending.values(), *self._room]
+        for future in waiting:
             if not future.done():
                 future.set_exception(TransportClosed("This process has left the run."))
         self._pending.clear()
@@ -116,7 +117,7 @@ class ShmPort:
         assert self._loop is not None
         idle = self._idle_turns
         if idle < self._turns_before_park:
-            # The first empty turns only look: callbacks of this process that are ready have theirs. Then spin in slices.
+            # The first empty turns only look, so that callbacks of this process have theirs; then it spins in slices.
             found = self._poll(SPIN_SLICE_NS if idle >= LOOKS else 0, False)
             if found is None:
                 self._idle_turns = idle + 1
