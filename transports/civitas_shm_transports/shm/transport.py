@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from civitas_shm.errors import SharedMemoryFull, TransportClosed
-from civitas_shm.messages import Cause
+from civitas_shm.messages import HEADER, Cause
 from civitas_shm.transport import FULL, MailboxStats, Overflow, Reply
 
 from . import _shm
@@ -53,6 +53,8 @@ class ShmPort:
 
     def __init__(self, native: _shm.Port, slot: int, slots: int, door_fd: int, spin_ns: int) -> None:
         self.slot = slot
+        limit_bytes = native.memory()[2]
+        self.payload_max_bytes = limit_bytes // 8 * 7 // 2 - HEADER.size  # as port_chunk in native/port.h
         self._native = native
         self._slots = slots
         self._door_fd = door_fd
