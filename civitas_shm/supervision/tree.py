@@ -277,11 +277,14 @@ class _Step:
         self._set_timer(TimerTarget(supervisor.name, tuple(names)), self._now_s + delay_s)
 
     def _clear(self, supervisor: SupervisorState, group: int, delay_s: float) -> None:
-        """Take down what falls with a child of `group`; wider, if something is being taken down already."""
+        """Take down what falls with a child of `group`.
+
+        When something is being taken down already, the child stood before it (else it had fallen with it): the new
+        scope is the wider one, and the longer backoff holds.
+        """
         scope = first_fallen_group(supervisor.spec.strategy, group, len(supervisor.groups))
         hold_until_s = self._now_s + delay_s
         if supervisor.phase is not Phase.UP:
-            scope = min(scope, supervisor.scope)
             hold_until_s = max(hold_until_s, supervisor.hold_until_s)
         self._cancel_timers(supervisor)
         supervisor = self._set(

@@ -389,6 +389,15 @@ def test_a_fall_during_the_backoff_of_the_group_widens_it() -> None:
     assert driver.send(Timer(timer_of(actions).id)) == [StartChild("a", 2)]
 
 
+def test_a_death_that_does_not_count_does_not_cut_short_the_backoff_of_the_group() -> None:
+    driver = Driver(supervisor("a", "b", strategy="REST_FOR_ONE", backoff_base_s=5.0)).start()
+    driver.fail("b")
+    timer_of(driver.fail("b"))
+    actions = driver.kill("a", counts=False)
+    assert timer_of(actions).at_s == 1005.0
+    assert started(actions) == []
+
+
 def test_a_temporary_child_does_not_return_with_its_group_and_a_transient_one_does() -> None:
     children = (agent("a", "transient"), agent("b", "temporary"), agent("c"))
     driver = Driver(supervisor(*children, strategy="ONE_FOR_ALL")).start()
