@@ -14,6 +14,7 @@ Any process may be killed at any instruction and the totals stay exact, because 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sysconfig
@@ -85,9 +86,14 @@ class Analyser(AgentProcess):
         warnings.simplefilter("ignore", DeprecationWarning)
 
     async def handle(self, message: Message) -> None:
-        root, chunk = message.payload["root"], message.payload["chunk"]
-        rows = [measure_file(root, path) for path in message.payload["files"]]
+        root, chunk, files = (message.payload[key] for key in ("root", "chunk", "files"))
+        # In a thread, so that the walker and the report, which may live in the same process, are not kept waiting.
+        rows = await asyncio.to_thread(_measure_files, root, files)
         await self.send("report", {"chunk": chunk, "rows": msgspec.msgpack.encode(rows)}, message_type="rows")
+
+
+def _measure_files(root: bytes, files: list[bytes]) -> list[FileRow]:
+    return [measure_file(root, path) for path in files]
 
 
 class Report(AgentProcess):
@@ -109,14 +115,14 @@ class Report(AgentProcess):
         if message.type == "end":
             self.state["end"] = message.payload
         else:
-            self.state["chunks"][str(message.payload["chunk"])] = message.payload["rows"]
+            self.state["chunks"][message.payload["chunk"]] = message.payload["rows"]
         await self._finish_when_complete()
 
     async def _finish_when_complete(self) -> None:
         end, chunks = self.state["end"], self.state["chunks"]
         if end is None or len(chunks) < end["chunks"]:
             return
-        rows = [row for number in range(end["chunks"]) for row in _unpack(chunks[str(number)])]
+        rows = [row for number in range(end["chunks"]) for row in _unpack(chunks[number])]
         report = summary(os.fsdecode(end["root"]), rows)
         try:
             write_json(self._out, report)
