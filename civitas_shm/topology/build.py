@@ -28,6 +28,8 @@ __all__ = ["Builder"]
 
 MAIN: Final = "main"
 """The process of the caller."""
+HOST: Final = "host"
+"""The supervising process; no agents run in it."""
 
 TRANSPORTS_NOT_YET: Final = frozenset(["zmq", "nats"])
 NODES_NOT_YET: Final = frozenset(
@@ -207,6 +209,9 @@ class Builder:
         if block.replicas > 1 and block.state == "shm":
             text = "state: shm belongs to one reader; an agent with replicas cannot have it"
             self.checker.at_value((*path, "state"), text)
+        if block.process == HOST:
+            text = f"the process {HOST!r} runs no agents; use {MAIN!r} for the caller's own process"
+            self.checker.at_value((*path, "process"), text)
         if block.replicas > 1 and block.process is not None:
             text = f"{block.replicas} replicas run in {block.replicas} processes of the pool; leave out process"
             self.checker.at_value((*path, "process"), text)
@@ -233,13 +238,14 @@ class Builder:
             problem = schema.name_problem(str(key))
             if problem is not None:
                 self.checker.at_key(path, problem)
+            if key in (MAIN, HOST):
+                text = (
+                    f"{key} is not started by the pool: pin and limit it from outside (taskset, nice), and remove this"
+                )
+                self.checker.at_key(path, text)
             block = self.checker.block(schema.Process, value, path)
             if block is None:
                 continue
-            if key == MAIN:
-                for setting in block.model_fields_set:
-                    text = "main is the caller's own process; it can be neither pinned nor limited from here"
-                    self.checker.at_key((*path, setting), text)
             processes.append(ProcessSpec(name=str(key), **block.model_dump()))
         return processes
 

@@ -20,7 +20,6 @@ name: atlas
 transport: {type: shm, arena_mb: 16, segments: memfd, options: {a: 1}}
 processes:
   w1: {cpus: [0, 1], nice: 5, gpu: [0], env: {OMP: "1"}, memory_limit_mb: 512, numa: 0}
-  main: {}
   w2:
 pool: {size: 2, standby: 0, pin: false}
 stop: {drain: all, timeout_s: 5}
@@ -106,7 +105,7 @@ def test_every_key_arrives_in_the_model() -> None:
         ],
     )
     w1 = ProcessSpec("w1", cpus=[0, 1], nice=5, env={"OMP": "1"}, gpu=[0], numa=0, memory_limit_mb=512)
-    assert spec.processes == [w1, ProcessSpec("main"), ProcessSpec("w2")]
+    assert spec.processes == [w1, ProcessSpec("w2")]
     assert (spec.pool.size, spec.pool.standby, spec.pool.pin) == (2, 0, False)
     assert (spec.stop.drain, spec.stop.timeout_s) == ("all", 5)
     assert (spec.logging.level, spec.logging.agents, spec.logging.format) == ("DEBUG", {"walker": "ERROR"}, "json")
@@ -269,6 +268,10 @@ TABLE = [
         "3:57: supervision.children[0].agent.process: 2 replicas run in 2 processes of the pool; leave out process",
     ),
     (
+        agent_yaml("name: a, type: m.A, process: host"),
+        "3:44: supervision.children[0].agent.process: the process 'host' runs no agents; use 'main' for the caller's",
+    ),
+    (
         "processes: {worker: {}}\n" + agent_yaml("name: a, type: m.A, process: wroker"),
         "4:44: supervision.children[0].agent.process: the process 'wroker' is not declared under processes; did",
     ),
@@ -297,7 +300,8 @@ TABLE = [
         "1:26: processes.w.env.A: should be text, not the number 1; put it in",
     ),
     ("processes: {w: {nice: 99}}\n" + MINIMAL, "1:23: processes.w.nice: should be less than or equal to 19; it is"),
-    ("processes: {main: {cpus: [0]}}\n" + MINIMAL, "1:20: processes.main.cpus: main is the caller's own process"),
+    ("processes: {main: {cpus: [0]}}\n" + MINIMAL, "1:13: processes.main: main is not started by the pool: pin and "),
+    ("processes: {host: {nice: 5}}\n" + MINIMAL, "1:13: processes.host: host is not started by the pool: pin and "),
     ("processes: {_w: {}}\n" + MINIMAL, "1:13: processes._w: '_w' begins with '_'; such names are reserved"),
     ("processes: [w]\n" + MINIMAL, "1:12: processes: should be a mapping (key: value), not a list"),
     ("pool: {size: 0}\n" + MINIMAL, "1:14: pool.size: should be auto or a whole number from 1 to 60, not 0"),

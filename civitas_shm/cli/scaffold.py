@@ -1,0 +1,104 @@
+"""The files of a first project: text, and nothing else. `init` writes them; a test runs what they say."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["FILES"]
+
+_TOPOLOGY = """\
+# What runs, and where. `civitas-shm plan` shows it before it runs, `civitas-shm run` runs it.
+name: @NAME@
+transport: shm            # in_process: everything in one process, on any system
+
+supervision:
+  name: root
+  strategy: ONE_FOR_ONE   # a crashed agent is started anew, the others go on
+  children:
+    - agent:
+        name: squarer
+        type: agents.Squarer
+        replicas: 2       # two processes pull from one mailbox
+    - agent:
+        name: asker
+        type: agents.Asker
+        config:
+          count: 10       # for one run: civitas-shm run --set asker.count=100
+"""
+
+_AGENTS = '''\
+"""Two agents: one squares numbers, one asks it to."""
+
+from __future__ import annotations
+
+from civitas_shm import AgentProcess, Message
+
+
+class Squarer(AgentProcess):
+    """Answers {"number": n} with {"square": n * n}."""
+
+    async def handle(self, message: Message) -> Message | None:
+        number = message.payload["number"]
+        return self.reply({"square": number * number})
+
+
+class Asker(AgentProcess):
+    """Asks for the first squares, prints their sum, and ends the run."""
+
+    async def on_start(self) -> None:
+        # The work begins with a message and not here, so that starting does not wait for it.
+        await self.send(self.name, {"count": self.config.get("count", 10)})
+
+    async def handle(self, message: Message) -> Message | None:
+        count = message.payload["count"]
+        total = 0
+        for number in range(1, count + 1):
+            answer = await self.ask("squarer", {"number": number})
+            total += answer.payload["square"]
+        print(f"the sum of the first {count} squares is {total}")
+        await self.stop_runtime(exit_code=0)
+        return None
+'''
+
+_TEST = '''\
+"""Agents are tested in one process: the same classes, no topology."""
+
+from __future__ import annotations
+
+import asyncio
+
+from agents import Squarer
+
+from civitas_shm import Runtime, Supervisor
+
+
+def test_the_squarer_squares() -> None:
+    async def scenario() -> int:
+        async with Runtime(Supervisor("root", [Squarer("squarer")])) as runtime:
+            answer = await runtime.ask("squarer", {"number": 7})
+            return int(answer.payload["square"])
+
+    assert asyncio.run(scenario()) == 49
+'''
+
+_README = """\
+# @NAME@
+
+    civitas-shm plan      # processes, cores, agents, shared memory
+    civitas-shm run       # prints the sum of the first ten squares and ends
+    pytest                # tests the agents in one process
+
+`topology.yaml` says which agents there are and where they run; `agents.py` holds their classes.
+
+- More work: `civitas-shm run --set asker.count=1000`
+- With a process killed every tenth of a second, and the same sum: add `--chaos kill=0.1s`
+- Without shared memory, on any system: `civitas-shm run --transport in_process`
+"""
+
+FILES: Final = {
+    "topology.yaml": _TOPOLOGY,
+    "agents.py": _AGENTS,
+    "test_agents.py": _TEST,
+    "README.md": _README,
+}
+"""Name -> text, with @NAME@ for the name of the project."""
