@@ -1,7 +1,7 @@
 """What holds for every test: a watchdog, nothing left behind, and tools that are asked for by name.
 
 Rules of this file:
-- the watchdog is pytest-timeout (settings in pyproject.toml): the only upper bound on wall time that tests have;
+- the watchdog is pytest-timeout (limits in pyproject.toml): the only upper bound on wall time that tests have;
 - after each test there is no new entry in /dev/shm, no new child and no process that was started in this session and
   lost its parent; what needs a moment to end (a killed process, say) gets `GRACE_S`;
 - at the end of the session the number of file descriptors is what it was, up to `FD_TOLERANCE`;
@@ -10,12 +10,18 @@ Rules of this file:
 
 from __future__ import annotations
 
+import asyncio
+import faulthandler
 import os
 import shutil
+import signal
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import psutil
 import pytest
@@ -45,6 +51,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(NATIVE):
             item.add_marker("native")
+
+
+# --- the watchdog -----------------------------------------------------------------------------------------------
+
+
+class WatchdogTimeout(SystemExit):
+    """A test ran too long. A SystemExit, because uvloop gives every other exception of a signal handler to the loop's
+    exception handler and goes on waiting; pytest counts it as a failure of the test like any other."""
+
+
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
+    """Fail the test with the stacks of all threads and tasks. Called by pytest-timeout; None leaves it to that."""
+    if settings.method != "signal":
+        return None
+
+    def expired(signal_number: int, frame: FrameType | None) -> None:
+        faulthandler.dump_traceback(sys.stderr)
+        try:
+            tasks = asyncio.all_tasks()
+        except RuntimeError:  # no loop is running
+            tasks = set()
+        for task in tasks:
+            task.print_stack(file=sys.stderr)
+        raise WatchdogTimeout(f"the watchdog ended {item.nodeid} after {settings.timeout:g} s")
+
+    signal.signal(signal.SIGALRM, expired)
+    signal.setitimer(signal.ITIMER_REAL, settings.timeout)
+    return True
+
+
+def pytest_timeout_cancel_timer(item: pytest.Item) -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 # --- reading what is there ---------------------------------------------------------------------------------------
