@@ -93,7 +93,7 @@ def _layer_of(module: str) -> Layer | None:
 def _modules() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for package, directory in ROOTS.items():
-        for path in sorted(directory.rglob("*.py")):
+        for path in sorted([*directory.rglob("*.py"), *directory.rglob("*.pyi")]):  # .pyi: the C extension
             parts = [package, *path.relative_to(directory).with_suffix("").parts]
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
