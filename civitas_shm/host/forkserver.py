@@ -63,7 +63,7 @@ def _do_nothing(number: int, frame: Any) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """`control_fd death_fd host_pid [module to preload …]`. Returns at the end of the fork server, and of each worker."""
+    """`control_fd death_fd host_pid [module to preload …]`. Returns at the end of this process and of each worker."""
     sock = socket.socket(fileno=int(argv[0]))
     host_pid = int(argv[2])
     kernel.set_name("civ-fork")

@@ -26,9 +26,12 @@ __all__ = [
     "available_cpus",
     "become_subreaper",
     "children",
+    "cpu_list",
     "die_with_parent",
     "kill",
+    "numa_nodes",
     "oom_kills",
+    "pid_of",
     "reap",
     "set_name",
     "wait_for_parent",
@@ -156,6 +159,16 @@ def reap(pidfd: int) -> Exit | None:
     return Exit(0, signal=result.si_status)
 
 
+def pid_of(pidfd: int) -> int:
+    """The pid behind a pidfd, for reports; -1 when it has ended."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as lines:
+        for line in lines:
+            key, _, value = line.partition(":")
+            if key == "Pid":
+                return int(value)
+    raise ValueError(f"descriptor {pidfd} is no pidfd")
+
+
 def kill(pidfd: int, number: int = signal.SIGKILL) -> bool:
     """Send a signal; False if the process has ended. SIGKILL also ends a stopped process."""
     try:
@@ -171,6 +184,27 @@ def kill(pidfd: int, number: int = signal.SIGKILL) -> bool:
 def available_cpus() -> list[int]:
     """Cores that this process may run on (cpuset and affinity honoured), in order."""
     return sorted(os.sched_getaffinity(0))
+
+
+def numa_nodes() -> dict[int, list[int]]:
+    """Cores of each memory node; empty where the kernel does not say."""
+    nodes: dict[int, list[int]] = {}
+    base = "/sys/devices/system/node"
+    for name in sorted(os.listdir(base)) if os.path.isdir(base) else []:
+        if name.startswith("node") and name[4:].isdigit():
+            with open(f"{base}/{name}/cpulist", encoding="ascii") as listing:
+                nodes[int(name[4:])] = cpu_list(listing.read())
+    return nodes
+
+
+def cpu_list(text: str) -> list[int]:
+    """The kernel's form of a set of cores: `0-3,6`."""
+    cpus: list[int] = []
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        if first:
+            cpus.extend(range(int(first), int(last or first) + 1))
+    return cpus
 
 
 def oom_kills() -> int:

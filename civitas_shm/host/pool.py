@@ -23,7 +23,7 @@ from typing import Any, Final
 from . import kernel, wire
 from .kernel import Exit
 from .logs import OutputReader, output_pair
-from .protocol import Assign, Fork, FromWorker, Hello, Line, ToWorker
+from .protocol import Assign, Fork, FromWorker, Hello, Leave, Line, ToWorker
 
 __all__ = ["Pool", "PoolBroken", "Worker"]
 
@@ -163,6 +163,20 @@ class Pool:
     def fork_server_pid(self) -> int | None:
         return self._server.pid if self._server else None
 
+    async def dismiss(self, timeout_s: float) -> None:
+        """Tell all processes of the run to leave, and give them time to do it by themselves."""
+        deadline_s = self._loop.time() + timeout_s
+        leaving = [worker for worker in self._workers if worker.process]
+        for worker in leaving:
+            self.order(worker, Leave())
+        while any(worker in self._workers for worker in leaving) and self._loop.time() < deadline_s:
+            self._reaped.clear()
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    await self._reaped.wait()
+            except TimeoutError:
+                return
+
     async def close(self) -> None:
         """Kill whatever is left and wait until the kernel says that it is gone. No `on_death` for these."""
         self._closing = True
@@ -266,7 +280,7 @@ class Pool:
             self._watch(worker, message.pid)
 
     def _watch(self, worker: Worker, pid: int) -> None:
-        """From now on its end is an event. The pid cannot be reused before: it is our child, and only `_ended` reaps it."""
+        """From now on its end is an event. Until then the pid is not reused: only `_ended` reaps our child."""
         worker.pidfd = os.pidfd_open(pid)
         worker.pid = worker.output.pid = pid
         worker.unheard.clear()

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from ..snapshot import RuntimeSnapshot
+from ..topology.model import Drain
 
 __all__ = [
     "AgentReport",
@@ -35,6 +36,7 @@ __all__ = [
     "Output",
     "Ready",
     "Refused",
+    "Running",
     "Snapshot",
     "StartAgent",
     "Stop",
@@ -111,10 +113,10 @@ class StartAgent(_Message, tag="start_agent"):
 
 
 class StopAgent(_Message, tag="stop_agent"):
-    """End one agent, `drain` as in `StopSpec`. Answered by an AgentReport; at the deadline the host kills the process."""
+    """End one agent, `drain` as in `StopSpec`. Answered by an AgentReport; later the host kills the process."""
 
     name: str
-    drain: str
+    drain: Drain
     timeout_s: float
 
 
@@ -163,6 +165,8 @@ class Welcome(_Message, tag="welcome"):
     transport: str
     attach: dict[str, Any]
     fds: int
+    notes: list[str]
+    """What was decided differently from what one might expect."""
 
 
 class Refused(_Message, tag="refused"):
@@ -208,12 +212,18 @@ class Snapshot(_Message, tag="snapshot"):
     snapshot: RuntimeSnapshot
 
 
+class Running(_Message, tag="running"):
+    """Every agent has been started and is ready, for the first time."""
+
+
 class Ended(_Message, tag="ended"):
     """The last message: the run is over, all its processes but host and caller are gone."""
 
     exit_code: int
+    error: str
+    """The class of `errors` that says why it ended, by name; empty when it ended well."""
     report: str
-    """Why supervision gave up; empty when it did not."""
+    """The text of that error."""
     waiting: dict[str, int]
     """Messages that stay in the segments for `--resume`, by agent."""
     counts: dict[str, int]
@@ -224,4 +234,4 @@ ToForkServer = Fork
 ToWorker = Assign | StartAgent | StopAgent | Leave
 FromWorker = Hello | Ready | AgentReport
 FromCaller = Boot | Ready | AgentReport | Stop | WantSnapshots
-FromHost = Welcome | Refused | StartAgent | StopAgent | Leave | Output | Happened | Snapshot | Ended
+FromHost = Welcome | Refused | StartAgent | StopAgent | Leave | Output | Happened | Snapshot | Running | Ended

@@ -147,6 +147,7 @@ class Channel(Generic[T]):
         self._queued_bytes = 0
         self._fds: deque[int] = deque()
         self._closed = False
+        self._emptied: asyncio.Future[None] | None = None
         self.dropped = 0
         """Droppable messages that the peer did not read in time."""
         sock.setblocking(False)
@@ -179,6 +180,13 @@ class Channel(Generic[T]):
                 self._loop.add_writer(self._sock.fileno(), self._write_on)
         return not self._closed
 
+    async def drained(self, timeout_s: float) -> bool:
+        """Wait until the peer has been sent everything, or is gone. False when it did not read in time."""
+        if self._queue and not self._closed:
+            self._emptied = self._loop.create_future()
+            await asyncio.wait([self._emptied], timeout=timeout_s)
+        return not self._queue
+
     def read_rest(self) -> None:
         """Handle what a dead peer has left in the socket: the last words of a killed process."""
         while not self._closed and self._read_once():
@@ -192,11 +200,9 @@ class Channel(Generic[T]):
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
-        for _, fds in self._queue:
-            _close_all(fds)
         _close_all(self._fds)
-        self._queue.clear()
         self._fds.clear()
+        self._forget_queue()
 
     # --- callbacks of the loop -------------------------------------------------------------------------------------
 
@@ -238,6 +244,7 @@ class Channel(Generic[T]):
         self._writable()
         if not self._queue and not self._closed:
             self._loop.remove_writer(self._sock.fileno())
+            self._tell_drained()
 
     def _writable(self) -> None:
         while self._queue:
@@ -263,6 +270,11 @@ class Channel(Generic[T]):
             _close_all(fds)
         self._queue.clear()
         self._queued_bytes = 0
+        self._tell_drained()
+
+    def _tell_drained(self) -> None:
+        if self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
 
     def _end_soon(self, error: Exception) -> None:
         """Not from inside `send`: its caller is in the middle of something."""

@@ -1,7 +1,7 @@
 """A worker process, from its birth to its end: forked by the fork server, or `python -m civitas_shm.host.worker`.
 
 Rules of this file:
-- first of all it ties its life to the host's (`kernel`); only then it says hello, and is a standby until it gets a slot;
+- first of all it ties its life to the host's (`kernel`); then it says hello, and is a standby until it gets a slot;
 - what a slot means (cores, priority, environment, memory) is in effect before any user code is imported;
 - it does what the host orders (`orders`) and leaves when told to, when its loop ends, or when the host is gone;
 - it decides nothing about restarts, and its agents' messages never pass through here.
@@ -20,6 +20,8 @@ from ..transport import Port, load_transport
 from . import kernel, wire
 from .forkserver import WorkerFds, ignore_interrupts, keep_descriptors_here
 from .logs import take_over_output
+from .loop import new_loop
+from .orders import Orders, current_agent
 from .protocol import Assign, Hello, Leave, Ready, ToWorker
 
 __all__ = ["main"]
@@ -41,8 +43,6 @@ def main(fds: WorkerFds, host_pid: int) -> int:
         return 0  # never needed
     try:
         _settle_in(assign)
-        from .orders import current_agent
-
         finish_output = take_over_output(records, current_agent, assign.log_level, assign.log_levels)
         try:
             return _run(assign, control, early)
@@ -82,26 +82,16 @@ def _settle_in(assign: Assign) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, assign.nice)
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:  # not on every system, and not needed: the stock loop passes the same tests
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
-
-
 def _run(assign: Assign, control: socket.socket, early: list[ToWorker]) -> int:
     module = load_transport(assign.transport)
     if module.attach is None:
         raise RuntimeError(f"transport {assign.transport!r} does not reach other processes")
     port: Port = module.attach(assign.attach, assign.memory_fds)
-    with asyncio.Runner(loop_factory=_new_loop) as loops:
+    with asyncio.Runner(loop_factory=new_loop) as loops:
         return loops.run(_serve(assign, port, control, early))
 
 
 async def _serve(assign: Assign, port: Port, control: socket.socket, early: list[ToWorker]) -> int:
-    from .orders import Orders
-
     loop = asyncio.get_running_loop()
     left: asyncio.Future[int] = loop.create_future()
 

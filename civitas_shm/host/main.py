@@ -1,0 +1,356 @@
+"""The host process, `python -m civitas_shm.host.main CONTROL_FD CALLER_PIDFD`: starts a run, watches it, ends it.
+
+Rules of this file:
+- no user code, no pydantic, no rich: what runs here decides over everybody's life and must not be taken down by it;
+- it lives exactly as long as the run; when the caller is gone it ends the run at once and keeps what waits;
+- whatever goes wrong before the first agent starts is told to the caller as the error that it is (`Refused`);
+- it is in a session of its own, so that Ctrl-C at the terminal reaches the caller alone; SIGTERM here is a stop too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import sys
+from dataclasses import asdict
+from typing import Any, Final
+
+from ..clock import SystemClock
+from ..errors import CivitasError, ConfigurationError
+from ..placement import place
+from ..topology.model import TopologySpec
+from ..transport import BUILTIN_TRANSPORTS, SLOT_MAIN, MemoryPlan, RunMemory, load_transport
+from . import kernel, wire
+from .driver import Driver, Outcome, WorkerSettings
+from .events import EventLog
+from .forkserver import keep_descriptors_here
+from .loop import new_loop
+from .pool import Pool, PoolBroken
+from .probes import Probes
+from .protocol import (
+    AgentReport,
+    Boot,
+    Ended,
+    FromCaller,
+    Happened,
+    Line,
+    Output,
+    Ready,
+    Refused,
+    Running,
+    Snapshot,
+    Stop,
+    WantSnapshots,
+    Welcome,
+)
+from .readings import Readings
+
+__all__ = ["Host", "main"]
+
+SAFETY_POLL_S: Final = 0.25
+"""How late a message can be whose sender was stopped between committing it and ringing: the one case that is not an
+event. One timer for all processes; a timer in each would cost 0.024 % of a core."""
+
+SAMPLE_S: Final = 1.0
+"""How often memory is looked at where a process has a limit."""
+
+SPIN_NS: Final = 20_000
+"""How long a process with a core of its own looks for messages before it sleeps; the median gap under load is below."""
+
+LEAVE_TIMEOUT_S: Final = 2.0
+"""What a process whose agents are all stopped gets to end by itself: atexit handlers, threads of its user."""
+
+LAST_WORDS_S: Final = 5.0
+"""How long the last message may wait for a caller that does not read."""
+
+
+class Host:
+    """One run. `run` is its life."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, caller_pidfd: int) -> None:
+        self._loop = loop
+        self._clock = SystemClock()
+        self._caller_pidfd = caller_pidfd
+        self._boot: asyncio.Future[Boot] = loop.create_future()
+        self._main_ready: asyncio.Future[None] = loop.create_future()
+        self._gone = False
+        self._driver: Driver | None = None
+        self._pool: Pool | None = None
+        self._readings: Readings | None = None
+        self._probes = Probes()
+        self._lines: list[Line] = []
+        self._lost_lines = 0
+        self._dropped_lines = 0
+        self._started_s = 0.0
+        self._snapshots: asyncio.TimerHandle | None = None
+        self._snapshot_interval_s = 0.0
+        self._ever_ran = False
+        self._caller: wire.Channel[FromCaller] = wire.Channel(loop, sock, FromCaller, self._heard, self._caller_gone)
+        # Its end is seen also when a child that it has forked holds the socket open.
+        loop.add_reader(caller_pidfd, self._caller_gone, None)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_stop, False)
+
+    async def run(self) -> int:
+        """From the boot message to the end of the run. Returns this process's exit status."""
+        await asyncio.wait([self._boot])
+        if self._boot.cancelled():
+            return 1  # the caller died before it could say what it wants
+        try:
+            return await self._live(self._boot.result())
+        except CivitasError as error:
+            self._caller.send(Refused(type(error).__name__, str(error), error.exit_code))
+            await self._caller.drained(LAST_WORDS_S)
+            return error.exit_code
+        finally:
+            self._caller.close()
+            self._loop.remove_reader(self._caller_pidfd)
+
+    async def _live(self, boot: Boot) -> int:
+        spec = TopologySpec.from_plain(boot.topology)
+        placement = place(
+            spec, kernel.available_cpus(), boot.workers, numa_nodes=kernel.numa_nodes(), environ=os.environ
+        )
+        spec = placement.spec
+        settings = _settings(spec, boot)
+        memory = _create_memory(spec, boot, placement.slots_needed)
+        events = EventLog(self._clock, lambda event: self._say(Happened(event)))
+        try:
+            if boot.events_path is not None:
+                events.open(boot.events_path)
+            self._say(
+                Welcome(
+                    memory.run_id,
+                    memory.name,
+                    spec.transport.type,
+                    memory.attach_spec(
+                        SLOT_MAIN,
+                        memory.incarnation(SLOT_MAIN) + 1,
+                        settings.spin_ns if placement.processes[0].spin else 0,
+                    ),
+                    len(memory.fds()),
+                    list(placement.notes),
+                ),
+                memory.fds(),
+            )
+            await asyncio.wait([self._main_ready])
+            driver = self._driver = Driver(
+                self._loop, placement, memory, settings, events, to_main=self._say, on_running=self._running
+            )
+            pool = self._pool = driver.pool = Pool(
+                self._loop,
+                memory_fds=memory.fds(),
+                preload=[BUILTIN_TRANSPORTS.get(spec.transport.type, spec.transport.type)],
+                standby=placement.standby,
+                on_message=driver.heard,
+                on_death=driver.died,
+                on_line=self._line,
+                on_broken=self._broken,
+            )
+            try:
+                outcome = await self._supervise(boot, driver, pool, memory, events)
+                if outcome.in_order:
+                    await pool.dismiss(LEAVE_TIMEOUT_S)
+            finally:
+                await pool.close()
+        except BaseException:
+            memory.close(keep=bool(memory.waiting()))
+            events.close()
+            raise
+        return await self._finish(boot, outcome, driver, memory, events)
+
+    async def _supervise(self, boot: Boot, driver: Driver, pool: Pool, memory: RunMemory, events: EventLog) -> Outcome:
+        self._started_s = self._loop.time()
+        caller_pid = kernel.pid_of(self._caller_pidfd)
+        self._readings = Readings(driver, memory, memory.name, boot.topology["transport"]["type"], caller_pid)
+        events.emit("run_started", pid=os.getpid(), run=memory.name, run_id=memory.run_id)
+        if self._gone:
+            driver.stop_now()
+        else:
+            pool.start()
+            driver.start()
+        timers = [self._every(SAFETY_POLL_S, lambda: self._safety_poll(driver, memory))]
+        if boot.chaos_kill_s is not None:
+            timers.append(self._every(boot.chaos_kill_s, lambda: driver.kill_for_chaos(random.choice)))
+        if any(process.memory_limit_mb for process in driver.placement.workers):
+            timers.append(self._every(SAMPLE_S, lambda: self._enforce_memory_limits(driver)))
+        try:
+            return await driver.ended
+        finally:
+            for timer in timers:
+                timer.cancel()
+            self._want_snapshots(0)
+
+    async def _finish(self, boot: Boot, outcome: Outcome, driver: Driver, memory: RunMemory, events: EventLog) -> int:
+        waiting = memory.waiting()
+        if outcome.error == "AgentImportError" and not self._ever_ran and not boot.resume:
+            waiting = {}  # nothing has begun: the corrected program starts anew, and so do these messages
+        memory.close(keep=bool(waiting))
+        events.emit("run_stopped", exit_code=outcome.exit_code, waiting=waiting or None, cause=outcome.report)
+        events.close()
+        self._flush_lines()
+        counts = asdict(driver.counts) | {"dropped_lines": self._dropped_lines}
+        self._say(Ended(outcome.exit_code, outcome.error, outcome.report, waiting, counts))
+        await self._caller.drained(LAST_WORDS_S)
+        return outcome.exit_code
+
+    # --- the caller ---------------------------------------------------------------------------------------------------
+
+    def _heard(self, message: FromCaller, fds: list[int]) -> None:
+        match message:
+            case Boot():
+                if not self._boot.done():
+                    self._boot.set_result(message)
+            case Ready():
+                if not self._main_ready.done():
+                    self._main_ready.set_result(None)
+            case AgentReport(event):
+                if self._driver is not None:
+                    self._driver.report(self._driver.main, event)
+            case Stop(now):
+                self._asked_to_stop(now)
+            case WantSnapshots(interval_s):
+                self._want_snapshots(interval_s)
+
+    def _asked_to_stop(self, now: bool) -> None:
+        """By the caller or by a signal: the first in good order, the second at once."""
+        if self._driver is None:
+            self._caller_gone(None)  # before anything has begun: the same as if it were gone
+        elif now or self._driver.stopping:
+            self._driver.stop_now()
+        else:
+            self._driver.stop()
+
+    def _caller_gone(self, error: Exception | None) -> None:
+        """It died, or it broke the protocol: the run ends with it, at once; what waits is kept."""
+        self._gone = True
+        self._loop.remove_reader(self._caller_pidfd)
+        self._boot.cancel()
+        self._main_ready.cancel()
+        if self._driver is not None:
+            self._driver.stop_now()
+
+    def _say(self, message: Any, fds: list[int] | None = None) -> None:
+        self._caller.send(message, fds or ())
+
+    def _running(self) -> None:
+        self._ever_ran = True
+        self._say(Running())
+
+    # --- output -------------------------------------------------------------------------------------------------------
+
+    def _line(self, line: Line) -> None:
+        if not self._lines:
+            self._loop.call_soon(self._flush_lines)
+        self._lines.append(line)
+
+    def _flush_lines(self) -> None:
+        lines, self._lines = self._lines, []
+        if not lines:
+            return
+        if self._caller.send(Output(lines, self._lost_lines), droppable=True):
+            self._lost_lines = 0
+        else:
+            self._lost_lines += len(lines)
+            self._dropped_lines += len(lines)
+
+    # --- timers -------------------------------------------------------------------------------------------------------
+
+    def _every(self, interval_s: float, work: Any) -> _Ticker:
+        return _Ticker(self._loop, interval_s, work)
+
+    def _safety_poll(self, driver: Driver, memory: RunMemory) -> None:
+        driver.counts.safety_rings += memory.safety_poll()
+
+    def _enforce_memory_limits(self, driver: Driver) -> None:
+        limited = [seat for seat in driver.seats.values() if seat.planned.memory_limit_mb and seat.worker]
+        samples = self._probes.sample({seat.worker.pid for seat in limited if seat.worker and seat.worker.pid})
+        for seat in limited:
+            sample = samples.get(seat.worker.pid) if seat.worker else None
+            limit_mb = seat.planned.memory_limit_mb
+            if sample and limit_mb and sample.private_bytes > limit_mb << 20:
+                driver.kill_for_memory(seat, sample.private_bytes)
+
+    def _want_snapshots(self, interval_s: float) -> None:
+        self._snapshot_interval_s = interval_s
+        if self._snapshots is not None:
+            self._snapshots.cancel()
+            self._snapshots = None
+        if interval_s > 0:
+            self._snapshots = self._loop.call_soon(self._send_snapshot)  # type: ignore[assignment]
+
+    def _send_snapshot(self) -> None:
+        if self._readings is not None:
+            samples = self._probes.sample(self._readings.pids())
+            snapshot = self._readings.snapshot(samples, self._started_s, self._loop.time())
+            self._caller.send(Snapshot(snapshot), droppable=True)
+        self._snapshots = self._loop.call_later(self._snapshot_interval_s, self._send_snapshot)
+
+    def _broken(self, error: PoolBroken) -> None:
+        if self._driver is not None:
+            self._driver.stop_now(Outcome(1, str(error), "SpawnError", in_order=False))
+
+
+class _Ticker:
+    """Calls at an interval until it is cancelled."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, interval_s: float, work: Any) -> None:
+        self._loop = loop
+        self._interval_s = interval_s
+        self._work = work
+        self._handle = loop.call_later(interval_s, self._tick)
+
+    def _tick(self) -> None:
+        self._handle = self._loop.call_later(self._interval_s, self._tick)
+        self._work()
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+
+def _settings(spec: TopologySpec, boot: Boot) -> WorkerSettings:
+    return WorkerSettings(
+        transport=spec.transport.type,
+        spin_ns=SPIN_NS if boot.spin_ns is None else boot.spin_ns,
+        import_paths=list(spec.import_paths),
+        log_level=os.environ.get("LOG_LEVEL") or spec.logging.level,
+        log_levels=dict(spec.logging.agents),
+    )
+
+
+def _create_memory(spec: TopologySpec, boot: Boot, slots: int) -> RunMemory:
+    module = load_transport(spec.transport.type)
+    if not module.multi_process:
+        raise ConfigurationError(
+            f"transport {spec.transport.type!r} does not reach other processes; a host is of no use to it."
+        )
+    plan = MemoryPlan(
+        slots=slots,
+        mailboxes=spec.transport.mailboxes,
+        arena_bytes=spec.transport.arena_mb << 20,
+        kind=spec.transport.segments,
+    )
+    memory: RunMemory = module.create(boot.name, plan, fresh=boot.fresh, resume=boot.resume)
+    return memory
+
+
+def main(argv: list[str]) -> int:
+    """The process's whole life."""
+    keep_descriptors_here()
+    kernel.set_name("civ-host")
+    kernel.become_subreaper()
+    sock = socket.socket(fileno=int(argv[0]))
+    caller_pidfd = int(argv[1])
+
+    async def live() -> int:
+        return await Host(asyncio.get_running_loop(), sock, caller_pidfd).run()
+
+    with asyncio.Runner(loop_factory=new_loop) as loops:
+        return loops.run(live())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

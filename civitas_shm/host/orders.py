@@ -1,0 +1,94 @@
+"""What a process of the run does when the host orders it: in a worker, and in the caller for the agents of `main`.
+
+Rules of this file: an order never blocks the loop for others beyond the agent's own code; it is answered by a report,
+success or not, so the host is never left to guess; orders for one agent are done in the order in which they came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import msgspec
+
+from ..events import AgentEvent, AgentExited, AgentFailed
+from ..loading import build_agent
+from ..process import HANDLED, AgentProcess
+from ..runner import AgentRunner
+from ..topology.model import AgentSpec
+from ..tracebacks import format_exception
+from ..transport import Port
+from .protocol import AgentReport, StartAgent, StopAgent
+
+__all__ = ["Orders", "current_agent"]
+
+Build = Callable[[AgentSpec], AgentProcess]
+
+
+def current_agent() -> str:
+    """The agent whose handler runs here and now, or nothing."""
+    message = HANDLED.get()
+    return "" if message is None else message.recipient
+
+
+class Orders:
+    """Obeys over one Port; `send` takes the reports."""
+
+    def __init__(self, port: Port, send: Callable[[msgspec.Struct], object], build: Build = build_agent) -> None:
+        self.runner = AgentRunner(port, on_event=self._report)
+        self._send = send
+        self._build = build
+        self._last: dict[str, asyncio.Task[None]] = {}
+        """By agent: the order that is being done, behind all earlier ones."""
+
+    def obey(self, message: StartAgent | StopAgent) -> None:
+        """Begin to do it."""
+        if isinstance(message, StartAgent):
+            spec = msgspec.convert(message.spec, AgentSpec)
+            name, work = spec.name, partial(self._start, spec, message.mailbox)
+        else:
+            name, work = message.name, partial(self._stop, message)
+        before = self._last.get(name)
+        if isinstance(message, StopAgent) and name in self.runner.agents:
+            before = None  # a stop overtakes a start that has not returned: the runner cancels it
+        self._last[name] = asyncio.get_running_loop().create_task(self._in_turn(name, before, work))
+
+    async def close(self) -> None:
+        """Give up what is still being done: the process leaves. Agents that still run are not stopped."""
+        tasks = list(self._last.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _in_turn(
+        self, agent: str, before: asyncio.Task[None] | None, work: Callable[[], Awaitable[None]]
+    ) -> None:
+        try:
+            if before is not None:
+                await asyncio.wait([before])
+            await work()
+        finally:
+            if self._last.get(agent) is asyncio.current_task():
+                del self._last[agent]
+
+    async def _start(self, spec: AgentSpec, mailbox: int) -> None:
+        try:
+            agent = self._build(spec)
+        except Exception as error:  # noqa: BLE001 - the user's constructor; the host decides what follows
+            text = format_exception(error)
+            self._report(AgentFailed(spec.name, type(error).__name__, str(error), text, "__init__", None))
+            return
+        try:
+            await self.runner.start(agent, mailbox, spec)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            self._report(AgentExited(spec.name, "stopped"))  # by a stop that overtook its start
+
+    async def _stop(self, message: StopAgent) -> None:
+        await self.runner.stop(message.name, drain=message.drain, timeout_s=message.timeout_s)
+
+    def _report(self, event: AgentEvent) -> None:
+        self._send(AgentReport(event.to_plain()))

@@ -1,0 +1,85 @@
+"""The driver's notes about one planned process: which process sits there now, and which agents it holds.
+
+Rules of this file: data and their small changes; deadlines are kept here so that each is cancelled with what it is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from ..placement import PlannedProcess
+from ..topology.model import AgentSpec
+from .pool import Worker
+
+__all__ = ["Resident", "Seat"]
+
+
+@dataclass(eq=False, slots=True)
+class Resident:
+    """One life of one agent in a process, from the tree's StartChild to its end."""
+
+    child: str
+    """Key in the supervision tree."""
+    incarnation: int
+    spec: AgentSpec
+    ordered: bool = False
+    """The process has been told to start it; before, it only waits for the process."""
+    ready: bool = False
+    _deadline: asyncio.TimerHandle | None = None
+
+    def set_deadline(self, handle: asyncio.TimerHandle | None) -> None:
+        """Of its start, then of its stop: the last one holds."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = handle
+
+
+@dataclass(eq=False, slots=True)
+class Seat:
+    """One process of the plan. `main`'s has no worker and is always ready."""
+
+    planned: PlannedProcess
+    worker: Worker | None = None
+    ready: bool = False
+    incarnation: int = 0
+    restarts: int = 0
+    forgiven: bool = False
+    """Its death will be the host's own doing and counts against nobody."""
+    died_at_s: float | None = None
+    """When the process died whose agents are not all back."""
+    deadline: asyncio.TimerHandle | None = None
+    residents: dict[str, Resident] = field(default_factory=dict)
+    """By agent; two replicas of one agent are never in one process."""
+
+    @property
+    def name(self) -> str:
+        return self.planned.name
+
+    def settle(self) -> None:
+        """Its process is ready."""
+        self.ready = True
+        if self.deadline is not None:
+            self.deadline.cancel()
+            self.deadline = None
+
+    def vacate(self, now_s: float) -> None:
+        """Its process is dead, and everything in it."""
+        self.cancel_deadlines()
+        self.residents.clear()
+        self.worker = None
+        self.ready = False
+        self.forgiven = False
+        self.restarts += 1
+        self.died_at_s = now_s
+
+    def remove(self, agent: str) -> None:
+        """One agent has ended."""
+        self.residents.pop(agent).set_deadline(None)
+
+    def cancel_deadlines(self) -> None:
+        if self.deadline is not None:
+            self.deadline.cancel()
+            self.deadline = None
+        for resident in self.residents.values():
+            resident.set_deadline(None)
