@@ -192,7 +192,10 @@ class MessageBus:
                     if outcome == FULL and self.port.stats(mailbox).overflow != "block":
                         refused = True
                         break
-                    await self.port.room(mailbox)
+                    room = self.port.room(mailbox)
+                    if room.done():
+                        await asyncio.sleep(0)  # room came and may be gone again: the loop turns between two tries
+                    await room
         except TimeoutError:
             refused = True
         finally:

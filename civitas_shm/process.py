@@ -228,7 +228,7 @@ class AgentProcess:
         )
 
     def reply(self, payload: dict[str, Any]) -> Message:
-        """The answer to the message being handled, to be returned from `handle`; its type is `payload["type"]` or `reply`."""
+        """The answer to the message in hand, to be returned from `handle`; its type is `payload["type"]` or `reply`."""
         handled = HANDLED.get()
         if handled is None:
             raise RuntimeError("reply() works only inside of handle(): there is no message to answer")

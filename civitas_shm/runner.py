@@ -92,12 +92,20 @@ class AgentRunner:
         """
         deadline = time.monotonic() + timeout_s
         if drain == "all":
-            while not self._empty() and time.monotonic() < deadline:
-                await asyncio.sleep(DRAIN_LOOK_S)
+            await self.drained(timeout_s)
         in_time = True
         for name in reversed(list(self._seats)):
             in_time &= await self.stop(name, timeout_s=max(0.0, deadline - time.monotonic()))
         return in_time
+
+    async def drained(self, timeout_s: float) -> bool:
+        """Return when nothing waits for any agent here and nobody is busy. False when that takes longer."""
+        deadline = time.monotonic() + timeout_s
+        while not self._empty():
+            if time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(DRAIN_LOOK_S)
+        return True
 
     def _empty(self) -> bool:
         readings = [self.port.stats(seat.mailbox) for seat in self._seats.values()]

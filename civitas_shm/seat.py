@@ -127,6 +127,7 @@ class Seat:
                     return False  # `stop` cut the start short and goes on from here
                 if _cancelled():
                     self._close(ProcessStatus.STOPPED)
+                    self._on_end(self)
                     raise
             await self._fail(error, "on_start", None)
             return False
@@ -362,7 +363,7 @@ class Seat:
         What was not finished stays in hand, and what waits stays where it is.
         """
         if self._ended:
-            return True
+            return True  # its `on_stop` runs already, and the report follows
         self.agent._status = ProcessStatus.STOPPING
         deadline = time.monotonic() + timeout_s
         self._draining = drain
@@ -397,6 +398,7 @@ class Seat:
         """The end without a crash."""
         self._close(ProcessStatus.STOPPED)
         await self._run_on_stop(timeout_s)
+        self._on_end(self)
         self._report(AgentExited(self.agent.name, reason))
 
     async def _fail(
@@ -408,16 +410,16 @@ class Seat:
             self.agent.log.error("%s failed:\n%s", during, text, extra={"agent": self.agent.name})
         self._close(ProcessStatus.CRASHED)
         await self._run_on_stop(None)
+        self._on_end(self)
         self._report(AgentFailed(self.agent.name, type(error).__qualname__, str(error), text, during, message))
 
     def _close(self, status: ProcessStatus) -> None:
-        """Take no more messages. Before `on_stop`, so that a successor may already listen when the event arrives."""
+        """Take no more messages. `on_stop` and the report follow."""
         self._ended = True
         self.agent._status = status
         self._port.unlisten(self.mailbox)
         if self._thread is not None:
             self._thread.end()
-        self._on_end(self)
 
     async def _run_on_stop(self, timeout_s: float | None) -> None:
         limit_s = self.agent.shutdown_timeout if timeout_s is None else timeout_s

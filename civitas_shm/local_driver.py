@@ -1,0 +1,254 @@
+"""The driver of the supervision tree for agents that all live in this process: no host, no workers.
+
+It performs the actions of the same `supervision.step` that the host performs, and keeps the promises of
+`supervision.events`: an end is told only after `on_stop` has run, every start and stop is answered, what comes of an
+action is told after the step that wanted it.
+
+Rules of this file: nothing about restarts is decided here; all methods run on the loop; time comes from the clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+from .clock import Clock, SystemClock
+from .events import AgentEvent, AgentExited, AgentFailed, AgentStarted, EventHandler
+from .process import AgentProcess
+from .runner import AgentRunner
+from .supervision import (
+    Action,
+    CancelTimer,
+    ChildExited,
+    ChildFailed,
+    ChildReady,
+    Escalated,
+    Event,
+    Failed,
+    GiveUpChild,
+    Running,
+    SetTimer,
+    Start,
+    StartChild,
+    StopChild,
+    Stopped,
+    StopRequested,
+    Timer,
+    Tree,
+    step,
+)
+from .topology.model import AgentSpec, Drain, SupervisorSpec
+from .tracebacks import format_exception
+from .transport import InHand, MailboxSpec, Port
+
+__all__ = ["LocalDriver", "LocalPort", "Outcome"]
+
+log: Final = logging.getLogger("civitas_shm.supervision")
+
+
+class LocalPort(Port, Protocol):
+    """A Port that also makes and closes mailboxes, because no host does."""
+
+    def add_mailbox(self, spec: MailboxSpec) -> int: ...
+    def close_mailbox(self, mailbox: int) -> list[InHand]: ...
+    def waiting(self) -> dict[str, int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How supervision ended."""
+
+    failed: bool
+    report: str = ""
+
+
+class LocalDriver:
+    """One tree, from `start` until `ended` is done."""
+
+    def __init__(
+        self,
+        spec: SupervisorSpec,
+        port: LocalPort,
+        build: Callable[[AgentSpec], AgentProcess],
+        *,
+        on_event: EventHandler,
+        clock: Clock | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._clock = clock or SystemClock()
+        self._port = port
+        self._build = build
+        self._on_event = on_event
+        self.runner = AgentRunner(port, on_event=self._happened)
+        spec = _one_replica(spec)
+        self.tree = Tree.from_spec(spec, seed)
+        self._specs = {agent.name: agent for agent in spec.agents()}
+        self._mailboxes: dict[str, int] = {}
+        self._incarnations: dict[str, int] = {}
+        """Of the last start that was ordered."""
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._inbox: deque[Event] = deque()
+        self._stepping = False
+        self._drain: Drain = "current"
+        self._stop_by_s: float | None = None
+        self._last_tracebacks: dict[str, str] = {}
+        self.running: asyncio.Future[None] = self._loop.create_future()
+        """Done when every agent has been started once, or when that is not to be any more."""
+        self.ended: asyncio.Future[Outcome] = self._loop.create_future()
+
+    # --- what the runtime asks for --------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Make all mailboxes, then start the agents in order: each may send to later ones from its `on_start`."""
+        for spec in self._specs.values():
+            self._mailbox(spec)
+        self._feed(Start())
+
+    async def stop(self, drain: Drain, timeout_s: float) -> Outcome:
+        """Stop everything in reverse order within `timeout_s`. `all`: first let the mailboxes run empty."""
+        self._stop_by_s = self._clock.monotonic_s() + timeout_s
+        if drain == "all" and not self.ended.done():
+            await self.runner.drained(timeout_s)
+        self._feed(StopRequested())
+        return await asyncio.shield(self.ended)
+
+    def close(self) -> None:
+        """Cancel everything that is under way. For an end that was not waited for."""
+        for handle in self._timers.values():
+            handle.cancel()
+        for task in self._tasks:
+            task.cancel()
+
+    def mailbox(self, agent: str) -> int:
+        """Where the agent's messages wait."""
+        return self._mailboxes[agent]
+
+    def spec(self, agent: str) -> AgentSpec:
+        return self._specs[agent]
+
+    # --- the tree -------------------------------------------------------------------------------------------------
+
+    def _feed(self, event: Event) -> None:
+        self._inbox.append(event)
+        if self._stepping:
+            return
+        self._stepping = True
+        try:
+            while self._inbox:
+                self.tree, actions = step(self.tree, self._inbox.popleft(), self._clock.monotonic_s())
+                for action in actions:
+                    self._perform(action)
+        finally:
+            self._stepping = False
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case StartChild(child, incarnation):
+                self._incarnations[child] = incarnation
+                self._spawn(self._start_child(child, incarnation))
+            case StopChild(child, incarnation, deadline_s):
+                self._spawn(self._stop_child(child, incarnation, deadline_s))
+            case SetTimer(number, at_s):
+                delay_s = max(0.0, at_s - self._clock.monotonic_s())
+                self._timers[number] = self._loop.call_later(delay_s, self._time_has_come, number)
+            case CancelTimer(number):
+                handle = self._timers.pop(number, None)
+                if handle is not None:
+                    handle.cancel()
+            case GiveUpChild(child, _, reason):
+                self._close_mailbox(child, reason)
+            case Escalated(_, _, reason):
+                log.error("%s", reason)
+            case Running():
+                self._set_running()
+            case Stopped():
+                self._end(Outcome(failed=False))
+            case Failed(reason, _, child):
+                traceback = self._last_tracebacks.get(child)
+                self._end(Outcome(failed=True, report=f"{reason}\n{traceback}" if traceback else reason))
+
+    def _end(self, outcome: Outcome) -> None:
+        for name in self._mailboxes:
+            self._close_mailbox(name, "the run has ended")
+        self._set_running()
+        self.ended.set_result(outcome)
+
+    def _set_running(self) -> None:
+        if not self.running.done():
+            self.running.set_result(None)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _time_has_come(self, number: int) -> None:
+        del self._timers[number]
+        self._feed(Timer(number))
+
+    # --- agents ---------------------------------------------------------------------------------------------------
+
+    async def _start_child(self, child: str, incarnation: int) -> None:
+        """Ends in AgentStarted, AgentFailed or AgentExited, one of them in any case."""
+        if self._incarnations[child] != incarnation or child in self.runner.agents:
+            return
+        spec = self._specs[child]
+        try:
+            agent = self._build(spec)
+        except Exception as error:  # noqa: BLE001 - the user's constructor: as if on_start had failed
+            text = format_exception(error)
+            log.error("agent %r cannot be built:\n%s", child, text)
+            self._happened(AgentFailed(child, type(error).__qualname__, str(error), text, "__init__"))
+            return
+        await self.runner.start(agent, self._mailbox(spec), spec)
+
+    async def _stop_child(self, child: str, incarnation: int, deadline_s: float) -> None:
+        if child not in self.runner.agents:
+            # Its start has been ordered and has not begun: it never will.
+            self._incarnations[child] = -1
+            self._feed(ChildExited(child, incarnation, stop_action=False))
+            return
+        if self._stop_by_s is not None:
+            deadline_s = min(deadline_s, self._stop_by_s)
+        await self.runner.stop(child, timeout_s=max(0.0, deadline_s - self._clock.monotonic_s()))
+
+    def _happened(self, event: AgentEvent) -> None:
+        """From the runner: tell the tree, then whoever wants to know."""
+        child = event.agent
+        incarnation = self._incarnations.get(child, 0)
+        if isinstance(event, AgentStarted):
+            self._feed(ChildReady(child, incarnation))
+        elif isinstance(event, AgentFailed):
+            self._last_tracebacks[child] = event.traceback
+            self._feed(ChildFailed(child, incarnation, f"{event.during} raised {event.type}: {event.text}"))
+        elif isinstance(event, AgentExited):
+            self._feed(ChildExited(child, incarnation, stop_action=event.reason == "finished"))
+        self._on_event(event)
+
+    # --- mailboxes ------------------------------------------------------------------------------------------------
+
+    def _mailbox(self, spec: AgentSpec) -> int:
+        """Its mailbox; a new one where the last was closed."""
+        mailbox = self._port.add_mailbox(MailboxSpec(spec.name, spec.mailbox_size, overflow=spec.overflow))
+        self._mailboxes[spec.name] = mailbox
+        return mailbox
+
+    def _close_mailbox(self, name: str, reason: str) -> None:
+        left = self._port.close_mailbox(self._mailboxes[name])
+        if left:
+            log.warning("%d messages that waited for %r are gone: %s", len(left), name, reason)
+
+
+def _one_replica(spec: SupervisorSpec) -> SupervisorSpec:
+    """Replicas are processes; here is one."""
+    children = [
+        _one_replica(child) if isinstance(child, SupervisorSpec) else replace(child, replicas=1)
+        for child in spec.children
+    ]
+    return replace(spec, children=children)

@@ -1,0 +1,186 @@
+"""Supervisor: what a program writes to say who starts, restarts and stops whom.
+
+It is a declaration, made of objects: `spec_of` turns it into the same plain values that a topology file gives. What
+supervision does is decided in `supervision.tree` and performed by a driver; nothing runs here.
+
+Rules of this file: wrong arguments are ValueError at construction; what only another process makes impossible (a class
+it cannot import, an argument that cannot be handed over) is an error when the specification is made for one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any, Final, TypeVar
+
+from .errors import ConfigurationError
+from .loading import class_path
+from .process import AgentProcess
+from .topology.model import AgentSpec, SupervisorSpec
+
+__all__ = ["BackoffPolicy", "RestartStrategy", "Supervisor", "spec_of"]
+
+E = TypeVar("E", bound=Enum)
+N = TypeVar("N", int, float)
+
+
+class RestartStrategy(Enum):
+    """Who is restarted with a child that fell."""
+
+    ONE_FOR_ONE = "ONE_FOR_ONE"
+    ONE_FOR_ALL = "ONE_FOR_ALL"
+    REST_FOR_ONE = "REST_FOR_ONE"
+
+
+class BackoffPolicy(Enum):
+    """How the wait before a restart grows with the restarts in the window; the first one never waits."""
+
+    CONSTANT = "CONSTANT"
+    LINEAR = "LINEAR"
+    EXPONENTIAL = "EXPONENTIAL"
+
+
+class Supervisor:
+    """Starts its children in order, restarts those that crash, stops them in reverse order.
+
+    More than `max_restarts` within `restart_window` seconds: it gives up, and its own supervisor decides; the root's
+    giving up ends the run.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        children: Iterable[AgentProcess | Supervisor] | None = None,
+        strategy: str | RestartStrategy = "ONE_FOR_ONE",
+        max_restarts: int = 3,
+        restart_window: float = 60.0,
+        backoff: str | BackoffPolicy = "CONSTANT",
+        backoff_base: float = 1.0,
+        backoff_max: float = 60.0,
+    ) -> None:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"a supervisor's name must be a text that is not empty, not {name!r}")
+        self.name = name
+        self.children: list[AgentProcess | Supervisor] = list(children or ())
+        self.strategy = _member(RestartStrategy, strategy, f"strategy of supervisor {name!r}")
+        self.max_restarts = _at_least(0, max_restarts, f"max_restarts of supervisor {name!r}")
+        self.restart_window = _at_least(0, restart_window, f"restart_window of supervisor {name!r}")
+        self.backoff = _member(BackoffPolicy, backoff, f"backoff of supervisor {name!r}")
+        self.backoff_base = _at_least(0, backoff_base, f"backoff_base of supervisor {name!r}")
+        self.backoff_max = _at_least(0, backoff_max, f"backoff_max of supervisor {name!r}")
+        if restart_window == 0:
+            raise ValueError(f"restart_window of supervisor {name!r} is 0; it must be more")
+        for child in self.children:
+            if not isinstance(child, (AgentProcess, Supervisor)):
+                raise ValueError(
+                    f"a child of supervisor {name!r} is {child!r}; children are agents and supervisors (objects, not "
+                    "classes)"
+                )
+            if not hasattr(child, "name"):
+                raise ValueError(f"{type(child).__qualname__}.__init__ does not call super().__init__(name)")
+        names = [supervisor.name for supervisor in self.all_supervisors()]
+        names += [agent.name for agent in self.all_agents()]
+        twice = sorted(one for one, count in Counter(names).items() if count > 1)
+        if twice:
+            raise ValueError(f"below supervisor {name!r} these names are used more than once: {', '.join(twice)}")
+
+    def all_agents(self) -> list[AgentProcess]:
+        """All agents below, in start order."""
+        found: list[AgentProcess] = []
+        for child in self.children:
+            found.extend(child.all_agents() if isinstance(child, Supervisor) else [child])
+        return found
+
+    def all_supervisors(self) -> list[Supervisor]:
+        """This one and all below, parents first."""
+        found = [self]
+        for child in self.children:
+            if isinstance(child, Supervisor):
+                found.extend(child.all_supervisors())
+        return found
+
+    def __repr__(self) -> str:
+        return f"<Supervisor {self.name!r} {self.strategy.value}, {len(self.children)} children>"
+
+
+def _member(kind: type[E], value: str | E, what: str) -> E:
+    try:
+        return kind(value)
+    except ValueError:
+        raise ValueError(f"{what} is {value!r}; it must be {', '.join(one.value for one in kind)}") from None
+
+
+def _at_least(least: int, value: N, what: str) -> N:
+    if not value >= least:
+        raise ValueError(f"{what} is {value!r}; it must be {least} or more")
+    return value
+
+
+# --- as plain values ----------------------------------------------------------------------------------------------
+
+
+def spec_of(supervisor: Supervisor, *, portable: bool) -> SupervisorSpec:
+    """The declaration as plain values; `portable`: other processes must be able to build every agent from it."""
+    return SupervisorSpec(
+        name=supervisor.name,
+        strategy=supervisor.strategy.value,
+        max_restarts=supervisor.max_restarts,
+        restart_window_s=supervisor.restart_window,
+        backoff=supervisor.backoff.value,
+        backoff_base_s=supervisor.backoff_base,
+        backoff_max_s=supervisor.backoff_max,
+        children=[
+            spec_of(child, portable=portable) if isinstance(child, Supervisor) else _agent_spec(child, portable)
+            for child in supervisor.children
+        ],
+    )
+
+
+def _agent_spec(agent: AgentProcess, portable: bool) -> AgentSpec:
+    cls = type(agent)
+    args, kwargs = list(agent.birth.args), dict(agent.birth.kwargs)
+    takes_name = bool(args) and args[0] == agent.name
+    if takes_name:
+        del args[0]
+    if portable:
+        for what, value in (("args", args), ("kwargs", kwargs), ("config", agent.config)):
+            _check_portable(value, f"{what} of agent {agent.name!r}")
+    return AgentSpec(
+        name=agent.name,
+        type=class_path(cls) if portable else f"{cls.__module__}.{cls.__qualname__}",
+        args=args,
+        takes_name=takes_name,
+        kwargs=kwargs,
+        config=agent.config,
+        process=agent.process,
+        replicas=agent.replicas,
+        mailbox_size=agent.mailbox_size,
+        overflow=agent.overflow,
+        max_retries=agent.max_retries,
+        restart=agent.restart,
+        shutdown_timeout_s=agent.shutdown_timeout,
+        state=agent.state_storage,
+    )
+
+
+_PORTABLE: Final = (str, int, float, bool, type(None))
+
+
+def _check_portable(value: Any, path: str) -> None:
+    """What JSON has: constructor calls are shown, logged and handed over as plain data, and must come back equal."""
+    if type(value) in _PORTABLE:
+        return
+    if type(value) is list:
+        for number, item in enumerate(value):
+            _check_portable(item, f"{path}[{number}]")
+    elif type(value) is dict:
+        for key, item in value.items():
+            if type(key) is not str:
+                raise ConfigurationError(f"{path}: the key {key!r} is {type(key).__name__}; it must be str.")
+            _check_portable(item, f"{path}.{key}")
+    else:
+        raise ConfigurationError(
+            f"{path}: {type(value).__qualname__} cannot be handed to another process, which builds the agent from its "
+            'constructor call. Use str, int, float, bool, None, list or dict, or transport="in_process".'
+        )
