@@ -235,7 +235,7 @@ class Port(Protocol):
         ...
 
     def take(self, mailbox: int, done: int = -1, /) -> Delivery | None:
-        """Release `done` (a token of this mailbox, or -1), then take the next message: redelivered ones first, then by lane.
+        """Release `done` (a token of this mailbox, or -1), then take the next message: redelivered first, then by lane.
 
         The message is in hand from here on: if this process dies before `release`, its successor gets it again with
         the delivery count raised. None = nothing waits; `on_ready` will be called when something does.
@@ -249,8 +249,8 @@ class Port(Protocol):
     def commit_state(self, mailbox: int, token: int, state: bytes, /) -> int:
         """Store the agent's state together with the identity of the message in hand, by one word.
 
-        After it, a redelivery of that message is recognised (`stored_state` carries its id). SENT, NO_MEMORY or TOO_LARGE.
-        Only for mailboxes with one reader.
+        After it, a redelivery of that message is recognised (`stored_state` carries its id). SENT, NO_MEMORY or
+        TOO_LARGE. Only for mailboxes with one reader.
         """
         ...
 
@@ -261,7 +261,7 @@ class Port(Protocol):
     def listen(self, mailbox: int, on_ready: Callable[[], None]) -> None:
         """Become a reader: `on_ready` is called on the loop when messages may wait, and once soon after this call.
 
-        It is a hint: it may come when nothing waits. The reader calls `take` until None, or calls again later by itself.
+        It is a hint: it may come when nothing waits. The reader calls `take` until None, or again later.
         """
         ...
 
@@ -279,7 +279,7 @@ class Port(Protocol):
 
 
 class RunMemory(Protocol):
-    """The host's hold on the memory of one run. Not on any hot path; may take milliseconds, never waits for a process."""
+    """The host's hold on the memory of one run. Not on a hot path; may take milliseconds, never waits for a process."""
 
     run_id: str
     name: str
@@ -329,7 +329,7 @@ class RunMemory(Protocol):
         ...
 
     def safety_poll(self) -> int:
-        """Ring processes that sleep beside work; how many there were. Above 0 only if a process was stopped mid-send."""
+        """Ring processes that sleep beside work; how many there were. Above 0 only if one was stopped mid-send."""
         ...
 
     def used_bytes(self) -> int:
@@ -343,7 +343,7 @@ class RunMemory(Protocol):
 
 @runtime_checkable
 class Transport(Protocol):
-    """The seed's transport: addresses and bytes. For a user's own; slower than a Port, and nothing survives a process."""
+    """The seed's transport: addresses and bytes. For a user's own; slower than a Port, nothing survives a process."""
 
     async def start(self) -> None:
         """Open connections, bind sockets."""

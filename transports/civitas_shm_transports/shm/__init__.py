@@ -1,4 +1,4 @@
-"""Mailboxes in shared memory. `transport()` is what the runtime asks for; importing this needs Linux and the native part."""
+"""Mailboxes in shared memory. `transport()` is what the runtime asks for; importing this needs Linux and `_shm`."""
 
 from __future__ import annotations
 

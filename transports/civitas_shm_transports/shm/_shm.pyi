@@ -1,4 +1,4 @@
-"""Types of the native part. What each call promises stands beside it in `_shmmodule.c` and in `civitas_shm.transport`."""
+"""Types of the native part. What each call promises stands in `_shmmodule.c` and in `civitas_shm.transport`."""
 
 from collections.abc import Sequence
 from typing import final

@@ -1,8 +1,8 @@
 """The host's hold on a run: create or adopt, add mailboxes, say who reads, repair after proof of death.
 
 Contract: `civitas_shm.transport.RunMemory`. Rules of this file: it runs in the host alone (slot 0), which writes the
-directory; whatever it may be killed in the middle of is harmless, because native/directory.h publishes by one word last;
-and nothing here waits for a process.
+directory; whatever it may be killed in the middle of is harmless, because native/directory.h publishes by one word
+last; and nothing here waits for a process.
 """
 
 from __future__ import annotations

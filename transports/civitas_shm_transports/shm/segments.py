@@ -5,8 +5,8 @@ Rules of this file:
   because somebody may have removed the directory in between. Never a pid: pids come again;
 - a record lock on byte *slot* of `slots` says whether the process of that slot lives; it is released at death and not
   inherited by fork. A dead host's run is touched only when all of them can be had;
-- names and sizes go into `run.json` before the segments are made and stay until after they are removed, so whatever dies
-  in between leaves something that the next `run` or `gc` can clean.
+- names and sizes go into `run.json` before the segments are made and stay until after they are removed, so whatever
+  dies in between leaves something that the next `run` or `gc` can clean.
 """
 
 from __future__ import annotations
