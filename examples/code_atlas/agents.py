@@ -193,7 +193,7 @@ def draw(report: dict[str, Any], out: str) -> None:
     table.add_column("file", overflow="ellipsis", no_wrap=True, ratio=1)
     columns = ("lines", "functions", "classes", "imports", "complexity")
     for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
     for row in sorted(report["per_file"], key=lambda row: (-row["complexity"], row["path"]))[:TABLE_ROWS]:
         table.add_row(Text(_printable(row["path"])), *(f"{row[column]:,}" for column in columns))
     table.add_section()

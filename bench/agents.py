@@ -1,0 +1,87 @@
+"""The agents of the benchmarks: a driver that measures from inside of its process, and what it talks to.
+
+Everything that a user gets is switched on: names, envelope, trace ids, deadlines, mailboxes, cells, supervision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from array import array
+
+from civitas_shm import AgentProcess, Message
+
+PAYLOAD = {"data": bytes(64)}
+
+
+class Echo(AgentProcess):
+    """Answers with what it was sent."""
+
+    async def handle(self, message: Message) -> Message:
+        return self.reply(message.payload)
+
+
+class Sink(AgentProcess):
+    """Counts. Asked for its count, it has handled everything that the asker had sent before."""
+
+    async def on_start(self) -> None:
+        self.count = 0
+
+    async def handle(self, message: Message) -> Message | None:
+        if message.type == "count":
+            count, self.count = self.count, 0
+            return self.reply({"count": count})
+        self.count += 1
+        return None
+
+
+class Driver(AgentProcess):
+    """Runs one measurement per message; answers with single times (packed, 8 bytes each) or with the count, and ns."""
+
+    async def handle(self, message: Message) -> Message:
+        payload = message.payload
+        to, n = payload.get("to", ""), payload.get("n", 0)
+        if message.type == "ask":
+            return self.reply(await self.asks(to, n, payload["gap_s"]))
+        if message.type == "one_way":
+            return self.reply(await self.one_way(to, n))
+        if message.type == "outstanding":
+            return self.reply(await self.outstanding(to, n, payload["width"]))
+        return self.reply({"pid": os.getpid(), "parent": os.getppid(), "cpus": sorted(os.sched_getaffinity(0))})
+
+    async def asks(self, to: str, n: int, gap_s: float) -> dict[str, object]:
+        """One ask after the other. With a gap, the pause before each is not part of its time."""
+        clock, times = time.perf_counter_ns, array("q")
+        for _ in range(n // 10):
+            await self.ask(to, PAYLOAD)
+        start = clock()
+        for _ in range(n):
+            if gap_s:
+                await asyncio.sleep(gap_s)
+            before = clock()
+            await self.ask(to, PAYLOAD)
+            times.append(clock() - before)
+        return {"times": times.tobytes(), "elapsed_ns": clock() - start}
+
+    async def one_way(self, to: str, n: int) -> dict[str, object]:
+        """From the first send until the receiver's last handler has finished."""
+        start = time.perf_counter_ns()
+        for _ in range(n):
+            await self.send(to, PAYLOAD)
+        counted = await self.ask(to, {}, message_type="count", timeout=120)
+        elapsed_ns = time.perf_counter_ns() - start
+        if counted.payload["count"] != n:
+            raise RuntimeError(f"{n} messages were sent to {to!r} and {counted.payload['count']} handled")
+        return {"n": n, "elapsed_ns": elapsed_ns}
+
+    async def outstanding(self, to: str, n: int, width: int) -> dict[str, object]:
+        """`width` askers at once, each waiting for its own replies."""
+
+        async def asker() -> None:
+            for _ in range(n // width):
+                await self.ask(to, PAYLOAD, timeout=120)
+
+        start = time.perf_counter_ns()
+        await asyncio.gather(*(asker() for _ in range(width)))
+        return {"n": n // width * width, "elapsed_ns": time.perf_counter_ns() - start}

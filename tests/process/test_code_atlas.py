@@ -1,0 +1,135 @@
+"""code_atlas as a user runs it: its totals equal an independent count, whatever is killed.
+
+The tree is made by `make_tree.py`: odd names, encodings, broken files, links. `own_count.py` shares no code with the
+agents; both are run as programs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ATLAS = ROOT / "examples" / "code_atlas"
+
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform != "linux", reason="transport: shm needs Linux"),
+]
+
+Run = Callable[..., tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]]
+
+
+def program(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    roots = [str(ROOT), str(ROOT / "transports"), os.environ.get("PYTHONPATH", "")]
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, roots))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def make_tree(directory: Path, files: int) -> Path:
+    made = program(ATLAS / "make_tree.py", directory, "--files", str(files))
+    assert made.returncode == 0, made.stderr
+    return directory
+
+
+@pytest.fixture(scope="module")
+def small_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Less than a second of analysis."""
+    return make_tree(tmp_path_factory.mktemp("small") / "tree", files=60)
+
+
+@pytest.fixture(scope="module")
+def large_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some four seconds of analysis: room for several kills."""
+    return make_tree(tmp_path_factory.mktemp("large") / "tree", files=2_400)
+
+
+@pytest.fixture
+def atlas(tmp_path: Path) -> Run:
+    """`atlas(tree, *options)`: the finished run and its lifecycle events; the report is at `tmp_path/report.json`."""
+
+    def run(tree: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
+        finished = program(
+            *("-m", "civitas_shm", "run", ATLAS / "topology.yaml", "--name", f"atlas-{os.getpid()}"),
+            *("--set", f"walker.path={tree}", "--set", f"report.out={tmp_path / 'report.json'}"),
+            *("--events", tmp_path / "events.jsonl", *options),
+            cwd=tmp_path,
+        )
+        events = tmp_path / "events.jsonl"
+        return finished, [json.loads(line) for line in events.read_text().splitlines()] if events.exists() else []
+
+    return run
+
+
+def assert_exact(tree: Path, report: Path) -> None:
+    checked = program(ATLAS / "own_count.py", tree, "--check", report)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert checked.stdout.startswith("exact:")
+
+
+def test_own_count_notices_one_number_that_is_wrong(small_tree: Path, tmp_path: Path) -> None:
+    counted = program(ATLAS / "own_count.py", small_tree, "--per-file")
+    report = json.loads(counted.stdout)
+    report["per_file"][7]["imports"] += 1
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    checked = program(ATLAS / "own_count.py", small_tree, "--check", tmp_path / "report.json")
+    assert checked.returncode == 1
+    assert report["per_file"][7]["path"] in checked.stdout or repr(report["per_file"][7]["path"]) in checked.stdout
+
+
+def test_the_totals_equal_an_independent_count(small_tree: Path, tmp_path: Path, atlas: Run) -> None:
+    finished, events = atlas(small_tree)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert_exact(small_tree, tmp_path / "report.json")
+    assert [events[0]["event"], events[-1]["event"]] == ["run_started", "run_stopped"]
+    assert "process_died" not in {event["event"] for event in events}
+
+
+def test_one_worker_gives_the_same_totals(small_tree: Path, tmp_path: Path, atlas: Run) -> None:
+    finished, _ = atlas(small_tree, "--workers", "1")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert_exact(small_tree, tmp_path / "report.json")
+
+
+def test_the_same_topology_runs_in_process(small_tree: Path, tmp_path: Path, atlas: Run) -> None:
+    finished, _ = atlas(small_tree, "--transport", "in_process")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert_exact(small_tree, tmp_path / "report.json")
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_the_totals_are_exact_while_workers_are_killed(
+    attempt: int, large_tree: Path, tmp_path: Path, atlas: Run
+) -> None:
+    finished, events = atlas(large_tree, "--chaos", "kill=0.3s")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert sum(event["event"] == "process_died" for event in events) >= 2
+    assert_exact(large_tree, tmp_path / "report.json")
+
+
+def test_an_empty_directory_is_counted_as_nothing(tmp_path: Path, atlas: Run) -> None:
+    (tmp_path / "empty").mkdir()
+    finished, _ = atlas(tmp_path / "empty")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["files"], report["lines"], report["per_file"]) == (0, 0, [])
+
+
+def test_a_directory_that_is_not_there_fails_the_run_and_names_the_setting(tmp_path: Path, atlas: Run) -> None:
+    finished, _ = atlas(tmp_path / "nowhere")
+    assert finished.returncode == 1
+    assert "walker.path" in finished.stderr
+    assert not (tmp_path / "report.json").exists()
