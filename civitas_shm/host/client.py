@@ -4,11 +4,12 @@
     port = await client.start()          # the memory is attached; agents of `main` are started as the host orders
     await client.running()               # every agent is ready; raises what prevented it
     …
-    await client.stop()                  # in good order; a second call, or now=True, at once
+    client.stop()                        # in good order; a second call, or now=True, at once
     ended = await client.wait()          # Ended, or RunFailed when supervision gave up or the host died
 
 Rules of this file: one client is one run; everything happens on the loop that called `start`; whatever way the run
-ends, `wait` returns or raises once, the port is stopped (so pending asks fail) and no descriptor or process stays behind.
+ends, `wait` returns or raises once, the port is stopped (so pending asks fail), and no descriptor or process stays
+behind.
 """
 
 from __future__ import annotations
@@ -101,6 +102,8 @@ class HostClient:
         self._memory_fds: list[int] = []
         self._orders: Orders | None = None
         self._closing = False
+        self.snapshot: RuntimeSnapshot | None = None
+        """The last one that was wanted; the host sends one at the end in any case."""
         self.port: Port
         self.run_id = ""
         self.notes: list[str] = []
@@ -170,7 +173,7 @@ class HostClient:
             raise _error(ended.error, ended.report)
         return ended
 
-    async def stop(self, *, now: bool = False) -> None:
+    def stop(self, *, now: bool = False) -> None:
         """Ask for the end; `wait` tells when it has come. The second call, or `now`, does not wait for handlers."""
         self._channel.send(Stop(now))
 
@@ -211,6 +214,7 @@ class HostClient:
             case Happened(event):
                 self._on_event(event)
             case Snapshot(snapshot):
+                self.snapshot = snapshot
                 self._on_snapshot(snapshot)
             case Running():
                 self._running.set_result(None)

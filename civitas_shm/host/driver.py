@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from ..clock import Clock
 from ..errors import AgentImportError
 from ..placement import MAIN, Placement
 from ..supervision import (
@@ -120,6 +121,7 @@ class Driver:
         memory: RunMemory,
         settings: WorkerSettings,
         events: EventLog,
+        clock: Clock,
         *,
         to_main: Callable[[msgspec.Struct], object],
         on_running: Callable[[], None],
@@ -130,6 +132,7 @@ class Driver:
         self._memory = memory
         self._settings = settings
         self._events = events
+        self._clock = clock  # the loop's own time stands still within one turn: good for timers, not for measuring
         self._to_main = to_main
         self._on_running = on_running
         self._tree = Tree.from_spec(placement.spec.supervision, seed=random.getrandbits(64) if seed is None else seed)
@@ -265,7 +268,7 @@ class Driver:
         self._last_words[seat.name] = death_report(death)
         counts = not (seat.forgiven or self._stop_asked)
         children = tuple((resident.child, resident.incarnation) for resident in seat.residents.values())
-        seat.vacate(self._loop.time())
+        seat.vacate(self._clock.monotonic_s())
         self.counts.deaths += 1
         self.counts.redelivered += len(in_hand)
         self._events.emit(
@@ -430,7 +433,7 @@ class Driver:
         """All agents of a process that had died are back."""
         if seat.died_at_s is None or not seat.ready or not all(r.ready for r in seat.residents.values()):
             return
-        in_s = self._loop.time() - seat.died_at_s
+        in_s = self._clock.monotonic_s() - seat.died_at_s
         seat.died_at_s = None
         pid = seat.worker.pid if seat.worker else None
         self._events.emit("process_recovered", process=seat.name, pid=pid, in_s=round(in_s, 6))

@@ -15,6 +15,7 @@ import random
 import signal
 import socket
 import sys
+import traceback
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -91,6 +92,7 @@ class Host:
         self._caller: wire.Channel[FromCaller] = wire.Channel(loop, sock, FromCaller, self._heard, self._caller_gone)
         # Its end is seen also when a child that it has forked holds the socket open.
         loop.add_reader(caller_pidfd, self._caller_gone, None)
+        loop.set_exception_handler(self._fault)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_stop, False)
 
@@ -138,7 +140,14 @@ class Host:
             )
             await asyncio.wait([self._main_ready])
             driver = self._driver = Driver(
-                self._loop, placement, memory, settings, events, to_main=self._say, on_running=self._running
+                self._loop,
+                placement,
+                memory,
+                settings,
+                events,
+                self._clock,
+                to_main=self._say,
+                on_running=self._running,
             )
             pool = self._pool = driver.pool = Pool(
                 self._loop,
@@ -183,6 +192,7 @@ class Host:
             for timer in timers:
                 timer.cancel()
             self._want_snapshots(0)
+            self._send_snapshot()  # the last one: what a summary is made of
 
     async def _finish(self, boot: Boot, outcome: Outcome, driver: Driver, memory: RunMemory, events: EventLog) -> int:
         waiting = memory.waiting()
@@ -280,14 +290,28 @@ class Host:
             self._snapshots.cancel()
             self._snapshots = None
         if interval_s > 0:
-            self._snapshots = self._loop.call_soon(self._send_snapshot)  # type: ignore[assignment]
+            self._snapshot_again()
+
+    def _snapshot_again(self) -> None:
+        self._snapshots = self._loop.call_later(self._snapshot_interval_s, self._snapshot_again)
+        self._send_snapshot()
 
     def _send_snapshot(self) -> None:
         if self._readings is not None:
             samples = self._probes.sample(self._readings.pids())
             snapshot = self._readings.snapshot(samples, self._started_s, self._loop.time())
             self._caller.send(Snapshot(snapshot), droppable=True)
-        self._snapshots = self._loop.call_later(self._snapshot_interval_s, self._send_snapshot)
+
+    def _fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception of ours in a callback: going on half-broken could hang the run, so it ends, and says why."""
+        error = context.get("exception")
+        what = str(context["message"]) if error is None else "".join(traceback.format_exception(error))
+        print(what, file=sys.stderr)
+        if self._driver is not None:
+            report = f"The host process has a fault of its own; please report it.\n{what}"
+            self._driver.stop_now(Outcome(1, report, "RunFailed", in_order=False))
+        else:
+            self._caller_gone(None)
 
     def _broken(self, error: PoolBroken) -> None:
         if self._driver is not None:
@@ -316,7 +340,7 @@ def _settings(spec: TopologySpec, boot: Boot) -> WorkerSettings:
         transport=spec.transport.type,
         spin_ns=SPIN_NS if boot.spin_ns is None else boot.spin_ns,
         import_paths=list(spec.import_paths),
-        log_level=os.environ.get("LOG_LEVEL") or spec.logging.level,
+        log_level=spec.logging.level,
         log_levels=dict(spec.logging.agents),
     )
 

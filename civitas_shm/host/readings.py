@@ -61,7 +61,8 @@ class Readings:
         self._transport = transport
         self._caller_pid = caller_pid
         self._handled: dict[str, int] = {}
-        self._first_handled: dict[str, int] = {}
+        # A resumed run has handled some before.
+        self._first_handled = {reading.name: reading.handled for reading in memory.stats()}
         self._read_at_s = 0.0
 
     def pids(self) -> set[int]:
@@ -117,13 +118,12 @@ class Readings:
         children = [child for child in self._tree.children.values() if child.agent == name]
         processes = dict.fromkeys(self._driver.process_of(child.key) for child in children)
         handled = stats.handled if stats else 0
-        first = self._first_handled.setdefault(name, handled)
         rate = (handled - self._handled[name]) / interval_s if interval_s and name in self._handled else None
         return AgentSnapshot(
             name=name,
             process=",".join(processes),
             queue=stats.waiting if stats else 0,
-            handled=handled - first,
+            handled=handled - self._first_handled.get(name, 0),
             rate_per_s=rate,
             handler_p50_us=median_us(stats.handler_ns) if stats else None,
             restarts=sum(self._driver.restarts.get(child.key, 0) for child in children),
