@@ -1,0 +1,201 @@
+/*
+ * Waiting for room in a full mailbox, and being told of it.
+ *
+ * Protocol (DESIGN.md 2.3)
+ *   Sender   finds the ring full: or its bit into the mailbox's `waiters`; look again; then sleep.  Its process sleeps as
+ *            in wake.pml: parked, re-check of its own words, sleep until the doorbell.  Woken with its room bit or its
+ *            scan-all bit set, it tries the send again from the start.
+ *   Reader   releases the slot (seq_cst), looks at `waiters`, exchanges it for 0, and for each bit: sets that process's room
+ *            bit, then rings if it is parked.
+ *   Host     on the death of a reader or sender: scan-all bit of every process, then its doorbell.
+ *
+ * Bounds     A ring of one slot, two senders with MESSAGES messages each, x86-TSO: the release goes through the reader's
+ *            store buffer (explicit; a locked operation waits until it is empty).  Kills by -D (README.md).
+ *
+ * Checked    At the end (timeout) every sender is done or dead and the slot is free: nobody sleeps beside free space.
+ *            No endless cycle (-DNP).
+ * Not        The reader's own wake-up and `park_seq` as a sequence (wake.pml); slots, laps, in-hand entries (mailbox.pml);
+ *            fairness among waiters: whoever comes first gets the place.  Deadlines.
+ */
+
+#define SENDERS 2
+#ifndef MESSAGES
+#define MESSAGES 2
+#endif
+#ifndef READER_KILLS
+#define READER_KILLS 0
+#endif
+#ifndef SENDER_KILLS
+#define SENDER_KILLS 0
+#endif
+
+#define EMPTY 0
+#define FULL  1
+#define TAKEN 2
+
+/* ---- shared memory and doorbells ---- */
+byte slot = EMPTY;
+byte waiters;
+bit room[SENDERS], scan_all[SENDERS], parked[SENDERS], doorbell[SENDERS];
+
+/* ---- the reader's store buffer: one release of the slot that others cannot see yet ---- */
+bit buffered;
+
+/* ---- what an outside observer knows ---- */
+byte senders_left = SENDERS;
+byte deaths;
+byte reader_kills = READER_KILLS, sender_kills = SENDER_KILLS;
+
+/* ---- sender ---- */
+#define SENDER_DIES :: d_step { sender_kills > 0 -> sender_kills--; senders_left--; deaths++; k = 0 } goto out
+#define S(step) if :: d_step { step } SENDER_DIES fi
+#define BIT(p) (1 << (p))
+
+proctype sender(byte me) {
+    byte k;
+
+try:
+    if
+    :: d_step { k == MESSAGES -> k = 0; senders_left-- } goto out
+    :: d_step { k < MESSAGES && slot == EMPTY -> slot = FULL; k++ } goto try            /* the CAS of the publish */
+    :: d_step { k < MESSAGES && slot != EMPTY -> skip }
+    SENDER_DIES
+    fi;
+#ifdef MUTANT_WAITERS_BY_STORE
+    S(waiters = BIT(me));
+#else
+    S(waiters = waiters | BIT(me));
+#endif
+#ifndef MUTANT_NO_LOOK_AGAIN
+    if                                                  /* look again */
+    :: d_step { slot == EMPTY -> slot = FULL; k++ } goto try
+    :: d_step { slot != EMPTY -> skip }
+    SENDER_DIES
+    fi;
+#endif
+
+park:
+    S(parked[me] = 1);
+#ifndef MUTANT_NO_RECHECK
+    if
+    :: d_step { room[me] || scan_all[me] -> parked[me] = 0 } goto woken
+    :: d_step { !room[me] && !scan_all[me] -> skip }
+    SENDER_DIES
+    fi;
+#endif
+    if                                                  /* asleep */
+    :: d_step { doorbell[me] -> doorbell[me] = 0 }
+    SENDER_DIES
+    fi;
+    S(parked[me] = 0);
+woken:
+    if
+    :: d_step { room[me] || scan_all[me] -> room[me] = 0; scan_all[me] = 0 } goto try
+    :: d_step { !room[me] && !scan_all[me] -> skip } goto park
+    SENDER_DIES
+    fi;
+out:
+    skip
+}
+
+/* ---- reader ---- */
+#define READER_DIES :: d_step { reader_kills > 0 && !buffered -> reader_kills--; deaths++; w = 0; i = 0 } goto attach
+#define R(step) if :: d_step { step } READER_DIES fi
+
+proctype reader() {
+    byte w, i;
+
+attach:                                                 /* a taken slot has its in-hand entry: release it */
+    if
+    :: d_step { slot == TAKEN -> skip } goto release
+    :: d_step { slot != TAKEN -> skip }
+    READER_DIES
+    fi;
+
+take:
+    if
+    :: d_step { slot == FULL && !buffered -> slot = TAKEN }       /* CAS: a locked operation */
+    READER_DIES
+    fi;
+
+release:
+#ifdef MUTANT_WAITERS_BEFORE_RELEASE
+    R(w = waiters);
+    R(slot = EMPTY);
+#elif defined(MUTANT_RELEASE_STORE_ONLY)
+    R(buffered = 1);                                    /* seen by others when the buffer drains */
+    R(w = waiters);
+#else
+    R(slot = EMPTY);
+    R(w = waiters);
+#endif
+    if
+    :: w == 0 -> goto take
+    :: w != 0
+    fi;
+#ifdef MUTANT_CLEAR_WAITERS_LAST
+    skip;
+#else
+    if
+    :: d_step { !buffered -> w = waiters; waiters = 0 }           /* exchange: a locked operation */
+    READER_DIES
+    fi;
+#endif
+    do
+    :: d_step { i < SENDERS && !(w & BIT(i)) -> i++ }
+#ifdef MUTANT_RING_BEFORE_ROOM_BIT
+    :: i < SENDERS && (w & BIT(i)) ->
+        R(if :: parked[i] -> doorbell[i] = 1 :: else fi);
+        R(room[i] = 1; i++)
+#else
+    :: d_step { i < SENDERS && (w & BIT(i)) -> room[i] = 1 }
+        R(if :: parked[i] -> doorbell[i] = 1 :: else fi; i++)
+#endif
+    :: i == SENDERS -> i = 0; break
+    READER_DIES
+    od;
+#ifdef MUTANT_CLEAR_WAITERS_LAST
+    R(waiters = 0);
+#endif
+    w = 0;
+    goto take
+}
+
+proctype store_buffer() {
+    do
+    :: d_step { buffered -> buffered = 0; slot = EMPTY }
+    od
+}
+
+/* ---- host: learns of deaths by pidfd ---- */
+proctype host() {
+#ifdef MUTANT_NOBODY_RINGS
+    skip
+#else
+    byte i;
+again:
+    deaths > 0;
+    do
+    :: i < SENDERS ->
+#ifndef MUTANT_DOORBELL_WITHOUT_FULL_LOOK
+        scan_all[i] = 1;
+#endif
+        d_step { doorbell[i] = 1; i++ }
+    :: d_step { i == SENDERS -> i = 0; deaths-- } break
+    od;
+    goto again
+#endif
+}
+
+/* ---- nothing can move any more: is it right that nothing moves? ---- */
+proctype auditor() {
+    timeout;
+    assert(senders_left == 0);
+    assert(slot == EMPTY)
+}
+
+init {
+    atomic {
+        run sender(0); run sender(1); run reader(); run store_buffer(); run host(); run auditor()
+    }
+}
