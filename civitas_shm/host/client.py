@@ -4,7 +4,7 @@
     port = await client.start()          # the memory is attached; agents of `main` are started as the host orders
     await client.running()               # every agent is ready; raises what prevented it
     …
-    client.stop()                        # in good order; a second call, or now=True, at once
+    await client.stop()                  # in good order; a second call, or now=True, at once
     ended = await client.wait()          # Ended, or RunFailed when supervision gave up or the host died
 
 Rules of this file: one client is one run; everything happens on the loop that called `start`; whatever way the run
@@ -173,9 +173,9 @@ class HostClient:
             raise _error(ended.error, ended.report)
         return ended
 
-    def stop(self, *, now: bool = False) -> None:
+    async def stop(self, *, now: bool = False, exit_code: int = 0) -> None:
         """Ask for the end; `wait` tells when it has come. The second call, or `now`, does not wait for handlers."""
-        self._channel.send(Stop(now))
+        self._channel.send(Stop(now, exit_code))
 
     def want_snapshots(self, interval_s: float) -> None:
         """Call `on_snapshot` at this interval; 0 ends it. Costs a reading of /proc for each process."""

@@ -220,19 +220,19 @@ class Host:
             case AgentReport(event):
                 if self._driver is not None:
                     self._driver.report(self._driver.main, event)
-            case Stop(now):
-                self._asked_to_stop(now)
+            case Stop(now, exit_code):
+                self._asked_to_stop(now, exit_code)
             case WantSnapshots(interval_s):
                 self._want_snapshots(interval_s)
 
-    def _asked_to_stop(self, now: bool) -> None:
+    def _asked_to_stop(self, now: bool, exit_code: int = 0) -> None:
         """By the caller or by a signal: the first in good order, the second at once."""
         if self._driver is None:
             self._caller_gone(None)  # before anything has begun: the same as if it were gone
         elif now or self._driver.stopping:
             self._driver.stop_now()
         else:
-            self._driver.stop()
+            self._driver.stop(exit_code)
 
     def _caller_gone(self, error: Exception | None) -> None:
         """It died, or it broke the protocol: the run ends with it, at once; what waits is kept."""

@@ -146,6 +146,7 @@ class Stop(_Message, tag="stop"):
     """Stop the run: drain as the topology says, or (`now`) kill at once. A second one is always at once."""
 
     now: bool = False
+    exit_code: int = 0
 
 
 class WantSnapshots(_Message, tag="want_snapshots"):
