@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import Enum
 from typing import Any, Final, TypeVar
 
 from .errors import ConfigurationError
 from .loading import class_path
+from .placement import MAIN
 from .process import AgentProcess
 from .topology.model import AgentSpec, SupervisorSpec
 
@@ -143,6 +145,9 @@ def _agent_spec(agent: AgentProcess, portable: bool) -> AgentSpec:
     takes_name = bool(args) and args[0] == agent.name
     if takes_name:
         del args[0]
+    if portable and agent.process == MAIN:
+        # It runs in the program itself, which has the object: nobody else builds it.
+        return replace(_agent_spec(agent, False), args=[], kwargs={}, config={})
     if portable:
         for what, value in (("args", args), ("kwargs", kwargs), ("config", agent.config)):
             _check_portable(value, f"{what} of agent {agent.name!r}")

@@ -1,0 +1,190 @@
+"""A run under a host process, as the program that started it sees it: the client of the host with what `Runtime` needs.
+
+Rules of this file: the host decides and this follows; one task waits for the end, and whoever wants to know waits for
+that task; readings are asked of the host only when somebody looks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+from .bus import MessageBus
+from .errors import TransportClosed
+from .host.client import Ended, HostClient, HostOptions
+from .log_lines import LogLines, line_printer
+from .process import AgentProcess
+from .snapshot import AgentSnapshot, ProcessSnapshot, RuntimeSnapshot
+from .topology.model import AgentSpec, TopologySpec
+from .transport import MailboxStats
+
+__all__ = ["HostedRun"]
+
+LOOK_S: Final = 1.0
+"""How often the host takes a reading while somebody looks: as often as a screen is drawn."""
+
+
+class HostedRun:
+    """One run under a host. All methods belong to the loop that called `start`."""
+
+    def __init__(
+        self,
+        spec: TopologySpec,
+        options: HostOptions,
+        build: Callable[[AgentSpec], AgentProcess],
+        *,
+        log_lines: bool,
+    ) -> None:
+        self._spec = spec
+        self._name = options.name
+        self._agents: dict[str, AgentProcess] = {}
+        """The newest object of each that lives in this process."""
+        self._build = build
+        self._client = HostClient(
+            spec,
+            options,
+            on_line=line_printer(spec.logging.format),
+            on_event=self._happened,
+            on_snapshot=self._seen,
+            build=self._built,
+        )
+        self._log_lines = LogLines(spec.logging) if log_lines else None
+        self._end: asyncio.Task[Ended] | None = None
+        self._stop_asked = False
+        self._looking = False
+        self._processes: dict[str, ProcessSnapshot] = {}
+        self._last_snapshot = RuntimeSnapshot(name=self._name, transport=spec.transport.type)
+        self._waiting: dict[str, int] = {}
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start host, workers and agents. Raises what prevented it; then nothing is left."""
+        try:
+            await self._client.start()
+            self._end = asyncio.get_running_loop().create_task(self._client.wait())
+            self._end.add_done_callback(_looked_at)
+            if self._stop_asked:
+                self._client.stop()
+            await self._client.running()
+        except BaseException:
+            await self._abandon()
+            raise
+
+    def request_stop(self, exit_code: int = 0) -> None:
+        """Begin to stop in good order. The exit code is the host's to say: 0, unless an agent has asked for another."""
+        self._ask_to_stop(now=False)
+
+    async def stop(self) -> None:
+        """Stop in good order, and return when host and workers are gone. Idempotent; `wait` says how it ended."""
+        if self._end is None:
+            return
+        if not self._end.done():
+            self._ask_to_stop(now=False)
+            await asyncio.wait([self._end])
+        self._forget_logging()
+
+    async def wait(self) -> int:
+        """The exit code, at the end of the run. Raises its error: RunFailed if supervision gave up or the host died."""
+        if self._end is None:
+            raise TransportClosed("the run was never started")
+        ended = await asyncio.shield(self._end)
+        return ended.exit_code
+
+    def kill(self) -> None:
+        """End at once. What waits stays in shared memory."""
+        self._ask_to_stop(now=True)
+
+    def _ask_to_stop(self, *, now: bool) -> None:
+        if self._stop_asked and not now:
+            return  # a second request would be an order to kill
+        self._stop_asked = True
+        if self._end is not None and not self._end.done():
+            self._client.stop(now=now)
+
+    async def _abandon(self) -> None:
+        """`start` failed or was cancelled: see the run off."""
+        if self._end is not None and not self._end.done():
+            self._client.stop(now=True)
+            await asyncio.wait([self._end])
+        self._forget_logging()
+
+    def _forget_logging(self) -> None:
+        if self._log_lines is not None:
+            self._log_lines.remove()
+
+    # --- agents and messages ------------------------------------------------------------------------------------------
+
+    @property
+    def bus(self) -> MessageBus:
+        return self._client.orders.runner.bus
+
+    def agent(self, name: str) -> AgentProcess | None:
+        """The object of an agent of `main` that runs just now, or ran last."""
+        return self._agents.get(name)
+
+    def _built(self, spec: AgentSpec) -> AgentProcess:
+        agent = self._build(spec)
+        self._agents[spec.name] = agent
+        return agent
+
+    # --- readings -------------------------------------------------------------------------------------------------
+
+    def waiting(self) -> dict[str, int]:
+        """Messages that wait or are in hand; after the end, those that stay for `resume`."""
+        if self._end is None or self._end.done():
+            return self._waiting
+        counts = {stats.name: stats.waiting + stats.in_hand for stats in self._stats()}
+        return {name: count for name, count in counts.items() if count}
+
+    def snapshot(self) -> RuntimeSnapshot:
+        """The host's last reading. The first call asks for them; until one has come it holds what events have told."""
+        if not self._looking and self._end is not None and not self._end.done():
+            self._looking = True
+            self._client.want_snapshots(LOOK_S)
+        return self._last_snapshot
+
+    def _seen(self, snapshot: RuntimeSnapshot) -> None:
+        self._last_snapshot = snapshot
+
+    def _happened(self, event: dict[str, Any]) -> None:
+        name = event.get("process", "")
+        known = self._processes.get(name, ProcessSnapshot(name, restarts=-1))
+        match event["event"]:
+            case "process_started":
+                known = replace(known, pid=event.get("pid"), state="running", restarts=known.restarts + 1)
+                self._processes[name] = known
+            case "process_died":
+                self._processes[name] = replace(known, pid=None, state="dead")
+            case "run_stopped":
+                self._waiting = dict(event.get("waiting") or {})
+                self._last_snapshot = self._final_snapshot()
+
+    def _final_snapshot(self) -> RuntimeSnapshot:
+        """At the last event the memory is still mapped here: the counts are exact, whether anybody looked or not."""
+        last = self._last_snapshot
+        return replace(
+            last,
+            processes=last.processes or tuple(self._processes.values()),
+            agents=tuple(self._agent_readings()),
+        )
+
+    def _agent_readings(self) -> list[AgentSnapshot]:
+        known = {agent.name: agent for agent in self._last_snapshot.agents}
+        return [
+            replace(known.get(stats.name, AgentSnapshot(stats.name)), queue=stats.waiting, handled=stats.handled)
+            for stats in self._stats()
+        ]
+
+    def _stats(self) -> list[MailboxStats]:
+        port = self._client.port
+        mailboxes = (port.resolve(agent.name) for agent in self._spec.supervision.agents())
+        return [port.stats(mailbox) for mailbox in mailboxes if mailbox >= 0]
+
+
+def _looked_at(end: asyncio.Task[Ended]) -> None:
+    """Whether anybody asks how the run ended is up to the program; asyncio shall not complain if nobody does."""
+    if not end.cancelled():
+        end.exception()

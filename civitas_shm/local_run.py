@@ -1,0 +1,209 @@
+"""A run whose agents all live in this process: port, driver, events, log lines and readings put together.
+
+`Runtime` holds either one of these or the client of a host; both offer the same few operations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from .bus import MessageBus
+from .clock import SystemClock
+from .errors import ConfigurationError, RunFailed
+from .events import AgentEvent, AgentFailed, StopRuntime
+from .host.events import EventLog
+from .local_driver import LocalDriver, LocalPort, Outcome
+from .log_lines import LogLines
+from .process import AgentProcess
+from .snapshot import AgentSnapshot, ProcessSnapshot, RuntimeSnapshot
+from .supervision import report_children
+from .topology.model import AgentSpec, TopologySpec
+
+__all__ = ["LocalRun"]
+
+MAIN: Final = "main"
+
+KILLED: Final = 130
+"""Exit code of a run that was not given the time to stop in order: as of a program that Ctrl-C has ended."""
+
+
+class LocalRun:
+    """One run in this process. All methods belong to its loop."""
+
+    def __init__(
+        self,
+        spec: TopologySpec,
+        name: str,
+        port: Any,
+        build: Callable[[AgentSpec], AgentProcess],
+        *,
+        events_path: str | None,
+        log_lines: bool,
+    ) -> None:
+        for operation in ("add_mailbox", "close_mailbox", "waiting"):
+            if not hasattr(port, operation):
+                raise ConfigurationError(
+                    f"transport {spec.transport.type!r} runs in one process and its port has no {operation}(); see "
+                    "civitas_shm_transports.in_process for what it needs."
+                )
+        self._spec = spec
+        self._name = name
+        self._port: LocalPort = port
+        self._build = build
+        self._agents: dict[str, AgentProcess] = {}
+        """The newest object of each."""
+        self._loop = asyncio.get_running_loop()
+        self._events = EventLog(SystemClock(), lambda event: None)
+        if events_path is not None:
+            self._events.open(events_path)
+        self._log_lines = LogLines(spec.logging) if log_lines else None
+        self._exit_code = 0
+        self._stopping: asyncio.Task[Outcome] | None = None
+        self._finished: asyncio.Future[int] = self._loop.create_future()
+        self._began_s = time.monotonic()
+        self._readings: dict[str, tuple[float, int]] = {}
+        self._last_snapshot = RuntimeSnapshot(name=name, transport=spec.transport.type)
+        self._process: Any = None
+        self.report = ""
+        """Why supervision gave up."""
+        self._driver = LocalDriver(spec.supervision, self._port, self._built, on_event=self._happened)
+        self.bus: MessageBus = self._driver.runner.bus
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start every agent, in order. RunFailed when supervision gave up over it."""
+        self._port.start(self._loop)
+        self._events.emit("run_started", process=MAIN, pid=os.getpid(), run=self._name)
+        self._driver.ended.add_done_callback(self._supervision_ended)
+        self._driver.start()
+        try:
+            await asyncio.shield(self._driver.running)
+        except asyncio.CancelledError:
+            await self.stop()
+            raise
+        if self._driver.ended.done() and self._driver.ended.result().failed:
+            raise RunFailed(self.report)
+
+    def request_stop(self, exit_code: int = 0) -> None:
+        """Begin to stop in good order; the first one's exit code counts."""
+        if self._stopping is None and not self._finished.done():
+            self._exit_code = exit_code
+            stop = self._spec.stop
+            self._stopping = self._loop.create_task(self._driver.stop(stop.drain, stop.timeout_s))
+
+    async def stop(self) -> None:
+        """Stop in good order, and return when that is done. Idempotent."""
+        self.request_stop()
+        await asyncio.shield(self._finished)
+
+    async def wait(self) -> int:
+        """The exit code, at the end of the run. RunFailed when supervision gave up."""
+        code = await asyncio.shield(self._finished)
+        if self.report:
+            raise RunFailed(self.report)
+        return code
+
+    def kill(self) -> None:
+        """End at once: nothing is finished, no `on_stop` is called."""
+        self._exit_code = KILLED
+        self._driver.close()
+        self._finish()
+
+    def _supervision_ended(self, ended: asyncio.Future[Outcome]) -> None:
+        outcome = ended.result()
+        if outcome.failed:
+            self._exit_code = 1
+            self.report = outcome.report
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._finished.done():
+            return
+        self._last_snapshot = self.snapshot()
+        self._port.stop()
+        self._events.emit("run_stopped", exit_code=self._exit_code, cause=self.report)
+        self._events.close()
+        if self._log_lines is not None:
+            self._log_lines.remove()
+        self._finished.set_result(self._exit_code)
+
+    # --- agents ---------------------------------------------------------------------------------------------------
+
+    def agent(self, name: str) -> AgentProcess | None:
+        """The object that runs just now, or ran last."""
+        return self._agents.get(name)
+
+    def _built(self, spec: AgentSpec) -> AgentProcess:
+        agent = self._build(spec)
+        self._agents[spec.name] = agent
+        return agent
+
+    def _happened(self, event: AgentEvent) -> None:
+        if isinstance(event, StopRuntime):
+            self.request_stop(event.exit_code)
+        elif isinstance(event, AgentFailed):
+            self._events.emit("agent_failed", process=MAIN, agent=event.agent, cause=f"{event.type}: {event.text}")
+
+    # --- readings -------------------------------------------------------------------------------------------------
+
+    def waiting(self) -> dict[str, int]:
+        """Messages that wait or are in hand, by agent. None outlive the run."""
+        return {} if self._finished.done() else self._port.waiting()
+
+    def snapshot(self) -> RuntimeSnapshot:
+        """One reading; after the end, the last one."""
+        if self._finished.done():
+            return self._last_snapshot
+        now_s = time.monotonic()
+        return RuntimeSnapshot(
+            name=self._name,
+            transport=self._spec.transport.type,
+            uptime_s=now_s - self._began_s,
+            processes=(self._process_snapshot(),),
+            agents=self._agent_snapshots(now_s),
+        )
+
+    def _process_snapshot(self) -> ProcessSnapshot:
+        if self._process is None:
+            import psutil  # only for who looks: 15 ms
+
+            self._process = psutil.Process()
+        with self._process.oneshot():
+            cpu_percent, rss_bytes = self._process.cpu_percent(None), self._process.memory_info().rss
+        return ProcessSnapshot(MAIN, pid=os.getpid(), cpu_percent=cpu_percent, rss_bytes=rss_bytes)
+
+    def _agent_snapshots(self, now_s: float) -> tuple[AgentSnapshot, ...]:
+        found = []
+        for child in report_children(self._driver.tree):
+            stats = self._port.stats(self._driver.mailbox(child.name))
+            before_s, handled_before = self._readings.get(child.name, (self._began_s, 0))
+            self._readings[child.name] = (now_s, stats.handled)
+            passed_s = now_s - before_s
+            found.append(
+                AgentSnapshot(
+                    child.name,
+                    process=MAIN,
+                    queue=stats.waiting,
+                    handled=stats.handled,
+                    rate_per_s=(stats.handled - handled_before) / passed_s if passed_s > 0 else None,
+                    handler_p50_us=_median_us(stats.handler_ns),
+                    restarts=child.restarts,
+                    state="running" if child.status == "ready" else child.status,
+                )
+            )
+        return tuple(found)
+
+
+def _median_us(histogram: tuple[int, ...]) -> float | None:
+    """The upper end of the bucket that holds the median; entry i counts what took less than 2**i microseconds."""
+    half, seen = sum(histogram) / 2, 0
+    for index, count in enumerate(histogram):
+        seen += count
+        if count and seen >= half:
+            return float(2**index)
+    return None

@@ -1,0 +1,350 @@
+"""Runtime: the one object that a program starts, from a Supervisor or from a topology.
+
+    async with Runtime(Supervisor("root", [Greeter("greeter")]), transport="shm") as runtime:
+        reply = await runtime.ask("greeter", {"name": "Ada"})
+
+Rules of this file: it wires and translates, nothing else. With a transport that lives in one process the run is a
+`LocalRun`; with one that reaches other processes a host process is started, and the run is its client here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+from .bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
+from .errors import ConfigurationError, MessageRoutingError
+from .loading import apply_settings, build_agent, class_path, construct, end_main_import
+from .local_run import LocalRun
+from .messages import Message
+from .process import AgentProcess
+from .snapshot import RuntimeSnapshot
+from .supervisor import Supervisor, spec_of
+from .topology.model import (
+    AgentSpec,
+    PoolSpec,
+    ProcessSpec,
+    StopSpec,
+    SupervisorSpec,
+    TopologySpec,
+    TransportSpec,
+)
+from .transport import load_transport
+
+__all__ = ["Runtime"]
+
+_NOT_IN_A_NAME: Final = re.compile(r"[^a-z0-9]+")
+
+
+class Runtime:
+    """A run of agents, from `start` to `stop`."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor | None = None,
+        transport: str | TransportSpec = "in_process",
+        *,
+        name: str = "",
+        processes: Sequence[ProcessSpec] = (),
+        pool: PoolSpec | None = None,
+        stop: StopSpec | None = None,
+        workers: int | None = None,
+        resume: bool = False,
+        fresh: bool = False,
+        chaos_s: float | None = None,
+        events: str | os.PathLike[str] | None = None,
+        log_format: Literal["text", "json"] | None = None,
+    ) -> None:
+        """`name` of the run (default: the script's name and the pid); `processes`, `pool`, `stop` as in a topology.
+
+        `workers`: processes of the pool; `resume`, `fresh`: what to do with the messages of a dead run of that name;
+        `chaos_s`: kill a random worker at this interval; `events`: file for lifecycle events; `log_format`: print the
+        log lines of agents on stderr in this form.
+        """
+        self._supervisor = Supervisor("root") if supervisor is None else supervisor
+        self._classes: Mapping[str, type[AgentProcess]] = {}
+        self._from_objects = True
+        self._given = TopologySpec(
+            supervision=spec_of(self._supervisor, portable=False),
+            processes=list(processes),
+            pool=pool or PoolSpec(),
+            transport=TransportSpec(transport) if isinstance(transport, str) else transport,
+            stop=stop or StopSpec(),
+        )
+        self._name = name or _default_name()
+        self._workers = workers
+        self._resume = resume
+        self._fresh = fresh
+        self._chaos_s = chaos_s
+        self._events = None if events is None else os.fspath(events)
+        self._log_format = log_format
+        self._run: Any = None
+
+    @classmethod
+    def from_spec(
+        cls,
+        spec: TopologySpec,
+        *,
+        name: str = "",
+        workers: int | None = None,
+        resume: bool = False,
+        fresh: bool = False,
+        chaos_s: float | None = None,
+        events: str | os.PathLike[str] | None = None,
+        log_format: Literal["text", "json"] | None = None,
+    ) -> Self:
+        """A run of a topology that is loaded already."""
+        runtime = cls(
+            name=name or spec.name,
+            workers=workers,
+            resume=resume,
+            fresh=fresh,
+            chaos_s=chaos_s,
+            events=events,
+            log_format=log_format,
+        )
+        runtime._from_objects = False
+        runtime._given = spec
+        return runtime
+
+    @classmethod
+    def from_config(
+        cls,
+        path: str | os.PathLike[str],
+        agent_classes: Mapping[str, type[AgentProcess]] | None = None,
+        *,
+        transport: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """A run of the topology in a file. `agent_classes` maps words that stand as `type:` to classes.
+
+        `options` are those of `from_spec`; `transport` replaces the file's.
+        """
+        from .topology.load import load_topology  # brings yaml and pydantic, which other programs do not need
+
+        classes = dict(agent_classes or {})
+        spec = load_topology(path, agent_types=classes.keys())
+        if transport is not None:
+            spec = replace(spec, transport=replace(spec.transport, type=transport))
+        runtime = cls.from_spec(spec, **options)
+        runtime._classes = classes
+        return runtime
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start everything; returns when every agent takes messages. Idempotent; nothing is left when it fails."""
+        end_main_import()
+        if self._run is not None:
+            return
+        module = load_transport(self._given.transport.type)
+        run = self._hosted_run() if module.multi_process else self._local_run(module.create)
+        self._run = run
+        await run.start()
+
+    async def stop(self) -> None:
+        """Stop in good order: the topology's `stop:`. Idempotent; nothing happens if it was never started."""
+        if self._run is not None:
+            await self._run.stop()
+
+    async def wait(self) -> int:
+        """Wait for the end of the run; its exit code. RunFailed, with the report, when supervision gave up."""
+        return int(await self._started().wait())
+
+    def request_stop(self, exit_code: int = 0) -> None:
+        """Begin to stop in good order, and return at once: for signal handlers."""
+        if self._run is not None:
+            self._run.request_stop(exit_code)
+
+    def kill(self) -> None:
+        """End at once. What was committed to shared memory stays there for `resume`."""
+        if self._run is not None:
+            self._run.kill()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop. RunFailed when supervision gave up meanwhile, unless another error is on its way already."""
+        await self.stop()
+        if error is None:
+            await self.wait()
+
+    # --- messages -------------------------------------------------------------------------------------------------
+
+    async def send(
+        self,
+        name: str,
+        payload: dict[str, Any],
+        message_type: str = "message",
+        *,
+        timeout: float | None = SEND_TIMEOUT_S,
+        priority: int = 0,
+    ) -> None:
+        """Commit a message to the agent's mailbox, as `AgentProcess.send`; its sender reads `_runtime`."""
+        await self._started().bus.send(name, payload, message_type, timeout=timeout, priority=priority)
+
+    async def ask(
+        self,
+        name: str,
+        payload: dict[str, Any],
+        timeout: float | None = ASK_TIMEOUT_S,
+        message_type: str = "message",
+        *,
+        priority: int = 0,
+    ) -> Message:
+        """Send a question and give back the reply, as `AgentProcess.ask`."""
+        bus = self._started().bus
+        reply: Message = await bus.ask(name, payload, message_type, timeout=timeout, priority=priority)
+        return reply
+
+    async def broadcast(self, pattern: str, payload: dict[str, Any], message_type: str = "message") -> None:
+        """Send to every agent whose name matches, as `AgentProcess.broadcast`."""
+        await self._started().bus.broadcast(pattern, payload, message_type)
+
+    def _started(self) -> Any:
+        if self._run is None:
+            raise RuntimeError(
+                "the runtime is not started: `await runtime.start()` or `async with runtime:` comes first"
+            )
+        return self._run
+
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    def get_agent(self, name: str) -> AgentProcess:
+        """The object of an agent that lives in this process. MessageRoutingError when it does not, or not yet."""
+        agent: AgentProcess | None = None
+        if self._run is not None:
+            agent = self._run.agent(name)
+        elif self._from_objects:
+            agent = next((one for one in self._supervisor.all_agents() if one.name == name), None)
+        if agent is None:
+            raise MessageRoutingError(f"No agent named {name!r} lives in this process.")
+        return agent
+
+    def all_agents(self) -> list[str]:
+        """The names of all agents, in start order."""
+        return [agent.name for agent in self._given.supervision.agents()]
+
+    def print_tree(self) -> str:
+        """The supervision tree as text, one line for each supervisor and agent, with what is known of its state."""
+        states = {agent.name: agent.state for agent in self.snapshot().agents}
+        return "\n".join(_tree_lines(self._given.supervision, states))
+
+    def waiting(self) -> dict[str, int]:
+        """Messages that wait or are in hand, by agent. After the end: those that stay for `resume`."""
+        return {} if self._run is None else dict(self._run.waiting())
+
+    def snapshot(self) -> RuntimeSnapshot:
+        """One reading of processes and agents; after the end, the last one."""
+        if self._run is None:
+            return RuntimeSnapshot(name=self._name, transport=self._given.transport.type)
+        snapshot: RuntimeSnapshot = self._run.snapshot()
+        return snapshot
+
+    # --- wiring ---------------------------------------------------------------------------------------------------
+
+    def _local_run(self, create: Callable[[], Any]) -> LocalRun:
+        for option, given in (("chaos_s", self._chaos_s is not None), ("resume", self._resume)):
+            if given:
+                raise ConfigurationError(
+                    f"{option} needs worker processes; transport {self._given.transport.type!r} has none."
+                )
+        spec = self._with_log_format(self._given)
+        build = self._builder(at_once=spec.supervision.agents())
+        return LocalRun(
+            spec, self._name, create(), build, events_path=self._events, log_lines=self._log_format is not None
+        )
+
+    def _with_log_format(self, spec: TopologySpec) -> TopologySpec:
+        if self._log_format is None:
+            return spec
+        return replace(spec, logging=replace(spec.logging, format=self._log_format))
+
+    def _builder(self, at_once: Sequence[AgentSpec] = ()) -> Callable[[AgentSpec], AgentProcess]:
+        """Where agents come from: the program's own object first, then new ones.
+
+        Those `at_once` are built now, so that a class that cannot be imported is found before anything starts.
+        """
+        originals: dict[str, AgentProcess] = {}
+        if self._from_objects:
+            originals = {agent.name: agent for agent in self._supervisor.all_agents()}
+            first = dict(originals)
+        else:
+            first = {spec.name: self._construct(spec) for spec in at_once}
+
+        def build(spec: AgentSpec) -> AgentProcess:
+            agent = first.pop(spec.name, None)
+            if agent is not None:
+                return agent
+            if spec.name in originals:
+                agent = originals[spec.name].reborn()
+                apply_settings(agent, spec)
+                return agent
+            return self._construct(spec)
+
+        return build
+
+    def _construct(self, spec: AgentSpec) -> AgentProcess:
+        cls = self._classes.get(spec.type)
+        return build_agent(spec, self._given.import_paths) if cls is None else construct(cls, spec)
+
+    def _hosted_run(self) -> Any:
+        from .host.client import HostOptions  # Linux only
+        from .hosted_run import HostedRun
+
+        options = HostOptions(
+            self._name,
+            workers=self._workers,
+            resume=self._resume,
+            fresh=self._fresh,
+            chaos_kill_s=self._chaos_s,
+            events_path=self._events,
+        )
+        return HostedRun(self._portable(), options, self._builder(), log_lines=self._log_format is not None)
+
+    def _portable(self) -> TopologySpec:
+        """The topology in words that other processes understand."""
+        given = self._with_log_format(self._given)
+        if not self._from_objects:
+            return replace(given, supervision=_with_types(given.supervision, self._classes))
+        paths = [os.path.abspath(path or os.curdir) for path in sys.path]
+        return replace(given, supervision=spec_of(self._supervisor, portable=True), import_paths=paths)
+
+
+def _with_types(spec: SupervisorSpec, classes: Mapping[str, type[AgentProcess]]) -> SupervisorSpec:
+    """Classes by import path in place of the words of `agent_classes`."""
+    children = [
+        _with_types(child, classes)
+        if isinstance(child, SupervisorSpec)
+        else replace(child, type=class_path(classes[child.type]) if child.type in classes else child.type)
+        for child in spec.children
+    ]
+    return replace(spec, children=children)
+
+
+def _tree_lines(spec: SupervisorSpec, states: Mapping[str, str]) -> list[str]:
+    lines = [f"[sup] {spec.name} ({spec.strategy})"]
+    for child in spec.children:
+        last = child is spec.children[-1]
+        branch, below = ("└── ", "    ") if last else ("├── ", "│   ")
+        if isinstance(child, SupervisorSpec):
+            head, *rest = _tree_lines(child, states)
+        else:
+            head, rest = f"[agent] {child.name} ({states.get(child.name, 'not started').upper()})", []
+        lines += [branch + head, *(below + line for line in rest)]
+    return lines
+
+
+def _default_name() -> str:
+    """The script's name and the pid: two programs at once never meet in shared memory."""
+    stem = os.path.splitext(os.path.basename(sys.argv[0] if sys.argv else ""))[0]
+    return f"{_NOT_IN_A_NAME.sub('-', stem.lower()).strip('-')[:40] or 'program'}-{os.getpid()}"
