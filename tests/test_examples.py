@@ -43,7 +43,7 @@ def readme_agent() -> str:
 def test_the_first_agent_in_the_readme_is_the_example_and_has_twenty_lines() -> None:
     source = readme_agent()
     assert source == (EXAMPLES / "first" / "first.py").read_text()
-    assert len(source.splitlines()) <= 20 + source.count("\n\n\n")
+    assert len(source.splitlines()) <= 20
 
 
 def test_the_first_agent_of_the_readme_runs_as_it_stands_and_answers_from_another_process(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ agents; both are run as programs.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -78,6 +79,18 @@ def assert_exact(tree: Path, report: Path) -> None:
     checked = program(ATLAS / "own_count.py", tree, "--check", report)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert checked.stdout.startswith("exact:")
+
+
+def test_a_walk_that_goes_on_behind_any_file_yields_exactly_the_rest(small_tree: Path) -> None:
+    spec = importlib.util.spec_from_file_location("measure", ATLAS / "measure.py")
+    assert spec is not None
+    assert spec.loader is not None
+    measure = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(measure)
+    whole = list(measure.python_files(os.fsencode(small_tree)))
+    assert len(whole) > 60
+    for number, (path, _) in enumerate(whole):
+        assert list(measure.python_files(os.fsencode(small_tree), path)) == whole[number + 1 :]
 
 
 def test_own_count_notices_one_number_that_is_wrong(small_tree: Path, tmp_path: Path) -> None:
