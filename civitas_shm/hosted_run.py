@@ -14,6 +14,7 @@ from typing import Any, Final
 from .bus import MessageBus
 from .errors import TransportClosed
 from .host.client import Ended, HostClient, HostOptions
+from .loading import argv_handed_down
 from .log_lines import LogLines, line_printer
 from .process import AgentProcess
 from .snapshot import AgentSnapshot, ProcessSnapshot, RuntimeSnapshot
@@ -53,6 +54,8 @@ class HostedRun:
         self._log_lines = LogLines(spec.logging) if log_lines else None
         self._end: asyncio.Task[Ended] | None = None
         self._stop_asked = False
+        self._exit_code = 0
+        self._telling: asyncio.Task[None] | None = None
         self._looking = False
         self._processes: dict[str, ProcessSnapshot] = {}
         self._last_snapshot = RuntimeSnapshot(name=self._name, transport=spec.transport.type)
@@ -63,26 +66,30 @@ class HostedRun:
     async def start(self) -> None:
         """Start host, workers and agents. Raises what prevented it; then nothing is left."""
         try:
-            await self._client.start()
+            with argv_handed_down():
+                await self._client.start()
             self._end = asyncio.get_running_loop().create_task(self._client.wait())
             self._end.add_done_callback(_looked_at)
             if self._stop_asked:
-                self._client.stop()
+                await self._client.stop(exit_code=self._exit_code)
             await self._client.running()
         except BaseException:
             await self._abandon()
             raise
 
     def request_stop(self, exit_code: int = 0) -> None:
-        """Begin to stop in good order. The exit code is the host's to say: 0, unless an agent has asked for another."""
-        self._ask_to_stop(now=False)
+        """Begin to stop in good order; the first one's exit code counts."""
+        if not self._stop_asked:  # the host takes a second request as an order to kill
+            self._stop_asked = True
+            self._exit_code = exit_code
+            self._tell(now=False)
 
     async def stop(self) -> None:
         """Stop in good order, and return when host and workers are gone. Idempotent; `wait` says how it ended."""
         if self._end is None:
             return
         if not self._end.done():
-            self._ask_to_stop(now=False)
+            self.request_stop()
             await asyncio.wait([self._end])
         self._forget_logging()
 
@@ -95,19 +102,19 @@ class HostedRun:
 
     def kill(self) -> None:
         """End at once. What waits stays in shared memory."""
-        self._ask_to_stop(now=True)
-
-    def _ask_to_stop(self, *, now: bool) -> None:
-        if self._stop_asked and not now:
-            return  # a second request would be an order to kill
         self._stop_asked = True
+        self._tell(now=True)
+
+    def _tell(self, *, now: bool) -> None:
         if self._end is not None and not self._end.done():
-            self._client.stop(now=now)
+            self._telling = asyncio.get_running_loop().create_task(
+                self._client.stop(now=now, exit_code=self._exit_code)
+            )
 
     async def _abandon(self) -> None:
         """`start` failed or was cancelled: see the run off."""
         if self._end is not None and not self._end.done():
-            self._client.stop(now=True)
+            await self._client.stop(now=True)
             await asyncio.wait([self._end])
         self._forget_logging()
 
@@ -140,11 +147,13 @@ class HostedRun:
         return {name: count for name, count in counts.items() if count}
 
     def snapshot(self) -> RuntimeSnapshot:
-        """The host's last reading. The first call asks for them; until one has come it holds what events have told."""
-        if not self._looking and self._end is not None and not self._end.done():
+        """The counts as they are, the rest from the host's last reading. The first call asks the host for readings."""
+        if self._end is None or self._end.done():
+            return self._last_snapshot
+        if not self._looking:
             self._looking = True
             self._client.want_snapshots(LOOK_S)
-        return self._last_snapshot
+        return self._with_counts()
 
     def _seen(self, snapshot: RuntimeSnapshot) -> None:
         self._last_snapshot = snapshot
@@ -160,10 +169,10 @@ class HostedRun:
                 self._processes[name] = replace(known, pid=None, state="dead")
             case "run_stopped":
                 self._waiting = dict(event.get("waiting") or {})
-                self._last_snapshot = self._final_snapshot()
+                self._last_snapshot = self._with_counts()
 
-    def _final_snapshot(self) -> RuntimeSnapshot:
-        """At the last event the memory is still mapped here: the counts are exact, whether anybody looked or not."""
+    def _with_counts(self) -> RuntimeSnapshot:
+        """Read from the memory, which is still mapped here at the last event: exact, whether anybody looked or not."""
         last = self._last_snapshot
         return replace(
             last,

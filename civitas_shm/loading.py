@@ -11,11 +11,13 @@ that names the agent, the class and the way out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
+import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any, Final
 
@@ -25,10 +27,22 @@ from .topology.model import AgentSpec
 from .topology.suggest import did_you_mean
 from .tracebacks import format_exception
 
-__all__ = ["MainImportEnds", "apply_settings", "build_agent", "class_path", "end_main_import", "load_class"]
+__all__ = [
+    "MainImportEnds",
+    "apply_settings",
+    "argv_handed_down",
+    "build_agent",
+    "class_path",
+    "construct",
+    "end_main_import",
+    "load_class",
+]
 
 MAIN_PREFIX: Final = "__main__:"
 MAIN_MODULE: Final = "__civitas_main__"
+
+ARGV_VARIABLE: Final = "CIVITAS_SHM_ARGV"
+"""Environment variable with the program's `sys.argv` as JSON, for scripts that read it at their top level."""
 
 _scripts: dict[str, ModuleType] = {}
 """By path: executed once per process."""
@@ -44,6 +58,16 @@ def end_main_import() -> None:
     """To be called before a Runtime starts: inside of the import of a script, nothing may be started."""
     if _importing is not None:
         raise MainImportEnds(f"{_importing} is being imported for its classes; its Runtime is running elsewhere")
+
+
+@contextlib.contextmanager
+def argv_handed_down() -> Iterator[None]:
+    """Processes that are started inside of this will execute scripts with the arguments of this one."""
+    os.environ[ARGV_VARIABLE] = json.dumps(sys.argv)
+    try:
+        yield
+    finally:
+        del os.environ[ARGV_VARIABLE]
 
 
 # --- a class's name -----------------------------------------------------------------------------------------------
@@ -171,6 +195,8 @@ def _run_here_or_aside(work: Callable[[], None], file: str) -> BaseException | N
 
     global _importing
     _importing = file
+    argv = sys.argv
+    sys.argv = json.loads(os.environ.get(ARGV_VARIABLE, "null")) or [file]
     try:
         if asyncio._get_running_loop() is None:
             run()
@@ -180,6 +206,7 @@ def _run_here_or_aside(work: Callable[[], None], file: str) -> BaseException | N
             thread.join()
     finally:
         _importing = None
+        sys.argv = argv
     return ended[0] if ended else None
 
 

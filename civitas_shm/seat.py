@@ -309,8 +309,9 @@ class Seat:
 
     def _log_failure(self, message: Message, text: str, action: ErrorAction) -> None:
         self.agent.log.error(
-            "handle failed on message %s of type %r from %r (delivery %d, attempt %d), %s:\n%s",
-            message.id, message.type, message.sender, message.delivery, message.attempt, action.value, text,
+            "%r failed in handle on message %s of type %r from %r (delivery %d, attempt %d), %s:\n%s",
+            self.agent.name, message.id, message.type, message.sender, message.delivery, message.attempt,
+            action.value, text,
             extra={"agent": self.agent.name, "message_id": message.id, "delivery": message.delivery},
         )  # fmt: skip
 
