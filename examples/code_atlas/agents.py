@@ -30,6 +30,8 @@ CHUNKS_PER_TURN = 16
 """Chunks per message of the walker to itself: half a second of analysis, redone at most once per kill."""
 
 TABLE_ROWS = 10
+PATH_WIDTH = 32
+"""Characters of a path in the table; its end is what tells files apart."""
 
 
 class Walker(AgentProcess):
@@ -185,23 +187,30 @@ def write_json(path: str, report: dict[str, Any]) -> None:
 
 def draw(report: dict[str, Any], out: str) -> None:
     """The table on the terminal: totals, and the files with the highest complexity."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"{report['files']:,} Python files below {_printable(report['root'])}", title_justify="left")
-    table.add_column("file", overflow="ellipsis", no_wrap=True, ratio=1)
+    title = Text(f"{report['files']:,} Python files below {_printable(report['root'])}")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("most complex")
     columns = ("lines", "functions", "classes", "imports", "complexity")
     for column in columns:
-        table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
+        table.add_column(column, justify="right")
     for row in sorted(report["per_file"], key=lambda row: (-row["complexity"], row["path"]))[:TABLE_ROWS]:
-        table.add_row(Text(_printable(row["path"])), *(f"{row[column]:,}" for column in columns))
+        path = _printable(row["path"])
+        shown = path if len(path) <= PATH_WIDTH else "…" + path[1 - PATH_WIDTH :]
+        table.add_row(Text(shown), *(f"{row[column]:,}" for column in columns))
     table.add_section()
     table.add_row("all files", *(f"{report[column]:,}" for column in columns), style="bold")
-    notes = f"{report['bytes']:,} bytes; {report['unparsable']:,} unparsable, {len(report['unreadable']):,} unreadable."
-    console = Console(highlight=False)
+    # Wide enough for any numbers; the table takes what it needs. A worker's output is a pipe, whose width nobody knows.
+    console = Console(width=160, highlight=False)
     console.print(table)
-    console.print(Text(f"{notes} Written to {_printable(out)}"))
+    console.print(
+        f"{report['bytes']:,} bytes; {report['unparsable']:,} unparsable, {len(report['unreadable']):,} unreadable"
+    )
+    console.print(Text(f"written to {_printable(out)}"))
 
 
 def _printable(path: str) -> str:
