@@ -1,0 +1,154 @@
+"""Agents that the tests of real processes run: each does one thing that a test wants to see, or survive."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from civitas_shm import AgentProcess, Message
+
+
+class Echo(AgentProcess):
+    """Answers with the payload and what its process is."""
+
+    async def handle(self, message: Message) -> Message:
+        return self.reply(
+            {
+                **message.payload,
+                "pid": os.getpid(),
+                "cpus": sorted(os.sched_getaffinity(0)),
+                "nice": os.getpriority(os.PRIO_PROCESS, 0),
+                "env": {key: os.environ.get(key, "") for key in ("FROM_TOPOLOGY", "OMP_NUM_THREADS")},
+                "delivery": message.delivery,
+            }
+        )
+
+
+class Sink(AgentProcess):
+    """Appends each number to a file, and lingers a little so that it can be killed in the middle."""
+
+    async def handle(self, message: Message) -> None:
+        with open(self.config["out"], "a", encoding="ascii") as out:
+            out.write(f"{message.payload['n']}\n")
+        await asyncio.sleep(self.config.get("pause_s", 0))
+
+
+class Asks(AgentProcess):
+    """Passes a question on to another agent."""
+
+    async def handle(self, message: Message) -> Message:
+        reply = await self.ask(self.config["to"], message.payload, timeout=60)
+        return self.reply(reply.payload)
+
+
+class Dies(AgentProcess):
+    """Ends its process as it is told, on deliveries up to `until`."""
+
+    async def handle(self, message: Message) -> Message | None:
+        if message.delivery > message.payload.get("until", 1_000_000):
+            return self.reply({"delivery": message.delivery, "pid": os.getpid()})
+        print("last words on stderr", file=sys.stderr)
+        match message.payload["how"]:
+            case "signal":
+                os.kill(os.getpid(), message.payload["number"])
+            case "exit":
+                os._exit(message.payload["code"])
+            case "segv":
+                ctypes.string_at(0)
+        return None
+
+
+class Fails(AgentProcess):
+    """Raises."""
+
+    async def handle(self, message: Message) -> None:
+        raise LookupError("nothing there")
+
+
+class HoldsTheGil(AgentProcess):
+    """Says that it begins, then holds the interpreter lock in C for a minute."""
+
+    async def handle(self, message: Message) -> None:
+        await self.send("mark", {"n": os.getpid()})
+        ctypes.PyDLL(None).usleep(60_000_000)
+
+
+class Starts(AgentProcess):
+    """Starts a program that outlives it, and tells its pid."""
+
+    async def handle(self, message: Message) -> Message:
+        child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        return self.reply({"child": child.pid, "pid": os.getpid()})
+
+
+class Slow(AgentProcess):
+    """Takes its time with every message."""
+
+    async def handle(self, message: Message) -> None:
+        await self.send("mark", {"n": message.payload["n"]})
+        await asyncio.sleep(message.payload.get("s", 60))
+
+
+class BlocksAtStart(AgentProcess):
+    """Never comes back from on_start, and never awaits."""
+
+    async def on_start(self) -> None:
+        time.sleep(120)
+
+
+class HangsAtStart(AgentProcess):
+    """Never comes back from on_start, but awaits."""
+
+    async def on_start(self) -> None:
+        await asyncio.sleep(120)
+
+
+class Hog(AgentProcess):
+    """Takes memory until somebody minds."""
+
+    async def handle(self, message: Message) -> None:
+        taken = []
+        while True:
+            taken.append(bytearray(os.urandom(4 << 20)))
+            await asyncio.sleep(0.005)
+
+
+class Says(AgentProcess):
+    """Writes in every way there is."""
+
+    async def handle(self, message: Message) -> Message:
+        print("printed\ntwice")
+        print("without an end", end="")
+        print(", later ended")
+        print("to stderr", file=sys.stderr)
+        self.log.warning("logged %d", 7)
+        self.log.debug("not wanted")
+        logging.getLogger("a.library").error("from a library")
+        os.write(1, b"raw bytes \xff\n")
+        subprocess.run(["echo", "from a child"], check=True)
+        return self.reply({"pid": os.getpid()})
+
+
+class Ends(AgentProcess):
+    """Ends the run with the exit code that it is told."""
+
+    async def handle(self, message: Message) -> None:
+        await self.stop_runtime(message.payload["code"])
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; a zombie does not."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGABRT)
