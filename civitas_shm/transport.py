@@ -19,6 +19,7 @@ import asyncio
 import importlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from .errors import ConfigurationError, TransportUnavailable
@@ -388,11 +389,11 @@ class StaleRun:
     name: str
     run_id: str
     waiting: int
-    """Messages that wait or were in hand; they are lost when it is removed."""
-    bytes: int
+    """Messages that wait or were in hand, lost when it is removed; -1 when its memory cannot be read."""
+    size_bytes: int
     """Memory and disk that it takes."""
-    path: str
-    """Its run directory, or its segment where nothing else is left."""
+    path: Path
+    """Its run directory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ module), the answer is "it may be there", and the worker that imports it has the
 from __future__ import annotations
 
 import ast
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
@@ -22,6 +23,7 @@ __all__ = ["check_classes"]
 
 def check_classes(spec: TopologySpec) -> None:
     """AgentImportError with a sentence for every class that surely is not there."""
+    importlib.invalidate_caches()
     problems: list[str] = []
     path = [*spec.import_paths, *sys.path]
     for agent in spec.supervision.agents():
@@ -50,6 +52,8 @@ def _problem(dotted: str, path: Sequence[str]) -> str | None:
         search = list(spec.submodule_search_locations)
     if module is None:
         return f"there is no module {parts[0]!r}"
+    if module.origin is None and module.submodule_search_locations is not None:
+        return f"there is no module {'.'.join(parts[: found + 1])!r}"  # a directory without __init__ holds modules only
     names = _names(module)
     if names is None:
         return None
@@ -63,8 +67,9 @@ def _problem(dotted: str, path: Sequence[str]) -> str | None:
 
 
 def _find(name: str, path: Sequence[str], *, top: bool) -> ModuleSpec | None:
-    for finder in sys.meta_path:
-        for where in (None, path) if top else (path,):
+    # Finders of editable installs know their packages without a path.
+    for where in (path, None) if top else (path,):
+        for finder in sys.meta_path:
             spec = finder.find_spec(name, where)
             if spec is not None:
                 return spec

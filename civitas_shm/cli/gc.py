@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from ..transport import StaleRun
+if TYPE_CHECKING:
+    from ..transport import StaleRun
 
 __all__ = ["command"]
 
@@ -29,33 +31,43 @@ def command(ctx: click.Context, yes: bool, as_json: bool) -> None:
     if transport.stale_runs is None or transport.remove_stale is None:
         raise AssertionError("the shm transport keeps runs, so it can list them")
     runs = transport.stale_runs()
-    kept: list[str] = []
-    if yes:
-        for run in runs:
-            try:
-                transport.remove_stale(run)
-            except RunAlive as error:
-                kept.append(f"{run.name}: kept, because it is alive again ({error})")
+    removed: list[StaleRun] = []
+    for run in runs if yes else []:
+        try:
+            transport.remove_stale(run)
+        except RunAlive as error:
+            click.echo(f"{run.name}: kept, because it is alive again ({error})", err=True)
+        else:
+            removed.append(run)
     if as_json:
-        click.echo(json.dumps({"removed": yes, "runs": [asdict(run) for run in runs], "kept": kept}))
-        return
-    click.echo(listing(runs, removed=yes))
-    for line in kept:
-        click.echo(line, err=True)
+        click.echo(json.dumps({"runs": [as_plain(run) for run in runs], "removed": [run.run_id for run in removed]}))
+    else:
+        click.echo(listing(runs, removed if yes else None))
 
 
-def listing(runs: list[StaleRun], *, removed: bool) -> str:
-    """For people."""
+def as_plain(run: StaleRun) -> dict[str, Any]:
+    """For `--json`; a stable form."""
+    return {**asdict(run), "waiting": run.waiting if run.waiting >= 0 else None, "path": str(run.path)}
+
+
+def listing(runs: list[StaleRun], removed: list[StaleRun] | None) -> str:
+    """For people. `removed` is None when nothing was to be removed."""
     from ..dashboard.model import bytes_text
 
     if not runs:
         return "Nothing is left of dead runs."
-    lines = [f"{run.name}  {run.run_id}  {bytes_text(run.bytes)}  {run.waiting:,} waiting  {run.path}" for run in runs]
-    total = bytes_text(sum(run.bytes for run in runs))
-    if removed:
-        lines.append(f"Removed; {total} are free again.")
-    else:
+    lines = [f"{run.name}  {bytes_text(run.size_bytes)}  {_waiting(run.waiting)}  {run.path}" for run in runs]
+    if removed is None:
+        total = bytes_text(sum(run.size_bytes for run in runs))
         lines.append(
             f"{total} in all. `civitas-shm gc --yes` removes them; `run --name NAME --resume` goes on with one."
         )
+    else:
+        lines.append(f"Removed; {bytes_text(sum(run.size_bytes for run in removed))} are free again.")
     return "\n".join(lines)
+
+
+def _waiting(count: int) -> str:
+    if count < 0:
+        return "cannot be read"
+    return f"{count:,} message{'' if count == 1 else 's'} wait{'s' if count == 1 else ''}"

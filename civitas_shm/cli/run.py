@@ -1,36 +1,28 @@
 """`run`: a topology as processes, until it ends by itself or is told to.
 
 Rules of this file:
-- it translates: options to a `TopologySpec` and arguments of `Runtime`, signals to `request_stop` and `kill`, the end
-  to an exit code. What a run is, is the runtime's business;
-- the first SIGTERM or Ctrl-C stops in order, the second at once (130);
-- stdout is for `--json` alone; the screen, log lines and what is left to say go to stderr.
+- it translates options to a `TopologySpec` and to arguments of `Runtime`; `supervise` does the rest;
+- what is wrong with the options or the topology is said before anything is imported that takes time.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
-import signal
 from collections.abc import Mapping
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import rich_click as click
 
-from .app import EXIT_INTERRUPTED
 from .options import ChaosType, RunNameType, topology_options, topology_path
 
 if TYPE_CHECKING:
-    from ..runtime import Runtime
-    from ..snapshot import RuntimeSnapshot
     from ..topology.model import LoggingSpec
 
 __all__ = ["command"]
 
-KILL_GRACE_S: Final = 2.0
-"""After a second signal: how long our own tasks may take to notice. The processes are dead by then."""
+LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 @click.command("run")
@@ -66,13 +58,21 @@ def command(
     log_format: str | None,
 ) -> None:
     """Run a topology. Ctrl-C or SIGTERM stops it in order, a second one at once."""
+    if events is not None and not Path(events).absolute().parent.is_dir():
+        raise click.BadParameter(f"the directory of {events!r} does not exist", param_hint="--events")
     if resume and fresh:
         raise click.UsageError("--resume keeps the messages that wait, --fresh drops them; give one of them")
-    from ..runtime import Runtime
     from .prepare import prepare
 
     spec = prepare(topology_path(topology, topology_option), overrides, transport, name)
     spec = replace(spec, logging=logging_of(spec.logging, quiet, log_format, os.environ))
+    # Only now what costs time: a wrong topology is said at once.
+    import asyncio
+
+    from ..host.loop import new_loop
+    from ..runtime import Runtime
+    from .supervise import supervise
+
     runtime = Runtime.from_spec(
         spec,
         name=spec.name,
@@ -83,7 +83,10 @@ def command(
         events=events,
         log_format=spec.logging.format,
     )
-    ctx.exit(asyncio.run(_run(runtime, with_screen=not quiet and spec.logging.format == "text", as_json=as_json)))
+    with_screen = not quiet and spec.logging.format == "text"
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        code = runner.run(supervise(runtime, with_screen=with_screen, as_json=as_json))
+    ctx.exit(code)
 
 
 def logging_of(topology: LoggingSpec, quiet: bool, log_format: str | None, environ: Mapping[str, str]) -> LoggingSpec:
@@ -97,106 +100,3 @@ def logging_of(topology: LoggingSpec, quiet: bool, log_format: str | None, envir
         level = "WARNING"
     chosen = replace(topology, level=level)
     return chosen if log_format is None else replace(chosen, format="json" if log_format == "json" else "text")
-
-
-LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-
-
-async def _run(runtime: Runtime, *, with_screen: bool, as_json: bool) -> int:
-    """Start, wait, stop; the exit code."""
-    interrupted = asyncio.Event()
-    signals = _Signals(runtime, interrupted)
-    signals.install()
-    from ..errors import CivitasError
-
-    error: CivitasError | None = None
-    code = 0
-    try:
-        code = await _until_end(runtime, interrupted, with_screen)
-    except CivitasError as failure:
-        error, code = failure, failure.exit_code
-        raise
-    finally:
-        signals.remove()
-        waiting = runtime.waiting()
-        if as_json:
-            click.echo(json.dumps(summary(runtime.snapshot(), code, waiting, error)))
-        if waiting:
-            click.echo(waiting_text(waiting), err=True)
-    return code
-
-
-async def _until_end(runtime: Runtime, interrupted: asyncio.Event, with_screen: bool) -> int:
-    body = asyncio.ensure_future(_start_and_wait(runtime, with_screen))
-    second_signal = asyncio.ensure_future(interrupted.wait())
-    await asyncio.wait([body, second_signal], return_when=asyncio.FIRST_COMPLETED)
-    second_signal.cancel()
-    if not interrupted.is_set():
-        return await body
-    body.cancel()
-    await asyncio.wait([body], timeout=KILL_GRACE_S)
-    return EXIT_INTERRUPTED
-
-
-async def _start_and_wait(runtime: Runtime, with_screen: bool) -> int:
-    from rich.console import Console
-
-    from ..dashboard.live import LiveScreen, can_show
-
-    console = Console(stderr=True)
-    try:
-        await runtime.start()
-        if not (with_screen and can_show(console)):
-            return await runtime.wait()
-        async with LiveScreen(console, runtime.snapshot):
-            return await runtime.wait()
-    finally:
-        await runtime.stop()
-
-
-class _Signals:
-    """First: stop in order. Second: kill."""
-
-    def __init__(self, runtime: Runtime, interrupted: asyncio.Event) -> None:
-        self._runtime = runtime
-        self._interrupted = interrupted
-        self._seen = False
-
-    def install(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
-
-    def remove(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().remove_signal_handler(number)
-
-    def _on_signal(self) -> None:
-        if not self._seen:
-            self._seen = True
-            self._runtime.request_stop()
-            return
-        self._runtime.kill()
-        self._interrupted.set()
-
-
-def waiting_text(waiting: Mapping[str, int]) -> str:
-    """What is left in shared memory, by agent, and how to go on with it."""
-    total = sum(waiting.values())
-    by_agent = ", ".join(f"{name} {count:,}" for name, count in sorted(waiting.items(), key=lambda item: -item[1])[:5])
-    more = ", …" if len(waiting) > 5 else ""
-    return (
-        f"{total:,} message{'s' if total != 1 else ''} wait{'s' if total == 1 else ''}: run --resume ({by_agent}{more})"
-    )
-
-
-def summary(
-    snapshot: RuntimeSnapshot, exit_code: int, waiting: Mapping[str, int], error: Exception | None
-) -> dict[str, Any]:
-    """The `--json` output; a stable form."""
-    return {
-        "exit_code": exit_code,
-        "error": None if error is None else str(error),
-        "restarts": sum(process.restarts for process in snapshot.processes),
-        "waiting": dict(waiting),
-        **asdict(snapshot),
-    }

@@ -11,6 +11,9 @@ _TOPOLOGY = """\
 name: @NAME@
 transport: shm            # in_process: everything in one process, on any system
 
+stop:
+  drain: all              # what waits is handled before the end
+
 supervision:
   name: root
   strategy: ONE_FOR_ONE   # a crashed agent is started anew, the others go on
@@ -22,6 +25,7 @@ supervision:
     - agent:
         name: asker
         type: agents.Asker
+        state: shm        # self.state is committed together with the release of each message
         config:
           count: 10       # for one run: civitas-shm run --set asker.count=100
 """
@@ -43,21 +47,29 @@ class Squarer(AgentProcess):
 
 
 class Asker(AgentProcess):
-    """Asks for the first squares, prints their sum, and ends the run."""
+    """Asks for one square per message, adds it up, prints the sum and ends the run.
+
+    Its state is committed together with the release of each message (`state: shm` in the topology). So when its process
+    is killed, the next one goes on where this one was, and a message that comes twice is known by its number.
+    """
 
     async def on_start(self) -> None:
-        # The work begins with a message and not here, so that starting does not wait for it.
-        await self.send(self.name, {"count": self.config.get("count", 10)})
+        self.state.setdefault("next", 1)
+        self.state.setdefault("total", 0)
+        await self.send(self.name, {"number": self.state["next"]})
 
-    async def handle(self, message: Message) -> Message | None:
-        count = message.payload["count"]
-        total = 0
-        for number in range(1, count + 1):
+    async def handle(self, message: Message) -> None:
+        number = message.payload["number"]
+        if number != self.state["next"]:
+            return  # done before
+        if number <= self.config["count"]:
             answer = await self.ask("squarer", {"number": number})
-            total += answer.payload["square"]
-        print(f"the sum of the first {count} squares is {total}")
-        await self.stop_runtime(exit_code=0)
-        return None
+            self.state["total"] += answer.payload["square"]
+            await self.send(self.name, {"number": number + 1})
+        else:
+            print(f"the sum of the first {self.config['count']} squares is {self.state['total']}")
+            await self.stop_runtime(exit_code=0)
+        self.state["next"] = number + 1
 '''
 
 _TEST = '''\
@@ -90,7 +102,7 @@ _README = """\
 
 `topology.yaml` says which agents there are and where they run; `agents.py` holds their classes.
 
-- More work: `civitas-shm run --set asker.count=1000`
+- More work: `civitas-shm run --set asker.count=50000`
 - With a process killed every tenth of a second, and the same sum: add `--chaos kill=0.1s`
 - Without shared memory, on any system: `civitas-shm run --transport in_process`
 """

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import AliasChoices
 
 from civitas_shm.errors import TopologyError
+from civitas_shm.topology import schema
 from civitas_shm.topology.load import load_topology, load_topology_text
 from civitas_shm.topology.model import AgentSpec, ProcessSpec, SupervisorSpec, TopologySpec
 
@@ -111,6 +113,25 @@ def test_every_key_arrives_in_the_model() -> None:
     assert (spec.logging.level, spec.logging.agents, spec.logging.format) == ("DEBUG", {"walker": "ERROR"}, "json")
     assert (spec.transport.type, spec.transport.segments, spec.transport.arena_mb) == ("shm", "memfd", 16)
     assert spec.name == "atlas"
+
+
+def test_the_example_in_the_documents_is_a_topology_with_every_key() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "cli.md").read_text().split("```yaml\n")[1].split("```")[0]
+    spec = load_topology_text(text)
+    assert [agent.name for agent in spec.supervision.agents()] == ["walker", "analyser", "report", "x"]
+    for block in (
+        schema.Agent,
+        schema.Supervisor,
+        schema.Process,
+        schema.Pool,
+        schema.Stop,
+        schema.Logging,
+        schema.Top,
+    ):
+        for name, field in block.model_fields.items():
+            alias = field.validation_alias
+            names = [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [name]
+            assert name == "supervisor" or any(f"{key}:" in text for key in names), f"{block.__name__}.{name}"
 
 
 def test_what_is_left_out_has_the_defaults_of_the_model() -> None:

@@ -27,4 +27,7 @@ def transport() -> TransportModule:
         create=create,
         attach=attach,
         limits={"slots": _shm.SLOTS_MAX, "mailboxes": _shm.MAILBOXES_MAX, "layout": _shm.LAYOUT_VERSION},
+        layout_version=_shm.LAYOUT_VERSION,
+        stale_runs=stale_runs,
+        remove_stale=remove_stale,
     )

@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Final, Literal
 
 from civitas_shm.errors import RunAlive, SharedMemoryFull, TransportUnavailable
-from civitas_shm.transport import MemoryPlan
+from civitas_shm.transport import MemoryPlan, StaleRun
 
 from . import _shm
 from .names import open_named, remove_named
 
 __all__ = [
-    "KIND_ARENA", "KIND_CELLS", "KIND_DIRECTORY", "KIND_MAIL", "RunDirectory", "RunFiles", "Segments", "StaleRun",
-    "runs_directory", "stale_runs",
+    "KIND_ARENA", "KIND_CELLS", "KIND_DIRECTORY", "KIND_MAIL", "RunDirectory", "RunFiles", "Segments",
+    "remove_stale", "runs_directory", "stale_runs",
 ]  # fmt: skip
 
 KIND_DIRECTORY: Final = 1
@@ -235,18 +235,6 @@ class Segments:
         for fd in self.fds:
             os.close(fd)
         self.fds.clear()
-
-
-@dataclass(frozen=True, slots=True)
-class StaleRun:
-    """What a dead run left behind."""
-
-    name: str
-    run_id: str
-    waiting: int
-    """Messages that wait or were in hand; -1 when its memory cannot be read."""
-    size_bytes: int
-    path: Path
 
 
 def stale_runs(base: Path | None = None) -> list[StaleRun]:
