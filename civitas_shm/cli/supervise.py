@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import rich_click as click
@@ -30,7 +33,7 @@ __all__ = ["summary", "supervise", "waiting_text"]
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 KILL_GRACE_S: Final = 2.0
-"""After a second signal: how long our own tasks may take to notice. The processes are dead by then."""
+"""After a second signal: when this process ends for good, whatever an agent in it does. The others are dead by then."""
 
 
 async def supervise(runtime: Runtime, *, with_screen: bool, as_json: bool) -> int:
@@ -66,7 +69,7 @@ async def _until_end(runtime: Runtime, interrupted: asyncio.Event, with_screen: 
     if not interrupted.is_set():
         return await body
     body.cancel()
-    await asyncio.wait([body], timeout=KILL_GRACE_S)
+    await asyncio.wait([body], timeout=KILL_GRACE_S / 2)
     return EXIT_INTERRUPTED
 
 
@@ -87,39 +90,38 @@ async def _start_and_wait(runtime: Runtime, with_screen: bool) -> int:
 
 
 class _Signals:
-    """First: stop in order. Second: kill."""
+    """First: stop in order. Second: kill, and leave however busy the loop is.
+
+    Handlers of `signal` and not of the loop, because an agent of this process may hold the loop; they also work on
+    Windows. All they do is to hand over to the loop, or to a thread that needs none.
+    """
 
     def __init__(self, runtime: Runtime, interrupted: asyncio.Event) -> None:
         self._runtime = runtime
         self._interrupted = interrupted
-        self._seen = False
-
+        self._loop = asyncio.get_running_loop()
         self._before: dict[int, Any] = {}
+        self._seen = 0
 
     def install(self) -> None:
-        loop = asyncio.get_running_loop()
         for number in _STOP_SIGNALS:
-            self._before[number] = signal.getsignal(number)
-            try:
-                loop.add_signal_handler(number, self._on_signal)
-            except NotImplementedError:  # Windows
-                signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._on_signal))
+            self._before[number] = signal.signal(number, self._on_signal)
 
     def remove(self) -> None:
-        loop = asyncio.get_running_loop()
         for number, handler in self._before.items():
-            try:
-                loop.remove_signal_handler(number)
-            except NotImplementedError:  # Windows
-                pass
-            if handler is not None:  # None: not set from Python, so not ours to set
-                signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    def _on_signal(self) -> None:
-        if not self._seen:
-            self._seen = True
-            self._runtime.request_stop()
-            return
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._seen += 1
+        if self._seen == 1:
+            self._loop.call_soon_threadsafe(self._runtime.request_stop)
+        elif self._seen == 2:
+            last_resort = threading.Timer(KILL_GRACE_S, os._exit, [EXIT_INTERRUPTED])
+            last_resort.daemon = True
+            last_resort.start()
+            self._loop.call_soon_threadsafe(self._kill)
+
+    def _kill(self) -> None:
         self._runtime.kill()
         self._interrupted.set()
 

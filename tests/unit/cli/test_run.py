@@ -9,7 +9,9 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +20,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from civitas_shm import transport
 from civitas_shm.cli.app import app
-from civitas_shm.cli.supervise import supervise, waiting_text
+from civitas_shm.cli.supervise import waiting_text
 from civitas_shm.errors import RunAlive, RunFailed
 from civitas_shm.snapshot import ProcessSnapshot, RuntimeSnapshot
 from civitas_shm.topology.model import TopologySpec
@@ -72,6 +75,7 @@ Invoke = Callable[..., tuple[Result, RuntimeDouble]]
 
 @pytest.fixture
 def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    monkeypatch.setattr(os, "_exit", lambda code: None)  # the last resort after a second signal would end the tests
     (tmp_path / "topology.yaml").write_text(TOPOLOGY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LOG_LEVEL", raising=False)
@@ -133,19 +137,27 @@ def test_signals_are_given_back_at_the_end(invoke: Invoke) -> None:
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
-def test_signals_work_where_the_loop_knows_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    def not_here(*_: Any) -> None:
-        raise NotImplementedError  # what asyncio does on Windows
-
-    monkeypatch.setattr(asyncio.SelectorEventLoop, "add_signal_handler", not_here)
-    monkeypatch.setattr(asyncio.SelectorEventLoop, "remove_signal_handler", not_here)
-    before = signal.getsignal(signal.SIGTERM)
-    double = RuntimeDouble(ends_when_told, {})
-    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-        code = runner.run(supervise(double, with_screen=False, as_json=False))  # type: ignore[arg-type]
-    assert code == 0
-    assert double.calls == ["start", "request_stop", "stop"]
-    assert signal.getsignal(signal.SIGTERM) is before
+def test_a_second_signal_ends_even_a_process_whose_loop_is_held(tmp_path: Path) -> None:
+    (tmp_path / "held.py").write_text(
+        "import time\n"
+        "from civitas_shm import AgentProcess\n"
+        "class Held(AgentProcess):\n"
+        "    async def on_start(self):\n"
+        "        await self.send(self.name, {})\n"
+        "    async def handle(self, message):\n"
+        "        print('held', flush=True)\n"
+        "        time.sleep(3600)\n"
+    )
+    (tmp_path / "topology.yaml").write_text("supervision: {children: [{type: held.Held, name: a}]}")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-m", "civitas_shm", "run"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.2)  # equal signals that come together are one
+        assert process.wait() == 130
 
 
 def test_a_failed_run_ends_with_1_and_its_report(invoke: Invoke) -> None:
@@ -171,6 +183,15 @@ def test_events_need_a_directory_that_exists(invoke: Invoke) -> None:
     result, double = invoke(ends_with_3, "--events", "nowhere/e.jsonl")
     assert result.exit_code == 2
     assert double.calls == []
+
+
+def test_a_transport_that_cannot_be_had_ends_with_5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "topology.yaml").write_text("transport: shm\n" + TOPOLOGY)
+    monkeypatch.setitem(transport.BUILTIN_TRANSPORTS, "shm", "civitas_shm.no_such_part")
+    result = CliRunner().invoke(app, ["run", str(tmp_path / "topology.yaml")])
+    assert result.exit_code == 5
+    assert "transport 'shm' cannot be had here" in result.stderr
+    assert "--transport in_process" in result.stderr
 
 
 def test_options_arrive(invoke: Invoke) -> None:
