@@ -1,6 +1,6 @@
 """Every transport: agents at their mailboxes, and that none of them delays the others.
 
-Fairness is measured in turns of the loop and in messages, never in time: a machine may be slow, a batch may not be long.
+Fairness is measured in turns of the loop and in messages, never in time: a machine may be slow, a batch not long.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Forward(AgentProcess):
 class Plain(AgentProcess):
     def handle(self, message: Message) -> Message | None:  # type: ignore[override]
         reply: Any = self.ask("counter", {})
-        self.send("counter", {})
+        self.send("counter", {})  # type: ignore[unused-coroutine]  # in a thread it blocks until it is done
         return self.reply({"heard": reply.payload["handled"], "same trace": reply.trace_id == message.trace_id})
 
 
