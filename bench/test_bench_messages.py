@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
 ASKS = 2_000
 SENDS = 20_000
@@ -16,25 +15,26 @@ ROUNDS = 7
 Driver = Callable[..., Awaitable[Any]]
 
 
-async def _wait(work: Awaitable[Any]) -> Any:
-    return await work
+def rounds(benchmark: Any, loop: asyncio.Runner, driver: Driver, what: str, to: str, n: int) -> None:
+    """Let the driver do it ROUNDS times. `benchmark` is pytest-benchmark's fixture, whose methods have no types."""
+
+    async def once() -> None:
+        await driver(what, to, n)
+
+    benchmark.extra_info["messages"] = n
+    benchmark.pedantic(lambda: loop.run(once()), rounds=ROUNDS, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("to", ["near_echo", "far_echo"])
-def test_bench_ask_one_after_the_other(
-    benchmark: BenchmarkFixture, loop: asyncio.Runner, driver: Driver, to: str
-) -> None:
-    benchmark.extra_info["messages"] = ASKS
-    benchmark.pedantic(lambda: loop.run(_wait(driver("ask", to, ASKS))), rounds=ROUNDS, warmup_rounds=1)
+def test_bench_ask_one_after_the_other(benchmark: Any, loop: asyncio.Runner, driver: Driver, to: str) -> None:
+    rounds(benchmark, loop, driver, "ask", to, ASKS)
 
 
 @pytest.mark.parametrize("to", ["near_echo", "far_echo"])
-def test_bench_ask_64_outstanding(benchmark: BenchmarkFixture, loop: asyncio.Runner, driver: Driver, to: str) -> None:
-    benchmark.extra_info["messages"] = SENDS
-    benchmark.pedantic(lambda: loop.run(_wait(driver("outstanding", to, SENDS))), rounds=ROUNDS, warmup_rounds=1)
+def test_bench_ask_64_outstanding(benchmark: Any, loop: asyncio.Runner, driver: Driver, to: str) -> None:
+    rounds(benchmark, loop, driver, "outstanding", to, SENDS)
 
 
 @pytest.mark.parametrize("to", ["near_sink", "far_sink"])
-def test_bench_send_one_way(benchmark: BenchmarkFixture, loop: asyncio.Runner, driver: Driver, to: str) -> None:
-    benchmark.extra_info["messages"] = SENDS
-    benchmark.pedantic(lambda: loop.run(_wait(driver("one_way", to, SENDS))), rounds=ROUNDS, warmup_rounds=1)
+def test_bench_send_one_way(benchmark: Any, loop: asyncio.Runner, driver: Driver, to: str) -> None:
+    rounds(benchmark, loop, driver, "one_way", to, SENDS)

@@ -123,7 +123,7 @@ def make_tree(root: bytes, files: int, seed: int, functions: int = 40) -> None:
         write(random_.choice(directories), name, random_source(random_, 2))
     for name, data in ODD_SOURCES.items():
         write(random_.choice(directories), name, data)
-    write(b"", b"large.py", random_source(random_, 3_000))
+    write(b"", b"large.py", random_source(random_, 1_500))
     for name in (b"notes.txt", b"upper.PY", b"compiled.pyc", b"stub.pyi", b"py", b"package.py~"):
         write(b"", name, b"def not_counted(): pass\n")
     os.symlink(b"large.py", os.path.join(root, b"link_to_file.py"))

@@ -54,8 +54,8 @@ def small_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def large_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some four seconds of analysis: room for several kills."""
-    return make_tree(tmp_path_factory.mktemp("large") / "tree", files=2_400)
+    """Some two seconds of analysis on two cores: room for several kills."""
+    return make_tree(tmp_path_factory.mktemp("large") / "tree", files=1_200)
 
 
 @pytest.fixture
