@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import AliasChoices
 
 from civitas_shm.errors import TopologyError
-from civitas_shm.topology import schema
+from civitas_shm.topology import overrides, schema
 from civitas_shm.topology.load import load_topology, load_topology_text
 from civitas_shm.topology.model import AgentSpec, ProcessSpec, SupervisorSpec, TopologySpec
 
@@ -62,9 +62,9 @@ supervision:
 MINIMAL = "supervision: {children: [agent: {name: a, type: m.A}]}\n"
 
 
-def problems_of(text: str, *overrides: str, **environment: str) -> list[str]:
+def problems_of(text: str, *settings: str, **environment: str) -> list[str]:
     with pytest.raises(TopologyError) as caught:
-        load_topology_text(text, "t.yaml", overrides, environment=environment)
+        load_topology_text(text, "t.yaml", settings, environment=environment)
     return caught.value.problems
 
 
@@ -409,8 +409,8 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
 # --- overrides ------------------------------------------------------------------------------------------------------
 
 
-def config_after(*overrides: str, name: str = "a") -> dict[str, object]:
-    spec = load_topology_text(agent_yaml(f"name: {name}, type: m.A, config: {{p: 1, deep: {{x: 1}}}}"), "t", overrides)
+def config_after(*settings: str, name: str = "a") -> dict[str, object]:
+    spec = load_topology_text(agent_yaml(f"name: {name}, type: m.A, config: {{p: 1, deep: {{x: 1}}}}"), "t", settings)
     return spec.supervision.agents()[0].config
 
 
@@ -465,10 +465,18 @@ def test_an_override_that_fits_nowhere_is_a_problem(override: str, problem: str)
     assert only.startswith(problem)
 
 
-def test_overrides_do_not_change_another_topology_of_the_same_text() -> None:
+def test_of_two_agents_whose_names_fit_the_longer_is_meant() -> None:
+    text = "supervision:\n  children:\n  - {name: a, type: m.A}\n  - {name: a.b, type: m.B}\n"
+    configs = {a.name: a.config for a in load_topology_text(text, "t", ["a.b.p=1", "a.c.p=2"]).supervision.agents()}
+    assert configs == {"a": {"c": {"p": 2}}, "a.b": {"p": 1}}
+
+
+def test_the_topology_that_overrides_are_applied_to_stays_as_it_is() -> None:
     spec = load_topology_text(FULL)
-    load_topology_text(FULL, "t.yaml", ["walker.path=x"])
-    assert spec.supervision.agents()[0].config["path"] == "no"
+    changed, problems = overrides.apply(spec, [overrides.parse("walker.nested.list=[]")])
+    assert problems == []
+    assert changed.supervision.agents()[0].config["nested"] == {"list": []}
+    assert spec == load_topology_text(FULL)
 
 
 # --- whatever comes -------------------------------------------------------------------------------------------------
