@@ -9,8 +9,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,15 +31,14 @@ pytestmark = [
 Run = Callable[..., tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]]
 
 
-def program(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def environment() -> dict[str, str]:
     roots = [str(ROOT), str(ROOT / "transports"), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, roots))}
+
+
+def program(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *command],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, roots))},
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, *command], cwd=cwd, env=environment(), capture_output=True, text=True, check=False
     )
 
 
@@ -130,6 +132,40 @@ def test_the_totals_are_exact_while_workers_are_killed(
     finished, events = atlas(large_tree, "--chaos", "kill=0.3s")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert sum(event["event"] == "process_died" for event in events) >= 2
+    assert_exact(large_tree, tmp_path / "report.json")
+
+
+def test_a_run_that_was_stopped_half_way_goes_on_with_resume_and_stays_exact(large_tree: Path, tmp_path: Path) -> None:
+    # A copy that gives up draining at once, so that SIGTERM leaves most of the work in shared memory.
+    shutil.copytree(ATLAS, tmp_path / "atlas")
+    topology = tmp_path / "atlas" / "topology.yaml"
+    text = topology.read_text()
+    assert "timeout_s: 10 " in text
+    topology.write_text(text.replace("timeout_s: 10 ", "timeout_s: 0.1 "))
+    command = [
+        *(sys.executable, "-m", "civitas_shm", "run", str(topology), "--name", f"resumed-{os.getpid()}"),
+        *("--set", f"walker.path={large_tree}", "--set", f"report.out={tmp_path / 'report.json'}", "--workers", "1"),
+    ]
+    first = subprocess.Popen(
+        [*command, "--events", str(tmp_path / "events.jsonl")],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "events.jsonl").exists() or "process_started" not in (tmp_path / "events.jsonl").read_text():
+        assert first.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.5)  # of more than two seconds of work
+    first.send_signal(signal.SIGTERM)
+    _, said = first.communicate()
+    assert first.returncode == 0, said
+    assert "--resume" in said
+    assert not (tmp_path / "report.json").exists()
+    second = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert second.returncode == 6, second.stderr  # never dropped without being told to
+    third = subprocess.run([*command, "--resume"], env=environment(), capture_output=True, text=True, check=False)
+    assert third.returncode == 0, third.stderr
     assert_exact(large_tree, tmp_path / "report.json")
 
 
