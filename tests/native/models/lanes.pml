@@ -21,8 +21,14 @@
 #define LAPS  4
 #define START ((LAPS - 1) * N)
 
-#ifndef MESSAGES
-#define MESSAGES 1                    /* in the normal lane; one in each of the others */
+#ifndef CONTROL_MESSAGES
+#define CONTROL_MESSAGES 1
+#endif
+#ifndef PRIORITY_MESSAGES
+#define PRIORITY_MESSAGES 1
+#endif
+#ifndef NORMAL_MESSAGES
+#define NORMAL_MESSAGES 1
 #endif
 #ifndef READER_KILLS
 #define READER_KILLS 0
@@ -79,7 +85,7 @@ byte reader_kills = READER_KILLS, sender_kills = SENDER_KILLS, remover_kills = R
 #define HELP_TAIL(l, seen) if :: lane[l].tail == seen -> lane[l].tail = seen + 1 :: else fi
 
 /* ---- sender ---- */
-#define QUOTA(l) (l == NORMAL -> MESSAGES : 1)
+#define QUOTA(l) (l == NORMAL -> NORMAL_MESSAGES : (l == PRIORITY -> PRIORITY_MESSAGES : CONTROL_MESSAGES))
 #define SENDER_DIES :: d_step { sender_kills > 0 -> sender_kills--; senders_left--; k = 0; t = 0; s = 0 } goto out
 #define S(step) if :: d_step { step } SENDER_DIES fi
 

@@ -1,0 +1,310 @@
+"""The shared-memory protocols, explored by spin: the right ones hold, each mutant is caught.
+
+Rules of this file:
+
+- A case is one exhaustive search of one model with one set of macros. A search that was cut short (depth, memory)
+  proves nothing and fails the test, whatever it found.
+- A protocol counts as right only if the search also reached every statement of the model's auditor, so that "no error"
+  cannot mean "nothing was looked at".
+- A mutant is one step of the protocol left out or swapped. It must be caught: a model that cannot see a known mistake
+  is no evidence. Every `MUTANT_` macro of every model has a case.
+- `Search.SAFETY` looks for violated assertions, `Search.CYCLES` for executions that never end (pan's non-progress
+  cycles; the models have no progress labels, so any cycle is one).
+
+What each model says, its bounds and the size of its state space: models/README.md.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.native
+
+MODELS = Path(__file__).parent / "models"
+
+# Far deeper than the deepest search (a few hundred steps); a search that goes beyond fails the test.
+DEPTH_MAX_STEPS = 20_000
+# The largest search needs about 250 MB; beyond this pan stops and the test fails, instead of filling the machine.
+MEMORY_MAX_MB = 1500
+# Watchdog only: each search takes seconds.
+WATCHDOG_S = 300
+
+
+class Search(enum.Enum):
+    """What pan is built to look for: an assertion that fails, or an execution that never ends."""
+
+    SAFETY = "safety"
+    CYCLES = "cycles"
+
+
+@dataclass(frozen=True)
+class Case:
+    model: str
+    claim: str
+    macros: str = ""
+    search: Search = Search.SAFETY
+
+    def __str__(self) -> str:
+        return f"{self.model}-{self.claim}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What pan printed at the end of one search."""
+
+    errors: int
+    states: int
+    complete: bool
+    auditor_fully_reached: bool
+    report: str
+
+
+RIGHT = [
+    # --- one lane of a mailbox ---
+    Case("mailbox", "two_producers_one_killed", "-DPRODUCER_KILLS=1"),
+    Case("mailbox", "two_producers_reader_killed", "-DREADER_KILLS=1"),
+    Case("mailbox", "producer_and_reader_killed", "-DPER_PRODUCER=2 -DPRODUCER_KILLS=1 -DREADER_KILLS=1"),
+    Case("mailbox", "reader_killed_three_times", "-DPRODUCERS=1 -DPER_PRODUCER=6 -DREADER_KILLS=3"),
+    Case(
+        "mailbox",
+        "dead_reader_blocks_nobody_while_there_is_room",
+        "-DPER_PRODUCER=2 -DREADER_STAYS_DEAD -DREADER_KILLS=1 -DPRODUCER_KILLS=1",
+    ),
+    Case("mailbox", "tail_hint_far_ahead", "-DPRODUCER_KILLS=1 -DTAIL_AT_START=100"),
+    Case("mailbox", "tail_hint_far_behind", "-DPRODUCER_KILLS=1 -DTAIL_AT_START=0"),
+    Case("mailbox", "at_most_once", "-DPRODUCERS=1 -DPER_PRODUCER=5 -DREADER_KILLS=2 -DAT_MOST_ONCE"),
+    Case("mailbox", "two_readers_killed_twice", "-DPRODUCERS=1 -DREADERS=2 -DREADER_KILLS=2"),
+    Case("mailbox", "two_producers_two_readers", "-DPER_PRODUCER=2 -DREADERS=2"),
+    Case("mailbox", "reclaim", "-DPRODUCERS=1 -DPER_PRODUCER=4 -DRECLAIM -DREADER_KILLS=2"),
+    Case("mailbox", "reclaim_two_readers", "-DPRODUCERS=1 -DREADERS=2 -DRECLAIM -DREADER_KILLS=1"),
+    Case("mailbox", "drop_oldest", "-DPER_PRODUCER=2 -DDROP -DPRODUCER_KILLS=1 -DREADER_KILLS=1"),
+    Case("mailbox", "drop_oldest_reclaim", "-DPRODUCERS=1 -DPER_PRODUCER=4 -DDROP -DRECLAIM -DREADER_KILLS=1"),
+    Case("mailbox", "nobody_spins", "-DPER_PRODUCER=2 -DPRODUCER_KILLS=1 -DREADER_KILLS=1", Search.CYCLES),
+    Case(
+        "mailbox",
+        "nobody_spins_at_a_dead_reader",
+        "-DPER_PRODUCER=2 -DREADER_STAYS_DEAD -DREADER_KILLS=1",
+        Search.CYCLES,
+    ),
+    Case("mailbox", "nobody_spins_two_readers", "-DPRODUCERS=1 -DREADERS=2 -DREADER_KILLS=1", Search.CYCLES),
+    Case("mailbox", "nobody_spins_tail_hint_far_ahead", "-DPER_PRODUCER=2 -DTAIL_AT_START=100", Search.CYCLES),
+    # --- lanes and closing ---
+    Case("lanes", "one_message_in_each", ""),
+    Case("lanes", "two_normal_messages_one_control", "-DNORMAL_MESSAGES=2 -DPRIORITY_MESSAGES=0"),
+    Case("lanes", "reader_killed", "-DREADER_KILLS=1 -DPRIORITY_MESSAGES=0"),
+    Case("lanes", "sender_killed", "-DSENDER_KILLS=1 -DPRIORITY_MESSAGES=0"),
+    Case("lanes", "remover_killed", "-DREMOVER_KILLS=1 -DCONTROL_MESSAGES=0"),
+    Case(
+        "lanes",
+        "all_three_killed",
+        "-DSENDER_KILLS=1 -DREMOVER_KILLS=1 -DREADER_KILLS=1 -DPRIORITY_MESSAGES=0 -DCONTROL_MESSAGES=0",
+    ),
+    Case("lanes", "nobody_spins", "-DPRIORITY_MESSAGES=0", Search.CYCLES),
+    # --- waiting for room ---
+    Case("room", "two_messages_each", "-DMESSAGES=2"),
+    Case("room", "reader_killed", "-DMESSAGES=1 -DREADER_KILLS=1"),
+    Case("room", "sender_killed", "-DMESSAGES=2 -DSENDER_KILLS=1"),
+    Case("room", "nobody_spins", "-DMESSAGES=1 -DREADER_KILLS=1", Search.CYCLES),
+    # --- wake-up ---
+    Case("wake", "three_messages", ""),
+    Case("wake", "three_messages_sender_stopped", "-DSENDER_STOPS=1"),
+    Case("wake", "sender_killed", "-DSENDER_KILLS=1 -DMESSAGES=1"),
+    Case("wake", "receiver_killed", "-DRECEIVER_KILLS=1 -DMESSAGES=3 -DMESSAGES_1=0"),
+    Case("wake", "sender_and_receiver_killed", "-DMESSAGES=1 -DSENDER_KILLS=1 -DRECEIVER_KILLS=1"),
+    Case("wake", "each_bit_skipped_on_its_own", "-DSKIP_EACH"),
+    Case("wake", "leaving_the_park_may_be_a_release_store", "-DUNPARK_BY_RELEASE"),
+    Case("wake", "summary_loaded_first_holds_while_nobody_is_stopped", "-DSUMMARY_LOADED_FIRST"),
+    Case("wake", "nobody_spins", "-DMESSAGES=1 -DSENDER_KILLS=1", Search.CYCLES),
+    # --- the reader changes ---
+    Case("route", "moved_there_and_back", "-DMOVES=2 -DMESSAGES=3"),
+    Case("route", "two_senders", "-DSENDERS=2 -DMESSAGES=1"),
+    Case("route", "reader_and_host_killed", "-DREADER_KILLS=1 -DHOST_KILLS=1"),
+    Case("route", "host_killed_moved_back", "-DMOVES=2 -DMESSAGES=1 -DHOST_KILLS=1"),
+    Case("route", "nobody_spins", "-DREADER_KILLS=1", Search.CYCLES),
+]
+
+ONE_PRODUCER = "-DPRODUCERS=1 -DPER_PRODUCER=4 -DREADER_KILLS=1"
+
+MUTANTS = [
+    # --- one lane of a mailbox: publish ---
+    Case(
+        "mailbox",
+        "tail_reloaded_at_a_later_lap",
+        "-DMUTANT_TAIL_RELOAD -DPER_PRODUCER=2 -DREADER_STAYS_DEAD -DREADER_KILLS=1 -DPRODUCER_KILLS=1",
+    ),
+    Case(
+        "mailbox",
+        "tail_replaced_before_head_is_helped",
+        "-DMUTANT_TAIL_REPLACED_BLINDLY -DPER_PRODUCER=2 -DREADER_STAYS_DEAD -DREADER_KILLS=1",
+        Search.CYCLES,
+    ),
+    Case("mailbox", "wrapped_lap_compared_untruncated", "-DMUTANT_UNTRUNCATED_LAP"),
+    Case("mailbox", "publish_by_store", "-DMUTANT_PUBLISH_BY_STORE"),
+    Case("mailbox", "claim_then_write", "-DMUTANT_CLAIM_THEN_WRITE -DPRODUCER_KILLS=1"),
+    # --- take, in hand, recovery ---
+    Case("mailbox", "take_by_store", "-DMUTANT_TAKE_BY_STORE -DPRODUCERS=1 -DREADERS=2"),
+    Case("mailbox", "head_before_release", f"-DMUTANT_HEAD_BEFORE_RELEASE {ONE_PRODUCER}"),
+    Case("mailbox", "release_before_hand", f"-DMUTANT_RELEASE_BEFORE_HAND {ONE_PRODUCER}"),
+    Case("mailbox", "release_before_hand_use_after_free", f"-DMUTANT_RELEASE_BEFORE_HAND -DRECLAIM {ONE_PRODUCER}"),
+    Case("mailbox", "hand_word_before_its_ref", f"-DMUTANT_HAND_WORD_BEFORE_REF {ONE_PRODUCER}"),
+    Case("mailbox", "cleared_before_the_handler", f"-DMUTANT_CLEAR_BEFORE_HANDLER {ONE_PRODUCER}"),
+    Case("mailbox", "delivery_counted_after_the_handler", f"-DMUTANT_DELIVERY_COUNTED_AFTER {ONE_PRODUCER}"),
+    Case("mailbox", "recovery_ignores_hand", f"-DMUTANT_RECOVERY_IGNORES_HAND {ONE_PRODUCER}"),
+    Case("mailbox", "recovery_always_releases", f"-DMUTANT_RECOVERY_ALWAYS_RELEASES {ONE_PRODUCER}"),
+    Case("mailbox", "new_messages_before_hand", f"-DMUTANT_NEW_BEFORE_HAND {ONE_PRODUCER}"),
+    Case("mailbox", "no_reader_in_taken", "-DMUTANT_NO_READER_IN_TAKEN -DPRODUCERS=1 -DREADERS=2 -DREADER_KILLS=1"),
+    # --- reclaim and drop_oldest ---
+    Case("mailbox", "hand_looked_at_before_slot", f"-DMUTANT_HAND_BEFORE_SLOT -DRECLAIM {ONE_PRODUCER}"),
+    Case("mailbox", "read_before_take", f"-DMUTANT_READ_BEFORE_TAKE -DRECLAIM -DDROP {ONE_PRODUCER}"),
+    Case("mailbox", "drop_of_a_taken_slot", f"-DMUTANT_DROP_TAKEN -DDROP {ONE_PRODUCER}"),
+    Case("mailbox", "take_by_store_while_oldest_is_dropped", f"-DMUTANT_TAKE_BY_STORE -DRECLAIM -DDROP {ONE_PRODUCER}"),
+    # --- lanes and closing ---
+    Case("lanes", "closed_by_a_flag_in_the_directory", "-DMUTANT_CLOSED_FLAG"),
+    Case("lanes", "tail_helped_past_the_mark", "-DMUTANT_HELP_PAST_MARK"),
+    Case("lanes", "mark_by_store", "-DMUTANT_MARK_BY_STORE"),
+    Case("lanes", "mark_in_one_lane_only", "-DMUTANT_MARK_IN_ONE_LANE"),
+    Case("lanes", "reader_leaves_at_the_first_mark", "-DMUTANT_LEAVES_AT_FIRST_MARK"),
+    Case("lanes", "normal_lane_first", "-DMUTANT_NORMAL_FIRST"),
+    Case("lanes", "reader_stays_in_its_lane", "-DMUTANT_STAYS_IN_LANE -DNORMAL_MESSAGES=2 -DPRIORITY_MESSAGES=0"),
+    # --- waiting for room ---
+    Case("room", "no_second_look", "-DMUTANT_NO_LOOK_AGAIN"),
+    Case("room", "release_by_a_release_store_only", "-DMUTANT_RELEASE_STORE_ONLY"),
+    Case("room", "waiters_looked_at_before_the_release", "-DMUTANT_WAITERS_BEFORE_RELEASE"),
+    Case("room", "own_bit_stored_instead_of_ored", "-DMUTANT_WAITERS_BY_STORE"),
+    Case("room", "waiters_cleared_after_ringing", "-DMUTANT_CLEAR_WAITERS_LAST"),
+    Case("room", "rung_before_the_room_bit", "-DMUTANT_RING_BEFORE_ROOM_BIT"),
+    Case("room", "no_recheck_when_parked", "-DMUTANT_NO_RECHECK"),
+    Case("room", "reader_killed_and_nobody_rings", "-DMUTANT_NOBODY_RINGS -DMESSAGES=1 -DREADER_KILLS=1"),
+    Case("room", "doorbell_without_the_full_look", "-DMUTANT_DOORBELL_WITHOUT_FULL_LOOK -DMESSAGES=1 -DREADER_KILLS=1"),
+    # --- wake-up ---
+    Case("wake", "release_only_commit", "-DMUTANT_RELEASE_ONLY_COMMIT"),
+    Case("wake", "release_only_park", "-DMUTANT_RELEASE_ONLY_PARK"),
+    Case("wake", "no_recheck", "-DMUTANT_NO_RECHECK"),
+    Case("wake", "blind_increment", "-DMUTANT_BLIND_INCREMENT"),
+    Case("wake", "boolean_instead_of_a_sequence", "-DMUTANT_BOOLEAN_PARK"),
+    Case("wake", "park_seq_reset_by_the_successor", "-DMUTANT_PARK_SEQ_RESET -DRECEIVER_KILLS=1 -DMESSAGES_1=0"),
+    Case("wake", "successor_trusts_the_bits", "-DMUTANT_SUCCESSOR_TRUSTS_BITS -DMESSAGES=1 -DRECEIVER_KILLS=1"),
+    Case("wake", "bit_cleared_after_the_drain", "-DMUTANT_BIT_CLEARED_AFTER_DRAIN"),
+    Case("wake", "bit_before_publish", "-DMUTANT_BIT_BEFORE_PUBLISH"),
+    Case("wake", "summary_set_before_word", "-DMUTANT_SUMMARY_SET_FIRST"),
+    Case("wake", "summary_loaded_before_word_while_a_sender_is_stopped", "-DSUMMARY_LOADED_FIRST -DSENDER_STOPS=1"),
+    Case("wake", "sender_killed_and_nobody_rings", "-DMUTANT_NOBODY_RINGS -DSENDER_KILLS=1"),
+    Case("wake", "doorbell_without_the_full_look", "-DMUTANT_DOORBELL_WITHOUT_FULL_LOOK -DSENDER_KILLS=1"),
+    # --- the reader changes ---
+    Case("route", "readers_word_cached", "-DMUTANT_ROUTE_CACHED"),
+    Case("route", "readers_word_read_before_publish", "-DMUTANT_ROUTE_READ_BEFORE_PUBLISH"),
+    Case("route", "scan_before_the_readers_word", "-DMUTANT_SCAN_BEFORE_ROUTE"),
+    Case("route", "no_first_scan", "-DMUTANT_NO_FIRST_SCAN"),
+    Case("route", "moved_without_letting_go", "-DMUTANT_MOVE_WITHOUT_LETTING_GO"),
+    Case("route", "old_reader_goes_by_the_readers_word", "-DMUTANT_GOES_BY_READERS_WORD"),
+]
+
+
+def parse_outcome(report: str) -> Outcome:
+    """Read pan's closing report; a report without its figures is an incomplete search."""
+    errors = re.search(r"errors: (\d+)", report)
+    states = re.search(r"(\d+) states, stored", report)
+    cut_short = re.search(r"max search depth too small|Search not completed|MEMLIM bound|out of memory", report)
+    auditor = re.search(r"unreached in proctype auditor\n\t\(0 of \d+ states\)", report)
+    return Outcome(
+        errors=int(errors[1]) if errors else 0,
+        states=int(states[1]) if states else 0,
+        complete=bool(errors and states and not cut_short),
+        auditor_fully_reached=auditor is not None,
+        report=report,
+    )
+
+
+def explore(case: Case, directory: Path, optimisation: str) -> Outcome:
+    """Build the verifier of one case in `directory` and let it search."""
+    for_gcc, for_pan = {Search.SAFETY: ("-DSAFETY", "-c1"), Search.CYCLES: ("-DNP", "-l")}[case.search]
+    # NOREDUCE: nearly every step touches shared words, so partial order reduction has nothing to leave out.
+    limits = ["-DNOREDUCE", f"-DMEMLIM={MEMORY_MAX_MB}"]
+    steps = [
+        ["spin", "-a", *case.macros.split(), str(MODELS / f"{case.model}.pml")],
+        ["gcc", "-w", optimisation, *limits, for_gcc, "-o", "pan", "pan.c"],
+        # -E: states in which nothing can move are judged by the model's auditor, not reported wholesale.
+        ["./pan", "-E", f"-m{DEPTH_MAX_STEPS}", "-w20", for_pan],
+    ]
+    report = ""
+    for step in steps:
+        done = subprocess.run(
+            step,
+            cwd=directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=WATCHDOG_S,
+            check=False,
+        )
+        report = done.stdout
+        # pan's exit status says whether it found an error in the model, which is for the caller to judge.
+        assert step[0] == "./pan" or done.returncode == 0, f"{' '.join(step)}\n{report}"
+    return parse_outcome(report)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Iterator[Path]:
+    """Where pan is built, about a megabyte per case; removed at once, because pytest keeps tmp_path for three runs."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+@pytest.fixture
+def _spin_and_gcc() -> None:
+    missing = [tool for tool in ("spin", "gcc") if shutil.which(tool) is None]
+    if missing:
+        sentence = f"the models need {' and '.join(missing)}: apt-get install {' '.join(missing)}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(sentence)
+        pytest.skip(sentence)
+
+
+@pytest.mark.usefixtures("_spin_and_gcc")
+@pytest.mark.parametrize("case", RIGHT, ids=str)
+def test_protocol_holds_in_every_interleaving(case: Case, workplace: Path) -> None:
+    outcome = explore(case, workplace, "-O1")
+    assert outcome.complete, outcome.report
+    assert outcome.errors == 0, outcome.report
+    assert outcome.auditor_fully_reached, outcome.report
+
+
+@pytest.mark.usefixtures("_spin_and_gcc")
+@pytest.mark.parametrize("case", MUTANTS, ids=str)
+def test_mutant_is_caught(case: Case, workplace: Path) -> None:
+    # Searches that end at the first error are short: compiling for speed would cost more than it gains.
+    outcome = explore(case, workplace, "-O0")
+    assert outcome.errors > 0, outcome.report
+    expected = {Search.SAFETY: "assertion violated", Search.CYCLES: "non-progress cycle"}[case.search]
+    assert expected in outcome.report, outcome.report
+
+
+@pytest.mark.parametrize("case", RIGHT + MUTANTS, ids=str)
+def test_macros_of_a_case_mean_something_to_its_model(case: Case) -> None:
+    text = (MODELS / f"{case.model}.pml").read_text()
+    for macro in re.findall(r"-D(\w+)", case.macros):
+        assert re.search(rf"^#.*\b{macro}\b", text, re.MULTILINE), f"{case.model}.pml never looks at {macro}"
+
+
+@pytest.mark.parametrize("model", sorted(path.stem for path in MODELS.glob("*.pml")))
+def test_every_mutant_of_a_model_has_a_case(model: str) -> None:
+    offered = set(re.findall(r"MUTANT_\w+", (MODELS / f"{model}.pml").read_text()))
+    tried = set(re.findall(r"MUTANT_\w+", " ".join(case.macros for case in MUTANTS if case.model == model)))
+    assert offered == tried
+
+
+@pytest.mark.usefixtures("_spin_and_gcc")
+def test_search_cut_short_by_depth_counts_as_incomplete(workplace: Path) -> None:
+    whole = explore(Case("room", "whole", "-DMESSAGES=1"), workplace, "-O0")
+    assert whole.complete
+    cut = subprocess.run(["./pan", "-E", "-m20"], cwd=workplace, capture_output=True, text=True, check=False)
+    assert not parse_outcome(cut.stdout + cut.stderr).complete
