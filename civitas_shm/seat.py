@@ -98,6 +98,7 @@ class Seat:
         self._committed = b""
         self._committed_id = b""
         self._task: asyncio.Task[None] | None = None
+        self._hook_task: asyncio.Task[BaseException | None] | None = None
         self._busy = False
         self._draining: Drain | None = None
         self._cancelling = False
@@ -113,34 +114,51 @@ class Seat:
         try:
             if self._keeps_state:
                 self._restore()
-            if not inspect.iscoroutinefunction(agent.handle):
-                self._thread = HandlerThread(agent.name, self._loop)
-                self._handle = self._handle_in_thread
-            elif agent.handle_timeout is not None:
-                self._handle = self._handle_in_time
-            self._task = self._loop.create_task(self._started(), context=self._context)
-            await self._task
-        except BaseException as error:
-            # The user's code: reported, and never the end of the process.
-            if isinstance(error, asyncio.CancelledError):
-                if self._cancelling:
-                    return False  # `stop` cut the start short and goes on from here
-                if _cancelled():
-                    self._close(ProcessStatus.STOPPED)
-                    self._on_end(self)
-                    raise
+        except DeserializationError as error:
             await self._fail(error, "on_start", None)
             return False
-        finally:
-            self._task = None
+        if not inspect.iscoroutinefunction(agent.handle):
+            self._thread = HandlerThread(agent.name, self._loop)
+            self._handle = self._handle_in_thread
+        elif agent.handle_timeout is not None:
+            self._handle = self._handle_in_time
+        failure = await self._run_hook(agent.on_start, self.spec.start_timeout_s)
+        if isinstance(failure, asyncio.CancelledError):
+            if self._cancelling:
+                return False  # `stop` cut the start short and goes on from here
+            if _cancelled():
+                self._close(ProcessStatus.STOPPED)
+                self._on_end(self)
+                raise failure
+        if failure is not None:
+            await self._fail(failure, "on_start", None)
+            return False
         agent._status = ProcessStatus.RUNNING
         self._report(AgentStarted(agent.name))
         self._port.listen(self.mailbox, self._on_ready)
         return True
 
-    async def _started(self) -> None:
-        async with asyncio.timeout(self.spec.start_timeout_s):
-            await _hook(self.agent.on_start())
+    async def _run_hook(self, hook: Callable[[], Any], limit_s: float) -> BaseException | None:
+        """Run `on_start` or `on_stop` in the agent's context; what it raised, because a task hands SystemExit on."""
+
+        async def run() -> BaseException | None:
+            HANDLED.set(None)
+            try:
+                async with asyncio.timeout(limit_s):
+                    await _hook(hook())
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # noqa: BLE001 - the user's code, see the guarantees
+                return error
+            return None
+
+        task = self._hook_task = self._loop.create_task(run(), context=self._context)
+        try:
+            return await task
+        except asyncio.CancelledError as error:  # before its first step
+            return error
+        finally:
+            self._hook_task = None
 
     def _restore(self) -> None:
         stored = self._port.stored_state(self.mailbox)
@@ -378,7 +396,7 @@ class Seat:
 
     async def _quiesced(self, timeout_s: float) -> bool:
         """Wait until no handler runs; cancel it at the deadline. Whether it ended by itself."""
-        if not self._busy and self._task is None:
+        if not self._busy and self._hook_task is None:
             return True
         if self._busy:
             if self._quiet is None:
@@ -387,7 +405,7 @@ class Seat:
             if not self._busy:
                 return True
         self._cancelling = True
-        task = self._task
+        task: asyncio.Task[Any] | None = self._task or self._hook_task
         if task is not None:
             task.cancel()
             _, left = await asyncio.wait([task], timeout=CANCEL_GRACE_S)
@@ -423,20 +441,15 @@ class Seat:
             self._thread.end()
 
     async def _run_on_stop(self, timeout_s: float | None) -> None:
-        limit_s = self.agent.shutdown_timeout if timeout_s is None else timeout_s
-
-        async def stopped() -> None:
-            HANDLED.set(None)
-            async with asyncio.timeout(limit_s):
-                await _hook(self.agent.on_stop())
-
-        try:
-            await self._loop.create_task(stopped(), context=self._context)
-        except BaseException as error:
-            # The user's last words cannot change what happens, and must not be lost either.
-            self.agent.log.error("on_stop failed:\n%s", format_exception(error))
-            if isinstance(error, asyncio.CancelledError) and _cancelled():
-                raise
+        """The user's last words cannot change what happens, and must not be lost either."""
+        failure = await self._run_hook(
+            self.agent.on_stop, self.agent.shutdown_timeout if timeout_s is None else timeout_s
+        )
+        if failure is None:
+            return
+        self.agent.log.error("on_stop failed:\n%s", format_exception(failure))
+        if isinstance(failure, asyncio.CancelledError) and _cancelled():
+            raise failure
 
     def _report(self, event: AgentEvent) -> None:
         try:
