@@ -64,9 +64,9 @@ def _prctl(option: int, value: int | bytes) -> None:
 # --- who is whose child -----------------------------------------------------------------------------------------
 
 
-def become_subreaper() -> None:
+def become_subreaper(on: bool = True) -> None:
     """From now on orphaned descendants become children of this process: it gets their exit status."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_CHILD_SUBREAPER, int(on))
 
 
 def die_with_parent(parent_pid: int) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -39,7 +40,9 @@ FORK_RETRY_S: Final = 0.01
 
 SERVER_STABLE_S: Final = 2.0
 SHORT_LIVED_MAX: Final = 5
-"""Fork servers in a row that die within SERVER_STABLE_S of their start: it is not the outside that kills them."""
+"""Fork servers in a row that die within SERVER_STABLE_S of their start and before they made a process: they cannot."""
+KILLED_MAX: Final = 50
+"""The same for SIGKILL, which comes from outside: somebody's hand, or a memory limit that will not go away."""
 
 SWEEP_RETRY_S: Final = 0.05
 
@@ -126,6 +129,7 @@ class Pool:
             worker = self._exec(exec_env)
         elif self._standbys:
             worker = self._standbys.pop(0)
+            self._loop.call_soon(self.replenish)
         else:
             worker = self._fork()
         worker.process = worker.output.process = order.process
@@ -206,7 +210,7 @@ class Pool:
         if self._closing:
             return
         self._short_lived = self._short_lived + 1 if lived_s < SERVER_STABLE_S else 0
-        if self._short_lived >= SHORT_LIVED_MAX:
+        if self._short_lived >= (KILLED_MAX if exit_.signal == signal.SIGKILL else SHORT_LIVED_MAX):
             self._on_broken(
                 PoolBroken(
                     f"the fork server died {self._short_lived} times within {SERVER_STABLE_S:g} s of its start, lately "
@@ -284,6 +288,7 @@ class Pool:
         worker.pidfd = os.pidfd_open(pid)
         worker.pid = worker.output.pid = pid
         worker.unheard.clear()
+        self._short_lived = 0
         self._loop.add_reader(worker.pidfd, self._ended, worker)
         if worker.killed_because:
             kernel.kill(worker.pidfd)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,11 @@ async def a_pool(standby: int) -> AsyncIterator[Watched]:
 
 
 @pytest.fixture(autouse=True)
-def as_host() -> None:
-    """The test process plays the host: orphans become its children."""
+def as_host() -> Iterator[None]:
+    """The test process plays the host: orphans become its children, for the time of the test."""
     kernel.become_subreaper()
+    yield
+    kernel.become_subreaper(False)
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
