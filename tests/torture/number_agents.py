@@ -1,4 +1,4 @@
-"""Agents of `run_numbers.py`: a source that notes each number after it was committed, a sink that notes what it handled."""
+"""Agents of `run_numbers.py`: a source that notes each number once it is committed, a sink that notes what it got."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from civitas_shm import AgentProcess, Message
 
 
 class Source(AgentProcess):
-    """Sends 0, 1, 2, … and appends n to `sent` only after `send(n)` returned. A successor goes on after the last line."""
+    """Sends 0, 1, 2, … and appends n to `sent` once `send(n)` has returned. A successor goes on after the last line."""
 
     async def handle(self, message: Message) -> None:
         with open(self.config["sent"], "ab", buffering=0) as sent:

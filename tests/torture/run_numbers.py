@@ -3,9 +3,9 @@
     python tests/torture/run_numbers.py --count 100000 --kills 40 [--seed S] [--pause 0.2]
 
 A source appends n to a file after `send(n)` has returned; a sink in another process appends what it handles. Meanwhile
-random processes of the run die by SIGKILL: workers, standbys, the fork server. Afterwards every n in the first file must
-be in the second, first arrivals in order, and doubles at most the messages in hand at the kills (as --events tells them)
-and what their sender sent again because it died between commit and note. Exit status 1 when anything is amiss.
+random processes of the run die by SIGKILL: workers, standbys, the fork server. Afterwards every n in the first file
+must be in the second, first arrivals in order, and doubles at most the messages in hand at the kills (as --events tells
+them) and what their sender sent again because it died between commit and note. Exit status 1 when anything is amiss.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ supervision:
   backoff_base: 0
   children:
     - agent: {{name: sink, type: number_agents.Sink, process: w2, config: {{got: {got}}}}}
-    - agent: {{name: source, type: number_agents.Source, process: w1, config: {{sent: {sent}, count: {count}, pause_s: {pace}}}}}
+    - agent:
+        {{name: source, type: number_agents.Source, process: w1, config: {{sent: {sent}, count: {count}, pause_s: {pace}}}}}
     - agent: {{name: starter, type: number_agents.Starter, process: w2, state: shm}}
 """
 
@@ -119,8 +120,8 @@ def verdict(
     # A source that died between commit and note sends that number again: one double for each of its deaths at most.
     allowed = in_hand + len(deaths)
     print(
-        f"seed {seed}: {len(noted):,} noted, {len(arrived):,} arrived, {doubles} doubled (at most {allowed}: {in_hand} in "
-        f"hand at {len(deaths)} deaths), {len(lost)} lost; killed {killed}; exit {code}; {took_s:.1f} s"
+        f"seed {seed}: {len(noted):,} noted, {len(arrived):,} arrived, {doubles} doubled (at most {allowed}: {in_hand} "
+        f"in hand at {len(deaths)} deaths), {len(lost)} lost; killed {killed}; exit {code}; {took_s:.1f} s"
     )
     wrong = []
     if code:
