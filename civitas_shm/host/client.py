@@ -49,6 +49,7 @@ from .protocol import (
     WantSnapshots,
     Welcome,
 )
+from .reports import waiting_sentence
 
 __all__ = ["Ended", "HostClient", "HostOptions", "Line"]
 
@@ -253,19 +254,16 @@ class HostClient:
         self._loop.remove_reader(self._host_pidfd)
         self._channel.read_rest()
         how = str(kernel.Exit(status) if status >= 0 else kernel.Exit(0, -status))
-        waiting = self._count_waiting()
         text = f"The host process (pid {self.host_pid}) died: {how}. Its workers were killed with it."
-        if waiting:
-            text += f" {waiting} messages wait: run --resume goes on with them, run --fresh drops them."
-        self._fail(RunFailed(text))
+        self._fail(RunFailed(f"{text} {waiting_sentence(self._waiting())}".rstrip()))
         self._gone.set_result(None)
 
-    def _count_waiting(self) -> int:
+    def _waiting(self) -> dict[str, int]:
         """What a dead host has left: the memory is still mapped here."""
         if self._orders is None or self._closing:
-            return 0
+            return {}
         readings = (self.port.stats(self.port.resolve(name)) for name in self.port.names())
-        return sum(reading.waiting + reading.in_hand for reading in readings)
+        return {reading.name: count for reading in readings if (count := reading.waiting + reading.in_hand)}
 
     def _fail(self, error: CivitasError) -> None:
         """The first reason holds; what has ended already is not failed."""

@@ -34,7 +34,7 @@ def cause_of(exit_: Exit | None, killed_because: str, out_of_memory: bool) -> st
     if killed_because:
         return f"{exit_} ({killed_because})"
     if exit_.signal == 9 and out_of_memory:
-        return "SIGKILL (out of memory: the kernel's OOM killer; raise the limit or lower memory_limit_mb of others)"
+        return "SIGKILL (out of memory: killed by the kernel)"
     return str(exit_)
 
 

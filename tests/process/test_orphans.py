@@ -51,7 +51,7 @@ def test_nothing_survives_kill_9_of_the_host(
                 await run.until(lambda: not process.is_running())  # noqa: B023
         text = str(failed.value)
         assert "died: SIGKILL" in text
-        assert ("1 messages wait: run --resume" in text) == gil_held
+        assert ("1 message waits (gil 1): `run --resume`" in text) == gil_held
 
     asyncio.run(test())
 

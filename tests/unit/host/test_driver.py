@@ -1,0 +1,411 @@
+"""The driver with the real tree, and processes, memory and time that the test plays."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from civitas_shm.clock import ManualClock
+from civitas_shm.host.driver import Driver, Outcome, WorkerSettings
+from civitas_shm.host.events import EventLog
+from civitas_shm.host.kernel import Exit
+from civitas_shm.host.pool import Worker
+from civitas_shm.host.protocol import AgentReport, Assign, Ready, StartAgent, StopAgent
+from civitas_shm.placement import place
+from civitas_shm.topology.model import AgentSpec, PoolSpec, StopSpec, SupervisorSpec, TopologySpec
+from civitas_shm.transport import InHand, MailboxSpec
+
+KILLED = Exit(0, 9)
+
+
+@dataclass
+class Memory:
+    """What the driver asks of RunMemory, noted."""
+
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+    mailboxes: list[str] = field(default_factory=list)
+    left: dict[str, int] = field(default_factory=dict)
+    held: list[InHand] = field(default_factory=list)
+
+    def incarnation(self, slot: int) -> int:
+        return 5  # as after a resume
+
+    def fds(self) -> list[int]:
+        return [100, 101]
+
+    def attach_spec(self, slot: int, incarnation: int, spin_ns: int) -> dict[str, Any]:
+        return {"slot": slot, "incarnation": incarnation, "spin_ns": spin_ns}
+
+    def add_mailbox(self, spec: MailboxSpec) -> int:
+        self.mailboxes.append(spec.name)
+        return 10 + len(self.mailboxes)
+
+    def set_readers(self, mailbox: int, slots: list[int]) -> None:
+        self.calls.append(("readers", mailbox, tuple(slots)))
+
+    def close_mailbox(self, mailbox: int) -> list[InHand]:
+        self.calls.append(("close", mailbox))
+        return []
+
+    def slot_died(self, slot: int) -> list[InHand]:
+        self.calls.append(("died", slot))
+        return self.held
+
+    def waiting(self) -> dict[str, int]:
+        return self.left
+
+
+class Pool:
+    """Processes that exist only here."""
+
+    def __init__(self) -> None:
+        self.assigned: list[tuple[Worker, Assign]] = []
+        self.orders: list[tuple[str, Any]] = []
+        self.killed: list[tuple[str, str]] = []
+
+    def assign(self, order: Assign, *, exec_env: dict[str, str] | None = None) -> Worker:
+        worker = Worker(fresh_exec=exec_env is not None)
+        worker.process, worker.slot, worker.pid = order.process, order.slot, 1000 + len(self.assigned)
+        worker.output = type("Output", (), {"tail": ["last line"]})()
+        self.assigned.append((worker, order))
+        return worker
+
+    def order(self, worker: Worker, message: Any) -> None:
+        self.orders.append((worker.process, message))
+
+    def kill(self, worker: Worker, because: str) -> None:
+        worker.killed_because = worker.killed_because or because
+        self.killed.append((worker.process, because))
+
+
+class World:
+    """A driver and everything around it."""
+
+    def __init__(self, *agents: AgentSpec, size: int = 1, supervision: dict[str, Any] | None = None, **topology: Any):
+        spec = TopologySpec(
+            supervision=SupervisorSpec(children=list(agents), **(supervision or {})),
+            pool=PoolSpec(size=size),
+            **topology,
+        )
+        self.events: list[dict[str, Any]] = []
+        self.memory, self.pool, self.to_main, self.ran = Memory(), Pool(), list[Any](), list[int]()
+        self.driver = Driver(
+            asyncio.get_running_loop(),
+            place(spec, [0, 1]),
+            self.memory,  # type: ignore[arg-type]
+            WorkerSettings("shm", 20_000),
+            EventLog(ManualClock(), self.events.append),
+            ManualClock(),
+            to_main=self.to_main.append,
+            on_running=lambda: self.ran.append(1),
+            seed=1,
+        )
+        self.driver.pool = self.pool
+        self.driver.start()
+
+    def worker(self, process: str = "w1") -> Worker:
+        worker = self.driver.seats[process].worker
+        assert worker is not None
+        return worker
+
+    def ready(self, process: str = "w1") -> None:
+        self.driver.heard(self.worker(process), Ready(self.worker(process).slot))
+
+    def says(self, process: str, event: str, agent: str, **fields: Any) -> None:
+        self.driver.heard(self.worker(process), AgentReport({"event": event, "agent": agent, **fields}))
+
+    def fails(self, process: str, agent: str, kind: str = "ValueError") -> None:
+        self.says(process, "AgentFailed", agent, type=kind, text="no", traceback="", during="handle", message=None)
+
+    def names(self) -> list[str]:
+        return [event["event"] for event in self.events]
+
+    def started(self) -> list[tuple[str, str]]:
+        return [(process, order.spec["name"]) for process, order in self.pool.orders if isinstance(order, StartAgent)]
+
+    def stopped(self) -> list[tuple[str, str, str]]:
+        return [(p, order.name, order.drain) for p, order in self.pool.orders if isinstance(order, StopAgent)]
+
+
+def agent(name: str, **fields: Any) -> AgentSpec:
+    return AgentSpec(name, f"module.{name}", **fields)
+
+
+def run(test: Callable[[], Any]) -> None:
+    async def started() -> None:
+        result = test()
+        if asyncio.iscoroutine(result):
+            await result
+
+    asyncio.run(started())
+
+
+def test_all_mailboxes_and_readers_are_there_before_the_first_agent_starts() -> None:
+    def test() -> None:
+        world = World(agent("a"), agent("b", replicas=2), size=2)
+        assert world.memory.mailboxes == ["a", "b"]
+        assert world.memory.calls == [("readers", 11, (2,)), ("readers", 12, (3, 2))]
+        assert world.started() == []
+        world.ready()
+        assert world.started() == [("w1", "a")]
+        world.says("w1", "AgentStarted", "a")
+        assert world.started() == [("w1", "a"), ("w1", "b")]  # the other replica waits for its process
+        world.ready("w2")
+        world.says("w2", "AgentStarted", "b")
+        assert not world.ran
+        world.says("w1", "AgentStarted", "b")
+        assert world.ran == [1]
+
+    run(test)
+
+
+def test_agents_of_main_are_ordered_from_the_caller() -> None:
+    def test() -> None:
+        world = World(agent("a", process="main"))
+        assert [order.spec["name"] for order in world.to_main] == ["a"]
+        world.driver.report(world.driver.main, {"event": "AgentStarted", "agent": "a"})
+        assert world.ran == [1]
+        assert not world.pool.assigned
+
+    run(test)
+
+
+def test_a_death_repairs_memory_first_then_reports_then_restarts_in_the_same_slot() -> None:
+    def test() -> None:
+        world = World(agent("a"), agent("b"))
+        world.ready()
+        world.says("w1", "AgentStarted", "a")
+        world.says("w1", "AgentStarted", "b")
+        world.memory.held = [InHand(11, 1, 2, 3, bytes(128), "job", "b", 9)]
+        world.driver.died(world.worker(), KILLED)
+        assert world.memory.calls[-1] == ("died", 2)
+        died = world.events[-2]
+        assert (died["event"], died["cause"], died["process"]) == ("process_died", "SIGKILL", "w1")
+        assert died["in_hand"][0] | {"id": ""} == {
+            "agent": "a", "type": "job", "sender": "b", "id": "", "delivery": 3, "payload_bytes": 9,
+        }  # fmt: skip
+        (_, first), (_, second) = world.pool.assigned
+        assert (first.slot, second.slot) == (2, 2)
+        assert (first.attach["incarnation"], second.attach["incarnation"]) == (6, 7)
+        world.ready()
+        assert world.started()[2:] == [("w1", "a"), ("w1", "b")]
+        world.says("w1", "AgentStarted", "a")
+        assert "process_recovered" not in world.names()
+        world.says("w1", "AgentStarted", "b")
+        assert world.names() == [
+            "process_started", "process_died", "process_restarting", "process_started", "process_recovered",
+        ]  # fmt: skip
+        assert world.driver.counts.restarts == 2
+        assert world.driver.counts.deaths == 1
+
+    run(test)
+
+
+def test_one_death_is_counted_once_however_many_agents_it_took() -> None:
+    def test() -> None:
+        world = World(agent("a"), agent("b"), agent("c"), supervision={"max_restarts": 1})
+        for name in ("a", "b", "c"):
+            if name == "a":
+                world.ready()
+            world.says("w1", "AgentStarted", name)
+        world.driver.died(world.worker(), KILLED)
+        assert not world.driver.ended.done()
+        world.driver.died(world.worker(), KILLED)
+        outcome = world.driver.ended.result()
+        assert (outcome.exit_code, outcome.error) == (1, "RunFailed")
+        assert "process w1 (pid 1001) died: SIGKILL" in outcome.report
+        assert "last line" in outcome.report
+
+    run(test)
+
+
+def test_what_an_earlier_process_says_late_changes_nothing() -> None:
+    def test() -> None:
+        world = World(agent("a"))
+        old = world.worker()
+        world.driver.died(old, KILLED)
+        world.driver.heard(old, Ready(2))
+        world.driver.heard(old, AgentReport({"event": "AgentStarted", "agent": "a"}))
+        world.driver.died(old, KILLED)
+        assert world.names() == ["process_died", "process_restarting"]
+        assert not world.ran
+
+    run(test)
+
+
+def test_chaos_is_forgiven_also_when_no_restart_is_left() -> None:
+    def test() -> None:
+        world = World(agent("a"), supervision={"max_restarts": 0})
+        world.driver.kill_for_chaos(lambda seats: seats[0])
+        assert not world.pool.killed  # nobody is ready yet
+        world.ready()
+        world.driver.kill_for_chaos(lambda seats: seats[0])
+        assert world.pool.killed == [("w1", "chaos")]
+        world.driver.died(world.worker(), KILLED)
+        assert not world.driver.ended.done()
+        assert world.events[-2]["cause"] == "SIGKILL (chaos)"
+        world.ready()
+        world.driver.died(world.worker(), KILLED)
+        assert world.driver.ended.result().exit_code == 1  # only that one was forgiven
+
+    run(test)
+
+
+def test_a_failed_agent_is_started_again_beside_its_neighbours() -> None:
+    def test() -> None:
+        world = World(agent("a"), agent("b"))
+        world.ready()
+        world.says("w1", "AgentStarted", "a")
+        world.says("w1", "AgentStarted", "b")
+        world.fails("w1", "a")
+        assert world.started()[-1] == ("w1", "a")
+        assert len(world.pool.assigned) == 1
+        assert world.events[-1]["event"] == "agent_failed"
+
+    run(test)
+
+
+def test_a_class_that_cannot_be_imported_ends_the_run_only_at_its_first_start() -> None:
+    def test() -> None:
+        world = World(agent("a"))
+        world.ready()
+        world.fails("w1", "a", "AgentImportError")
+        assert world.driver.ended.result() == Outcome(4, "no", "AgentImportError")
+        world = World(agent("a"))
+        world.ready()
+        world.says("w1", "AgentStarted", "a")
+        world.fails("w1", "a")
+        world.fails("w1", "a", "AgentImportError")
+        assert not world.driver.ended.done()
+
+    run(test)
+
+
+def test_an_agent_that_has_finished_gives_up_its_mailbox_with_its_last_replica() -> None:
+    def test() -> None:
+        world = World(agent("a", replicas=2), size=2)
+        for process in ("w1", "w2"):
+            world.ready(process)
+            world.says(process, "AgentStarted", "a")
+        world.says("w1", "AgentExited", "a", reason="finished")
+        assert world.memory.calls[-1] == ("readers", 11, (3,))
+        world.says("w2", "AgentExited", "a", reason="finished")
+        assert world.memory.calls[-1] == ("close", 11)
+
+    run(test)
+
+
+def test_a_stop_ends_agents_in_reverse_and_takes_the_first_exit_code() -> None:
+    def test() -> None:
+        world = World(agent("a"), agent("b"))
+        world.ready()
+        world.says("w1", "AgentStarted", "a")
+        world.says("w1", "AgentStarted", "b")
+        world.says("w1", "StopRuntime", "a", exit_code=3)
+        world.driver.stop(9)
+        assert world.stopped() == [("w1", "b", "current")]
+        world.says("w1", "AgentExited", "b", reason="stopped")
+        assert world.stopped()[1:] == [("w1", "a", "current")]
+        world.says("w1", "AgentExited", "a", reason="stopped")
+        assert world.driver.ended.result() == Outcome(3)
+
+    run(test)
+
+
+def test_a_death_during_the_stop_is_not_counted_and_nothing_is_started_again() -> None:
+    def test() -> None:
+        world = World(agent("a"), supervision={"max_restarts": 0})
+        world.ready()
+        world.says("w1", "AgentStarted", "a")
+        world.driver.stop()
+        world.driver.died(world.worker(), KILLED)
+        assert world.driver.ended.result() == Outcome(0)
+        assert len(world.pool.assigned) == 1
+
+    run(test)
+
+
+def test_a_stop_before_the_process_is_ready_does_not_wait_for_it() -> None:
+    def test() -> None:
+        world = World(agent("a"))
+        world.driver.stop()
+        assert world.driver.ended.result() == Outcome(0)
+
+    run(test)
+
+
+def test_a_drain_of_all_stops_nobody_while_anything_waits() -> None:
+    async def test() -> None:
+        world = World(agent("a"), stop=StopSpec(drain="all"))
+        world.ready()
+        world.says("w1", "AgentStarted", "a")
+        world.memory.left = {"a": 2}
+        world.driver.stop()
+        await asyncio.sleep(0.05)
+        assert world.stopped() == []
+        world.memory.left = {}
+        while not world.stopped():
+            await asyncio.sleep(0.005)
+        assert world.stopped() == [("w1", "a", "all")]
+
+    run(test)
+
+
+def test_the_whole_stop_has_an_end_whatever_agents_do() -> None:
+    async def test() -> None:
+        world = World(agent("a"), stop=StopSpec(timeout_s=0.02))
+        world.ready()
+        world.says("w1", "AgentStarted", "a")
+        world.driver.stop(4)
+        assert await world.driver.ended == Outcome(4, in_order=False)
+
+    run(test)
+
+
+@pytest.mark.parametrize("process", ["w1", "main"])
+def test_an_agent_that_does_not_stop_is_ended_by_force(monkeypatch: pytest.MonkeyPatch, process: str) -> None:
+    monkeypatch.setattr("civitas_shm.host.driver.STOP_GRACE_S", 0.0)
+
+    async def test() -> None:
+        world = World(agent("a", process=process, shutdown_timeout_s=0.01))
+        if process == "w1":
+            world.ready()
+            world.says("w1", "AgentStarted", "a")
+        else:
+            world.driver.report(world.driver.main, {"event": "AgentStarted", "agent": "a"})
+        world.driver.stop()
+        if process == "w1":
+            while not world.pool.killed:
+                await asyncio.sleep(0.005)
+            assert world.pool.killed == [("w1", "'a' did not stop in time")]
+            world.driver.died(world.worker(), KILLED)
+        assert await world.driver.ended == Outcome(0)
+
+    run(test)
+
+
+def test_a_process_that_does_not_become_ready_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("civitas_shm.host.driver.PROCESS_START_TIMEOUT_S", 0.01)
+
+    async def test() -> None:
+        world = World(agent("a"))
+        while not world.pool.killed:
+            await asyncio.sleep(0.005)
+        assert "was not ready within 0.01 s" in world.pool.killed[0][1]
+
+    run(test)
+
+
+def test_a_process_with_devices_is_a_fresh_interpreter() -> None:
+    def test() -> None:
+        from civitas_shm.topology.model import ProcessSpec
+
+        world = World(agent("a", process="g"), processes=[ProcessSpec("g", gpu=[1], env={"X": "y"})])
+        assert world.worker("g").fresh_exec
+        assert world.pool.assigned[0][1].env["CUDA_VISIBLE_DEVICES"] == "1"
+
+    run(test)
