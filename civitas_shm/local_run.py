@@ -47,8 +47,8 @@ class LocalRun:
         for operation in ("add_mailbox", "close_mailbox", "waiting"):
             if not hasattr(port, operation):
                 raise ConfigurationError(
-                    f"transport {spec.transport.type!r} runs in one process and its port has no {operation}(); see "
-                    "civitas_shm_transports.in_process for what it needs."
+                    f"transport {spec.transport.type!r} runs in one process, so its port has to make and close "
+                    f"mailboxes itself; it has no {operation}()."
                 )
         self._spec = spec
         self._name = name
