@@ -17,15 +17,22 @@
 #define REPLIES_AT_ONCE 256
 #define READY_AT_ONCE 1024
 
+/* What this process knows about one mailbox; entries are in-hand entries, one bit each. */
+typedef struct {
+    PyObject *name;      /* str, made at first use */
+    uint64_t redeliver;  /* entries of dead readers that this process inherited */
+    uint64_t taken;      /* entries that it took itself and has not released */
+    bool listens;
+} mailbox_view;
+
 typedef struct {
     PyObject_HEAD
     cv_port port;
-    bool open;
+    bool open, spinning;
     int mail_fd, arena_fd;
-    PyObject **names;                 /* str by mailbox, made at first use */
+    mailbox_view *views;              /* by mailbox */
     PyObject *type_cache[TYPE_CACHE]; /* str of recent message types, by a hash of their bytes */
     PyObject *closed_error;           /* civitas_shm.errors.TransportClosed */
-    uint64_t *redeliver;              /* by mailbox: in-hand entries of a dead predecessor, one bit each */
 } PortObject;
 
 static bool is_open(PortObject *self) {
@@ -74,23 +81,32 @@ static bool as_header(PyObject *object, cv_header *h, bool *present) {
 
 /* --- str of names and types, made once ----------------------------------------------------------------------------- */
 
+/* Decoded from a private copy: bytes in shared memory may change under the decoder. */
+static PyObject *text_of(const void *at, size_t size) {
+    PyObject *copy = PyBytes_FromStringAndSize(at, (Py_ssize_t)size);
+    PyObject *text = copy ? PyUnicode_FromEncodedObject(copy, "utf-8", "replace") : NULL;
+    Py_XDECREF(copy);
+    return text;
+}
+
 static PyObject *name_of(PortObject *self, uint32_t mailbox) {
     cv_run *run = &self->port.run;
     if (mailbox == UINT32_MAX) return PyUnicode_FromString("_runtime"); /* SENDER_PROGRAM of transport.py */
     if (mailbox >= cv_records(run)) return PyUnicode_FromString("?");
-    if (!self->names[mailbox]) {
+    PyObject **name = &self->views[mailbox].name;
+    if (!*name) {
         cv_record *r = cv_record_at(run, mailbox);
-        size_t size = r->name_len > CV_NAME_MAX ? CV_NAME_MAX : r->name_len;
-        self->names[mailbox] = PyUnicode_DecodeUTF8(r->name, (Py_ssize_t)size, "replace");
-        if (!self->names[mailbox]) return NULL;
+        size_t size = r->name_len;
+        *name = text_of(r->name, size > CV_NAME_MAX ? CV_NAME_MAX : size);
+        if (!*name) return NULL;
     }
-    Py_INCREF(self->names[mailbox]);
-    return self->names[mailbox];
+    Py_INCREF(*name);
+    return *name;
 }
 
 static PyObject *type_of(PortObject *self, const uint8_t *at, size_t size) {
-    char copy[64]; /* private: the bytes may change under us */
-    if (size > sizeof copy) return PyUnicode_DecodeUTF8((const char *)at, (Py_ssize_t)size, "replace");
+    char copy[64];
+    if (size > sizeof copy) return text_of(at, size);
     memcpy(copy, at, size);
     uint64_t h = size;
     for (size_t i = 0; i < size; i++) h = h * 31 + (uint8_t)copy[i];
@@ -204,7 +220,25 @@ static PyObject *port_ask_py(PyObject *object, PyObject *const *args, Py_ssize_t
     return outcome(rc);
 }
 
-/* post_reply(cause, payload, type, sender, failed=False) -> bool */
+/* A reply that cannot be committed for want of memory: an error of the replier, because the asker still waits. */
+static PyObject *reply_refused(PortObject *self, int rc, uint64_t size) {
+    PyObject *errors = PyImport_ImportModule("civitas_shm.errors"), *error = NULL;
+    const char *name = rc == PORT_TOO_LARGE ? "PayloadTooLarge" : "SharedMemoryFull";
+    PyObject *type = errors ? PyObject_GetAttrString(errors, name) : NULL;
+    if (type && rc == PORT_TOO_LARGE)
+        error = PyObject_CallFunction(type, "KK", size, port_payload_max(&self->port));
+    else if (type)
+        error = PyObject_CallFunction(type, "s", "There is no memory for this reply: earlier replies of this process have "
+                                                 "not been collected. Raise transport.arena_mb in the topology.");
+    if (error) PyErr_SetObject(type, error);
+    Py_XDECREF(error);
+    Py_XDECREF(type);
+    Py_XDECREF(errors);
+    return NULL;
+}
+
+/* post_reply(cause, payload, type, sender, failed=False) -> bool: False, nobody waits any more. PayloadTooLarge,
+ * SharedMemoryFull: somebody does, and gets nothing yet. */
 static PyObject *port_reply_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     port_post post = {0};
@@ -219,34 +253,43 @@ static PyObject *port_reply_py(PyObject *object, PyObject *const *args, Py_ssize
         if (failed < 0) return NULL;
         if (failed) post.flags |= CV_FLAG_FAILED;
     }
-    if (port_reply(&self->port, &cause, &post)) Py_RETURN_TRUE;
-    Py_RETURN_FALSE;
+    int rc = port_reply(&self->port, &cause, &post);
+    if (rc == PORT_NO_MEMORY || rc == PORT_TOO_LARGE) return reply_refused(self, rc, post.payload_len);
+    return PyBool_FromLong(rc == PORT_SENT);
 }
 
 /* --- receiving ------------------------------------------------------------------------------------------------------ */
 
-/* The entry of a dead predecessor that comes next: control before priority before normal, oldest first. */
-static bool next_redelivery(PortObject *self, uint32_t mailbox, mb_message *out) {
-    cv_mailbox *m = cv_mailbox_at(&self->port.run, mailbox);
-    while (m && self->redeliver[mailbox]) {
-        unsigned best = CV_HAND, best_lane = 0;
-        uint32_t best_age = 0;
-        for (uint64_t bits = self->redeliver[mailbox]; bits; bits &= bits - 1) {
-            unsigned entry = (unsigned)__builtin_ctzll(bits), lane = (unsigned)(at_load(&m->hand[entry].ref) >> 40) & 3u;
-            uint64_t head = lane < CV_LANES ? at_load(&m->lane[lane].head) : 0;
-            uint32_t age = (uint32_t)head - cv_meta_position(at_load(&m->hand[entry].meta));
-            if (best == CV_HAND || lane < best_lane || (lane == best_lane && age > best_age)) {
-                best = entry;
-                best_lane = lane;
-                best_age = age;
-            }
-        }
-        self->redeliver[mailbox] &= ~(1ull << best);
+/* What dead readers left to this process and it has not taken itself. */
+static void inherit(PortObject *self, uint32_t mailbox, cv_mailbox *m) {
+    self->views[mailbox].redeliver |= mb_in_hand_of(m, self->port.run.me) & ~self->views[mailbox].taken;
+}
+
+/* The next message that a dead reader had in hand. */
+static bool next_redelivery(PortObject *self, uint32_t mailbox, cv_mailbox *m, mb_message *out) {
+    uint64_t *entries = &self->views[mailbox].redeliver;
+    while (*entries) {
+        unsigned entry = mb_oldest_in_hand(&self->port.run, m, mailbox, *entries);
+        *entries &= ~(1ull << entry);
         out->garbage = false;
-        if (mb_redeliver(&self->port.run, m, mailbox, best, out)) return true;
+        if (mb_redeliver(&self->port.run, m, mailbox, entry, out)) return true;
         if (out->garbage) port_count(m, &cv_cell_at(&self->port.run, mailbox)->garbage, 1);
     }
     return false;
+}
+
+static void release(PortObject *self, uint32_t mailbox, cv_mailbox *m, unsigned entry, uint64_t now_ns) {
+    if (!mb_release(&self->port.run, m, entry)) return;
+    self->views[mailbox].taken &= ~(1ull << entry);
+    port_end(&self->port, mailbox, now_ns);
+}
+
+/* A mailbox that exists. NULL: its header is damaged (then nothing can be had from it), or, with an exception set, there
+ * is none of that number. */
+static cv_mailbox *mailbox_at(PortObject *self, uint32_t mailbox) {
+    cv_mailbox *m = cv_mailbox_at(&self->port.run, mailbox);
+    if (!m && mailbox >= cv_records(&self->port.run)) PyErr_SetString(PyExc_IndexError, "no mailbox of that number");
+    return m;
 }
 
 /* take(mailbox, done=-1) -> (token, header, type, sender, payload, deliveries) | None */
@@ -255,21 +298,23 @@ static PyObject *port_take_py(PyObject *object, PyObject *const *args, Py_ssize_
     uint32_t mailbox;
     if (!is_open(self) || !count_is(n, 1, 2, "take") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
     cv_port *port = &self->port;
-    cv_mailbox *m = cv_mailbox_at(&port->run, mailbox);
-    if (!m) return outcome(PORT_UNKNOWN);
+    cv_mailbox *m = mailbox_at(self, mailbox);
+    if (!m && PyErr_Occurred()) return NULL;
+    if (!m) Py_RETURN_NONE;
     uint64_t now = 0;
     if (n > 1) {
         long token = PyLong_AsLong(args[1]);
         if (token == -1 && PyErr_Occurred()) return NULL;
         if (token >= 0) {
             now = cv_now_ns(CLOCK_MONOTONIC);
-            if (mb_release(&port->run, m, (unsigned)token)) port_end(port, mailbox, now);
+            release(self, mailbox, m, token < (long)CV_HAND ? (unsigned)token : CV_HAND, now);
         }
     }
     mb_message message;
-    if (!(self->redeliver[mailbox] && next_redelivery(self, mailbox, &message)) &&
+    if (!(self->views[mailbox].redeliver && next_redelivery(self, mailbox, m, &message)) &&
         port_take(port, mailbox, &message) != 1)
         Py_RETURN_NONE;
+    self->views[mailbox].taken |= 1ull << message.entry;
     port_begin(port, mailbox, &message, now ? now : cv_now_ns(CLOCK_MONOTONIC));
     return message_tuple(self, PyLong_FromUnsignedLong(message.entry), &message,
                          PyLong_FromUnsignedLong(message.deliveries));
@@ -282,30 +327,27 @@ static PyObject *port_release_py(PyObject *object, PyObject *const *args, Py_ssi
         !as_u32(args[1], "token", &token))
         return NULL;
     cv_mailbox *m = cv_mailbox_at(&self->port.run, mailbox);
-    if (m && mb_release(&self->port.run, m, token)) port_end(&self->port, mailbox, cv_now_ns(CLOCK_MONOTONIC));
+    if (m) release(self, mailbox, m, token, cv_now_ns(CLOCK_MONOTONIC));
     Py_RETURN_NONE;
 }
 
-/* listen(mailbox): from now on this process reads it; what a dead predecessor had in hand comes first. */
+/* listen(mailbox, on): from now on this process reads it; what a dead predecessor had in hand comes first. */
 static PyObject *port_listen_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
     if (!is_open(self) || !count_is(n, 2, 2, "listen") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
     int on = PyObject_IsTrue(args[1]);
     cv_run *run = &self->port.run;
-    cv_mailbox *m = cv_mailbox_at(run, mailbox);
-    if (on < 0) return NULL;
-    if (!m) return outcome(PORT_UNKNOWN);
+    cv_mailbox *m = mailbox_at(self, mailbox);
+    if (on < 0 || (!m && PyErr_Occurred())) return NULL;
+    if (!m) Py_RETURN_NONE;
+    self->views[mailbox].listens = on;
     if (!on) {
         at_and(&m->listening, ~(1ull << run->me));
         Py_RETURN_NONE;
     }
-    self->redeliver[mailbox] = 0;
-    for (unsigned e = 0; e < CV_HAND; e++) {
-        uint64_t meta = at_load(&m->hand[e].meta);
-        if (cv_meta_state(meta) == CV_HAND_RUNNING && cv_meta_reader(meta) == run->me)
-            self->redeliver[mailbox] |= 1ull << e;
-    }
+    self->views[mailbox].taken = 0; /* a restarted agent gets its predecessor's, too */
+    inherit(self, mailbox, m);
     at_poke(&cv_cell_at(run, mailbox)->busy_since_ns, 0);
     at_poke(&cv_cell_at(run, mailbox)->asking, 0);
     at_poke(&cv_cell_at(run, mailbox)->wants_room_in, 0);
@@ -349,16 +391,21 @@ static PyObject *port_poll_py(PyObject *object, PyObject *const *args, Py_ssize_
     while (!(count = cv_collect(run, ready, READY_AT_ONCE, &alarm)) && !alarm) {
         bool found = false;
         if (spin_ns) {
+            self->spinning = true;
             Py_BEGIN_ALLOW_THREADS
             found = cv_spin(run, spin_ns);
             Py_END_ALLOW_THREADS
-            if (!is_open(self)) return NULL; /* closed by another thread meanwhile */
+            self->spinning = false;
         }
         if (!found && (!may_park || cv_park(run))) Py_RETURN_NONE;
     }
     PyObject *mailboxes = PyList_New(0), *replies = PyList_New(0), *result = NULL;
     if (!mailboxes || !replies) goto out;
     bool mine = alarm & CV_ALARM_SCAN;
+    for (uint32_t i = 0; mine && i < cv_records(run); i++) { /* a death: this process may be the heir */
+        cv_mailbox *m = self->views[i].listens ? cv_mailbox_at(run, i) : NULL;
+        if (m) inherit(self, i, m);
+    }
     for (uint32_t i = 0; i < count; i++) {
         if (ready[i] == run->me) {
             mine = true;
@@ -391,29 +438,14 @@ static PyObject *port_unpark_py(PyObject *object, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-/* want_room(mailbox) -> bool: announce that this process waits. True: there is room already, so do not sleep. */
+/* want_room(mailbox) -> 1: there is room already, do not sleep; 0: this process will be told; -1: no memory, and nothing is
+ * on its way that could give some back */
 static PyObject *port_want_room_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
     if (!is_open(self) || !count_is(n, 1, 1, "want_room") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
-    cv_port *port = &self->port;
-    cv_mailbox *m = cv_mailbox_at(&port->run, mailbox);
-    if (!m) return outcome(PORT_UNKNOWN);
-    mb_wait(&port->run, m);
-    /* Arena room may come from any mailbox that still holds a chunk of ours. */
-    if (port->arena.used > port->arena.limit / 2)
-        for (uint32_t i = 0; i < cv_records(&port->run); i++)
-            if (port->ledger.account[i] && port->ledger.account[i]->bytes && (m = cv_mailbox_at(&port->run, i)))
-                mb_wait(&port->run, m);
-    m = cv_mailbox_at(&port->run, mailbox);
-    cv_ring r;
-    bool room = true; /* of a lane that is not full; the caller finds out which by posting */
-    for (unsigned lane = 0; lane < CV_LANES; lane++)
-        if (cv_ring_of(&port->run, mailbox, m, lane, &r)) {
-            mb_help_head(&r);
-            room = room && mb_waiting(&r) < r.capacity;
-        }
-    return PyBool_FromLong(room && port->arena.used <= port->arena.limit / 2);
+    if (!mailbox_at(self, mailbox) && PyErr_Occurred()) return NULL;
+    return PyLong_FromLong(port_want_room(&self->port, mailbox));
 }
 
 /* note(sender, asking, wants_room_in): cells for `why`; each a mailbox or -1. */
@@ -461,10 +493,10 @@ static PyObject *port_stored_py(PyObject *object, PyObject *const *args, Py_ssiz
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
     if (!is_open(self) || !count_is(n, 1, 1, "stored_state") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
-    cv_header h;
-    const uint8_t *at = port_state(&self->port, mailbox, &h);
-    if (!at) Py_RETURN_NONE;
-    return Py_BuildValue("y#y#", at, (Py_ssize_t)h.payload_len, h.id, (Py_ssize_t)sizeof h.id);
+    mb_message state;
+    if (!port_state(&self->port, mailbox, &state)) Py_RETURN_NONE;
+    return Py_BuildValue("y#y#", state.body, (Py_ssize_t)state.header.payload_len, state.header.id,
+                         (Py_ssize_t)sizeof state.header.id);
 }
 
 /* --- looking --------------------------------------------------------------------------------------------------------- */
@@ -474,16 +506,21 @@ static PyObject *port_records_py(PyObject *object, PyObject *unused) {
     PortObject *self = (PortObject *)object;
     return is_open(self) ? PyLong_FromUnsignedLong(cv_records(&self->port.run)) : NULL;
 }
-/* record(mailbox) -> (name, open) */
+/* record(mailbox) -> (name, open); half closed, or with a damaged header, it is not open */
 static PyObject *port_record_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
     if (!is_open(self) || !count_is(n, 1, 1, "record") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
     if (mailbox >= cv_records(&self->port.run)) return outcome(PORT_UNKNOWN);
-    uint64_t state = at_load(&cv_record_at(&self->port.run, mailbox)->word) & 0xff;
+    cv_mailbox *m = cv_mailbox_at(&self->port.run, mailbox);
     PyObject *name = name_of(self, mailbox);
     if (!name) return NULL;
-    return Py_BuildValue("NN", name, PyBool_FromLong(state == CV_AGENT_OPEN));
+    return Py_BuildValue("NN", name, PyBool_FromLong(m && !mb_is_closed(&self->port.run, m, mailbox)));
+}
+
+/* A cell's word of the form "1 + mailbox, 0 = none" as a mailbox or -1. */
+static long long mailbox_or_none(const cv_run *run, uint64_t word) {
+    return word - 1 < run->mailboxes ? (long long)(word - 1) : -1;
 }
 
 /* stats(mailbox) -> (overflow, capacity, waiting, in_hand, handled, sent, redelivered, dropped, garbage, busy_since_ns, asking,
@@ -493,16 +530,14 @@ static PyObject *port_stats_py(PyObject *object, PyObject *const *args, Py_ssize
     uint32_t mailbox;
     if (!is_open(self) || !count_is(n, 1, 1, "stats") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
     cv_run *run = &self->port.run;
-    cv_mailbox *m = cv_mailbox_at(run, mailbox);
-    if (!m) return outcome(PORT_UNKNOWN);
+    cv_mailbox *m = mailbox_at(self, mailbox);
+    if (!m && PyErr_Occurred()) return NULL;
     cv_cell *c = cv_cell_at(run, mailbox);
     cv_ring r;
     uint64_t waiting = 0, refs[CV_HAND];
-    for (unsigned lane = 0; lane < CV_LANES; lane++)
-        if (cv_ring_of(run, mailbox, m, lane, &r)) {
-            mb_help_head(&r);
-            waiting += mb_waiting(&r);
-        }
+    unsigned overflow = m ? m->overflow : CV_ERROR;
+    for (unsigned lane = 0; m && lane < CV_LANES; lane++)
+        if (cv_ring_of(run, mailbox, m, lane, &r)) waiting += mb_waiting(&r);
     PyObject *histogram = PyList_New(0);
     for (unsigned i = 0; histogram && i < CV_HISTOGRAM; i++) {
         PyObject *number = PyLong_FromUnsignedLongLong(at_peek(&c->histogram[i]));
@@ -510,11 +545,12 @@ static PyObject *port_stats_py(PyObject *object, PyObject *const *args, Py_ssize
         Py_XDECREF(number);
     }
     if (!histogram) return NULL;
-    return Py_BuildValue("IIKIKKKKKKLLKNKK", m->overflow, m->capacity[CV_LANE_NORMAL], waiting, cv_hand_refs(m, refs),
+    return Py_BuildValue("IIKIKKKKKKLLKNKK", overflow > CV_LATEST ? CV_ERROR : overflow,
+                         m ? m->capacity[CV_LANE_NORMAL] : 0, waiting, m ? cv_hand_refs(m, refs) : 0,
                          at_peek(&c->handled), at_peek(&c->sent), at_peek(&c->redelivered), at_peek(&c->dropped),
-                         at_peek(&c->garbage), at_peek(&c->busy_since_ns), (long long)at_peek(&c->asking) - 1,
-                         (long long)at_peek(&c->wants_room_in) - 1, at_load(&m->readers), histogram, at_peek(&c->bytes_in),
-                         at_peek(&c->bytes_out));
+                         at_peek(&c->garbage), at_peek(&c->busy_since_ns), mailbox_or_none(run, at_peek(&c->asking)),
+                         mailbox_or_none(run, at_peek(&c->wants_room_in)), m ? at_load(&m->readers) : (uint64_t)0,
+                         histogram, at_peek(&c->bytes_in), at_peek(&c->bytes_out));
 }
 
 /* in_hand(mailbox) -> [(token, reader, deliveries, header, type, sender, payload_len)] */
@@ -523,14 +559,14 @@ static PyObject *port_in_hand_py(PyObject *object, PyObject *const *args, Py_ssi
     uint32_t mailbox;
     if (!is_open(self) || !count_is(n, 1, 1, "in_hand") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
     cv_run *run = &self->port.run;
-    cv_mailbox *m = cv_mailbox_at(run, mailbox);
-    if (!m) return outcome(PORT_UNKNOWN);
+    cv_mailbox *m = mailbox_at(self, mailbox);
+    if (!m && PyErr_Occurred()) return NULL;
     PyObject *list = PyList_New(0);
-    for (unsigned e = 0; list && e < CV_HAND; e++) {
+    for (unsigned e = 0; m && list && e < CV_HAND; e++) {
         uint64_t meta = at_load(&m->hand[e].meta), word = at_load(&m->hand[e].ref);
         mb_message message;
         unsigned lane = (unsigned)(word >> 40) & 3u;
-        if (cv_meta_state(meta) != CV_HAND_RUNNING ||
+        if (cv_meta_state(meta) != CV_HAND_RUNNING || lane >= CV_LANES ||
             !mb_read(run, mailbox, lane, cv_meta_position(meta), cv_word_ref(word), &message))
             continue;
         PyObject *type = type_of(self, message.body, message.header.type_len);
@@ -604,15 +640,15 @@ static PyObject *port_close_lanes_py(PyObject *object, PyObject *const *args, Py
     uint32_t mailbox;
     if (!is_open(self) || !count_is(n, 1, 1, "close_lanes") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
     cv_run *run = &self->port.run;
-    cv_mailbox *m = cv_mailbox_at(run, mailbox);
-    if (!m) return outcome(PORT_UNKNOWN);
+    cv_mailbox *m = mailbox_at(self, mailbox);
+    if (!m && PyErr_Occurred()) return NULL;
     bool closed = true;
-    for (unsigned lane = 0; lane < CV_LANES; lane++) {
+    for (unsigned lane = 0; m && lane < CV_LANES; lane++) {
         cv_ring r;
         if (cv_ring_of(run, mailbox, m, lane, &r)) closed = mb_close_lane(&r) && closed;
     }
     if (closed) at_store(&cv_record_at(run, mailbox)->word, CV_AGENT_CLOSED);
-    mb_tell_waiters(run, m);
+    if (m) mb_tell_waiters(run, m);
     return PyBool_FromLong(closed);
 }
 
@@ -677,22 +713,24 @@ static void unmap(cv_run *run) {
 }
 
 static void leave(PortObject *self) {
-    if (self->names)
-        for (uint32_t i = 0; i < self->port.run.mailboxes; i++) Py_CLEAR(self->names[i]);
+    if (self->views)
+        for (uint32_t i = 0; i < self->port.run.mailboxes; i++) Py_CLEAR(self->views[i].name);
     for (unsigned i = 0; i < TYPE_CACHE; i++) Py_CLEAR(self->type_cache[i]);
     if (!self->open) return;
     self->open = false;
     cv_ledger_free_all(&self->port.ledger);
     cv_arena_free_all(&self->port.arena);
-    free(self->names);
-    free(self->redeliver);
-    self->names = NULL;
-    self->redeliver = NULL;
+    free(self->views);
+    self->views = NULL;
     unmap(&self->port.run);
 }
 
 static PyObject *port_close_py(PyObject *object, PyObject *unused) {
     (void)unused;
+    if (((PortObject *)object)->spinning) { /* the mappings are being read without the GIL */
+        PyErr_SetString(PyExc_RuntimeError, "close() was called while another thread is in poll(); close on the loop's thread.");
+        return NULL;
+    }
     leave((PortObject *)object);
     Py_RETURN_NONE;
 }
@@ -798,11 +836,9 @@ static PyObject *port_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     self->mail_fd = mail_fd;
     self->arena_fd = arenas[slot];
     self->port.random = run->seed ^ cv_now_ns(CLOCK_REALTIME) ^ (uint64_t)getpid() << 40 ^ incarnation << 20 ^ slot;
-    self->names = calloc(head.mailboxes, sizeof *self->names);
-    self->redeliver = calloc(head.mailboxes, sizeof *self->redeliver);
+    self->views = calloc(head.mailboxes, sizeof *self->views);
     self->open = true;
-    if (!self->names || !self->redeliver || cv_arena_init(&self->port.arena, run, self->arena_fd) ||
-        cv_ledger_init(&self->port.ledger, run, &self->port.arena) || cv_ledger_rebuild(&self->port.ledger)) {
+    if (!self->views || port_attach(&self->port, self->arena_fd)) {
         PyErr_NoMemory();
         goto fail;
     }
@@ -925,7 +961,9 @@ static int module_exec(PyObject *module) {
            PyModule_AddIntConstant(module, "SLOTS_MAX", CV_SLOTS_MAX) ||
            PyModule_AddIntConstant(module, "MAILBOXES_MAX", CV_MAILBOXES_MAX) ||
            PyModule_AddIntConstant(module, "REPLY_PLACES", PORT_REPLY_PLACES) ||
-           PyModule_AddIntConstant(module, "CAPACITY_MAX", (1 << CV_RING_MAX_LOG2) - 1);
+           PyModule_AddIntConstant(module, "CAPACITY_MAX", (1 << CV_RING_MAX_LOG2) - 1) ||
+           PyModule_AddIntConstant(module, "NAME_MAX", CV_NAME_MAX) ||
+           PyModule_AddIntConstant(module, "ARENA_MAX", (long)(CV_ARENA_EXTENTS_MAX * CV_EXTENT));
 }
 static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, module_exec}, {0, NULL}};
 static PyModuleDef module_def = {PyModuleDef_HEAD_INIT, .m_name = "_shm", .m_methods = module_methods,

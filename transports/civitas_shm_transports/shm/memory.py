@@ -8,6 +8,7 @@ last; and nothing here waits for a process.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +96,11 @@ class ShmRunMemory:
                 raise ConfigurationError(
                     f"agent {name!r}: the run has {most:,} mailboxes and all are taken; raise transport.mailboxes."
                 ) from error
+            if error.errno == errno.EINVAL:
+                raise ConfigurationError(
+                    f"agent {name!r}: a name takes 1 to {_shm.NAME_MAX} bytes of UTF-8 (this one "
+                    f"{len(name.encode())}), and replicas are 1 to {_shm.SLOTS_MAX} (here {replicas})."
+                ) from error
             raise SharedMemoryFull(
                 f"There is no shared memory for the mailbox of {name!r}: {error.strerror}."
             ) from error
@@ -117,7 +123,10 @@ class ShmRunMemory:
     def close_mailbox(self, mailbox: int) -> list[InHand]:
         removed: list[InHand] = []
         while not self._native.close_lanes(mailbox):
-            removed.extend(self._remove_one(mailbox))
+            one = list(self._remove_one(mailbox))
+            if not one:
+                break  # damaged words: nothing more can be had from this lane
+            removed.extend(one)
         # What dead readers had in hand comes to the host, which answers and releases it.
         live = [s for s in read_stats(self._native, mailbox).readers if self._native.slot(s)[1] == SLOT_LIVE]
         self.set_readers(mailbox, [SLOT_HOST])
@@ -133,8 +142,10 @@ class ShmRunMemory:
         if taken is None:
             return
         token, header, type_, sender, payload, delivery = taken
-        # A failed reply without payload says: closed before anybody answered.
-        self._native.post_reply(header, b"", TYPE_STOPPED, mailbox, True)
+        # A failed reply without payload says: closed before anybody answered. Without memory for it the asker learns of
+        # it by its deadline; closing goes on.
+        with contextlib.suppress(SharedMemoryFull):
+            self._native.post_reply(header, b"", TYPE_STOPPED, mailbox, True)
         self._native.release(mailbox, token)
         yield InHand(mailbox, token, SLOT_HOST, delivery, header, type_, sender, len(payload))
 
@@ -173,11 +184,7 @@ class ShmRunMemory:
     def close(self, *, keep: bool) -> None:
         if self._closed:
             return
-        self._closed = True
-        self._native.close()
-        for fd in [self._slot_locks, *self._doors]:
-            os.close(fd)
-        self._segments.close()
+        self._let_go()
         if keep and self.place != "memfd":
             self._directory.release()
         else:
@@ -197,10 +204,20 @@ class ShmRunMemory:
     def _adopt(self) -> None:
         """Repair what the dead processes left half done. All are dead: the lock of each slot was had."""
         self.adopted = True
-        for slot in range(1, self._segments.files.slots):
+        for slot in range(self._segments.files.slots):
             incarnation = self._native.slot(slot)[0]
             self._native.set_slot(slot, incarnation, SLOT_DEAD, 0)
             self._native.recover(slot)
+        for mailbox in self._agents():  # the host may have died while it closed one
+            if read_stats(self._native, mailbox).closed:
+                self.close_mailbox(mailbox)
+
+    def _let_go(self) -> None:
+        self._closed = True
+        self._native.close()
+        for fd in [self._slot_locks, *self._doors]:
+            os.close(fd)
+        self._segments.close()
 
 
 def create(
@@ -241,7 +258,9 @@ def create(
         segments = Segments.create(files, directory.path)
         undo.callback(segments.close)
         memory = ShmRunMemory(directory, segments, plan, first_lap)
+        undo.callback(memory._let_go)
         memory._begin()
+        directory.mark_made()
         undo.pop_all()
         return memory
 
@@ -253,24 +272,25 @@ def _adopt(directory: RunDirectory, old: RunFiles, plan: MemoryPlan, resume: boo
     except ValueError as error:
         if resume:
             raise ConfigurationError(f"The run {old.name!r} cannot be resumed: {error}. Start with --fresh.") from error
+        if directory.is_made() and Segments.remains(old, directory.path):
+            raise RunHasMessages(
+                f"The run {old.name!r} died and left memory that cannot be read: {error}. Messages may wait there; "
+                "--fresh drops them."
+            ) from error
         return None
+    if resume and plan.slots > old.slots:
+        segments.close()
+        raise ConfigurationError(
+            f"The run {old.name!r} was made for {old.slots} processes; the topology now wants {plan.slots}. "
+            "Resume with fewer workers, or start --fresh."
+        )
     memory = ShmRunMemory(directory, segments, plan, 0)
     memory._adopt()
-    waiting = memory.waiting()
     if resume:
-        if plan.slots > old.slots:
-            memory._native.close()
-            segments.close()
-            raise ConfigurationError(
-                f"The run {old.name!r} was made for {old.slots} processes; the topology now wants {plan.slots}. "
-                "Resume with fewer workers, or start --fresh."
-            )
         memory._begin()
         return memory
-    memory._native.close()
-    for fd in [memory._slot_locks, *memory._doors]:
-        os.close(fd)
-    segments.close()
+    waiting = memory.waiting()
+    memory._let_go()
     if waiting:
         total = sum(waiting.values())
         most = ", ".join(f"{agent} {n}" for agent, n in sorted(waiting.items(), key=lambda item: -item[1])[:5])

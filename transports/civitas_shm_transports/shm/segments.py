@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from civitas_shm.errors import RunAlive, SharedMemoryFull, TransportUnavailable
+from civitas_shm.errors import ConfigurationError, RunAlive, SharedMemoryFull, TransportUnavailable
 from civitas_shm.transport import MemoryPlan, StaleRun
 
 from . import _shm
@@ -132,6 +132,13 @@ class RunDirectory:
         new.write_text(json.dumps(asdict(files)))
         os.replace(new, self.path / "run.json")
 
+    def mark_made(self) -> None:
+        """From here on there may be messages: what is left of the run is never swept without being told to."""
+        (self.path / "made").touch(mode=0o600)
+
+    def is_made(self) -> bool:
+        return (self.path / "made").exists()
+
     def open_slot_locks(self) -> int:
         """The file of record locks, one byte a slot."""
         return os.open(self.path / "slots", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -226,6 +233,12 @@ class Segments:
             raise
         return opened
 
+    @staticmethod
+    def remains(files: RunFiles, directory: Path) -> bool:
+        """Whether any segment of that run is there; after a reboot, say, none is."""
+        base = {"shm": Path("/dev/shm"), "files": directory}.get(files.place)
+        return base is not None and any((base / name).exists() for name, _, _, _ in files.segments())
+
     def used_bytes(self) -> int:
         """Memory that the kernel has really given."""
         return sum(os.fstat(fd).st_blocks * 512 for fd in self.fds)
@@ -283,6 +296,10 @@ def new_run_files(name: str, plan: MemoryPlan) -> RunFiles:
     place: Place = "memfd" if plan.kind == "memfd" else "shm" if _shm_has_room() else "files"
     if not 3 <= plan.slots <= _shm.SLOTS_MAX:
         raise TransportUnavailable(f"A run has 3 to {_shm.SLOTS_MAX} process slots, not {plan.slots}.")
+    if plan.arena_bytes > _shm.ARENA_MAX:
+        raise ConfigurationError(
+            f"transport.arena_mb is at most {_shm.ARENA_MAX >> 20:,}, not {plan.arena_bytes >> 20:,}."
+        )
     return RunFiles(
         name=name,
         run_id=run_id,

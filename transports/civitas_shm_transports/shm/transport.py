@@ -66,6 +66,7 @@ class ShmPort:
         self._pending: dict[int, asyncio.Future[Reply]] = {}
         self._handlers: dict[int, Callable[[], None]] = {}
         self._room: list[asyncio.Future[None]] = []
+        self._want_place = False  # the last ask was refused for want of a place, not of room in a mailbox
         self._names: dict[str, int] = {}
         self._records_read = 0
         # The hot operations, without a Python frame between.
@@ -140,21 +141,25 @@ class ShmPort:
             if self._room:
                 alarm |= ALARM_ROOM  # places for asks are free again
         handlers = self._handlers
-        if alarm & ALARM_SCAN:
-            for handler in list(handlers.values()):
-                handler()
-        else:
-            for mailbox in mailboxes:
-                ready = handlers.get(mailbox)
-                if ready is not None:
-                    ready()
-        if alarm and self._room:
-            waiting, self._room = self._room, []
-            for room in waiting:
-                if not room.done():
-                    room.set_result(None)
-        self._idle_turns = 0
-        self._loop.call_soon(self._drain)
+        ready = iter(list(handlers) if alarm & ALARM_SCAN else mailboxes)
+        try:
+            for mailbox in ready:
+                handler = handlers.get(mailbox)
+                if handler is not None:
+                    handler()
+        finally:  # a callback that raises must not make this process deaf, nor its neighbours
+            for mailbox in ready:
+                self._loop.call_soon(self._look, mailbox)
+            if alarm:
+                self._tell_room()
+            self._idle_turns = 0
+            self._loop.call_soon(self._drain)
+
+    def _tell_room(self) -> None:
+        waiting, self._room = self._room, []
+        for room in waiting:
+            if not room.done():
+                room.set_result(None)
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
@@ -170,7 +175,8 @@ class ShmPort:
         lane: int = 2,
         priority: int = 0,
     ) -> int:
-        if len(self._pending) >= _shm.REPLY_PLACES:
+        self._want_place = len(self._pending) >= _shm.REPLY_PLACES
+        if self._want_place:
             return FULL
         correlation = self._post_ask(mailbox, payload, type, sender, deadline_ns, cause, lane, priority)
         if correlation > 0:
@@ -181,33 +187,38 @@ class ShmPort:
         return correlation
 
     def forget(self, correlation: int) -> None:
-        self._pending.pop(correlation, None)
+        if self._pending.pop(correlation, None) is not None and self._room:
+            self._tell_room()  # its place is free
 
     def room(self, mailbox: int) -> asyncio.Future[None]:
         assert self._loop is not None
         future = self._loop.create_future()
-        if self._native.want_room(mailbox):
+        verdict = self._native.want_room(mailbox)
+        if verdict < 0:
+            future.set_exception(SharedMemoryFull(self._no_memory()))
+        elif verdict > 0 and not (self._want_place and len(self._pending) >= _shm.REPLY_PLACES):
             future.set_result(None)
-            return future
-        used, backed, _, refusal = self._native.memory()
-        if refusal and used == 0:
-            future.set_exception(
-                SharedMemoryFull(
-                    f"Shared memory cannot grow: {os.strerror(refusal)}; this process has {backed >> 20} MiB of it. "
-                    "Make /dev/shm larger (docker run --shm-size=1g), or stop other runs (civitas-shm gc)."
-                )
-            )
-            return future
-        self._room.append(future)
+        else:
+            self._room.append(future)
         return future
+
+    def _no_memory(self) -> str:
+        used, backed, limit, refusal = self._native.memory()
+        if refusal:
+            return (
+                f"Shared memory cannot grow: {os.strerror(refusal)}; this process has {backed >> 20} MiB of it. "
+                "Make /dev/shm larger (docker run --shm-size=1g), or stop other runs (civitas-shm gc)."
+            )
+        return (
+            f"The states of this process's agents take {used >> 20} of the {limit >> 20} MiB of its arena and leave no "
+            "room for this message. Raise transport.arena_mb in the topology."
+        )
 
     # --- names --------------------------------------------------------------------------------------------------------
 
     def resolve(self, name: str) -> int:
-        mailbox = self._names.get(name, -1)
-        if mailbox >= 0:
-            return mailbox
-        self._read_records()
+        if self._native.records() != self._records_read:
+            self._read_records()
         return self._names.get(name, -1)
 
     def names(self) -> list[str]:

@@ -157,9 +157,9 @@ static inline bool cv_refill(cv_arena *a, unsigned c) {
     }
     if (!cv_back(a, b, 1)) return false;
     uint32_t size = CV_CLASS[c], count = CV_BLOCK_GRANULES / size;
+    a->block[b] = (cv_block){.kind = CV_BLOCK_SMALL, .size_class = (uint8_t)c};
     for (uint32_t i = count; i-- > 0;)
         if (!cv_push(&a->free[c], b * CV_BLOCK_GRANULES + i * size)) return i + 1 < count;
-    a->block[b] = (cv_block){.kind = CV_BLOCK_SMALL, .size_class = (uint8_t)c};
     return true;
 }
 
@@ -231,15 +231,12 @@ static inline uint64_t cv_arena_trim(cv_arena *a, uint64_t keep) {
     return given;
 }
 
-/* A successor found `ref` in a mailbox: that chunk is in use. False: its header makes no sense, the block is left alone
- * for the life of this process. */
-static inline bool cv_arena_adopt(cv_arena *a, uint64_t ref) {
+/* A successor found `ref` in a mailbox, a chunk of `granules` that checks out there: it is in use. False: it does not
+ * fit what was found before, so one of the two is damaged; the block is left alone for the life of this process. */
+static inline bool cv_arena_adopt(cv_arena *a, uint64_t ref, uint64_t granules) {
     uint64_t granule = cv_ref_granule(ref);
     uint64_t b = granule / CV_BLOCK_GRANULES;
     if (b == 0 || b >= a->blocks) return false;
-    cv_header *h = (cv_header *)cv_chunk_at(a->run, ref, sizeof *h);
-    if (!h) return false;
-    uint64_t granules = h->granules;
     cv_block *block = &a->block[b];
     if (granules > CV_CLASS_MAX) {
         uint64_t n = cv_align(granules * CV_GRANULE, CV_BLOCK) / CV_BLOCK;
@@ -265,15 +262,15 @@ lost:
     return false;
 }
 
-/* After all cv_arena_adopt: put the rest of the small blocks on the stacks. `in_use` says of a granule whether it was
- * adopted. */
-static inline void cv_arena_settle(cv_arena *a, bool (*in_use)(void *, uint64_t granule), void *context) {
+/* After all cv_arena_adopt: put the rest of the small blocks on the stacks. `adopted` has a bit for each granule. */
+static inline void cv_arena_settle(cv_arena *a, const uint64_t *adopted) {
     for (uint32_t b = 1; b < a->blocks; b++) {
         if (a->block[b].kind != CV_BLOCK_SMALL) continue;
         uint32_t size = CV_CLASS[a->block[b].size_class];
         for (uint32_t i = 0; i < CV_BLOCK_GRANULES / size; i++) {
             uint64_t granule = (uint64_t)b * CV_BLOCK_GRANULES + i * size;
-            if (!in_use(context, granule)) cv_push(&a->free[a->block[b].size_class], (uint32_t)granule);
+            if (!(adopted[granule / 64] >> (granule % 64) & 1))
+                cv_push(&a->free[a->block[b].size_class], (uint32_t)granule);
         }
     }
     uint64_t extents = a->run->arena_size[a->run->me] / CV_EXTENT;

@@ -28,7 +28,7 @@ static inline int64_t cv_directory_add(cv_run *run, int mail_fd, const char *nam
     for (unsigned lane = 0; lane < CV_LANES; lane++)
         if (!capacity[lane] || capacity[lane] >= 1u << CV_RING_MAX_LOG2) return -EINVAL;
     if (index >= run->mailboxes) return -ENOMEM;
-    at_u64 *end = (at_u64 *)(run->directory + CV_DIR_MAIL_END);
+    at_u64 *end = cv_mail_end(run);
     uint64_t at = CV_PAGE, size = cv_mailbox_size(capacity);
     if (index) { /* from the last record, not from a counter that could be ahead of it */
         cv_record *last = cv_record_at(run, index - 1);
@@ -121,20 +121,31 @@ static inline void cv_ring_all(cv_run *run) {
     }
 }
 
+/* The readers that have a message of this mailbox in hand, one bit each. */
+static inline uint64_t cv_busy_readers(cv_mailbox *m) {
+    uint64_t busy = 0;
+    for (unsigned e = 0; e < CV_HAND; e++) {
+        uint64_t meta = at_load(&m->hand[e].meta);
+        if (cv_meta_state(meta) != CV_HAND_FREE) busy |= 1ull << cv_meta_reader(meta);
+    }
+    return busy;
+}
+
 /* Processes that sleep beside work, announced or not: ring them, and count. Only a process that was stopped between
  * publish and doorbell leaves such a state. Rung but not awake yet is no miss, so the same sleep must be seen in two
  * polls. */
 static inline unsigned cv_safety_poll(cv_run *run) {
     uint64_t beside_work = 0;
-    for (uint32_t index = run->slots; index < cv_records(run); index++) {
+    for (uint32_t index = 0; index < cv_records(run); index++) {
         cv_mailbox *m = cv_mailbox_at(run, index);
-        uint64_t listening = m ? at_load(&m->listening) & at_load(&m->readers) : 0, refs[CV_HAND];
+        /* A reply lane is read whenever its process is awake; nobody has to listen there. */
+        uint64_t listening = m ? at_load(&m->readers) & (index < run->slots ? ~0ull : at_load(&m->listening)) : 0;
         cv_ring r;
         uint64_t waiting = 0;
         for (unsigned lane = 0; listening && lane < CV_LANES; lane++)
             if (cv_ring_of(run, index, m, lane, &r)) waiting += mb_waiting(&r);
-        /* A message in hand: its agent looks for the next one by itself. */
-        if (waiting && cv_hand_refs(m, refs) == 0) beside_work |= listening;
+        /* Who has a message in hand looks for the next one by itself. */
+        if (waiting) beside_work |= listening & ~cv_busy_readers(m);
     }
     unsigned missed = 0;
     for (unsigned slot = 1; slot < run->slots; slot++) {

@@ -161,89 +161,72 @@ static inline void cv_ledger_note(cv_ledger *l, uint32_t mailbox, unsigned lane,
 
 /* --- a successor takes over the arena --------------------------------------------------------------------------- */
 
-typedef struct {
-    uint64_t *at;
-    size_t n, room;
-} cv_refs;
-
-static inline bool cv_refs_add(cv_refs *s, uint64_t ref) {
-    if (s->n == s->room) {
-        size_t room = s->room ? 2 * s->room : 1024;
-        uint64_t *at = realloc(s->at, room * sizeof *at);
-        if (!at) return false;
-        s->at = at;
-        s->room = room;
-    }
-    s->at[s->n++] = ref;
+/* Take over one chunk that a mailbox refers to at that place. False: it is another's, does not check out there, or was
+ * taken over already (a message on its way from slot to hand is seen in both; a damaged word may refer to anything). */
+static inline bool cv_ledger_adopt(cv_ledger *l, uint64_t *adopted, uint32_t mailbox, unsigned lane, uint32_t position,
+                                   uint64_t ref) {
+    mb_message seen;
+    uint64_t granule = cv_ref_granule(ref), bit = 1ull << (granule % 64);
+    if (cv_ref_arena(ref) != l->run->me || !mb_read(l->run, mailbox, lane, position, ref, &seen)) return false;
+    if (adopted[granule / 64] & bit || !cv_arena_adopt(l->arena, ref, seen.header.granules)) return false;
+    adopted[granule / 64] |= bit;
     return true;
 }
-static inline int cv_refs_order(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
+
+/* Note a chunk that was taken over, in one of the lanes or in hand. False: out of memory. */
+static inline bool cv_ledger_keep(cv_ledger *l, uint32_t mailbox, unsigned lane, cv_posted p) {
+    cv_account *a = cv_account_of(l, mailbox);
+    cv_fifo *to = a ? lane < CV_LANES ? &a->lane[lane] : &a->held : NULL;
+    if (!a || !cv_fifo_reserve(to)) return false;
+    cv_fifo_push(to, p);
+    a->bytes += cv_chunk_bytes(l->arena, p.ref);
+    return true;
 }
-static inline bool cv_refs_has(void *context, uint64_t granule) {
-    cv_refs *s = context;
-    uint64_t low = 0, high = s->n;
-    while (low < high) {
-        uint64_t middle = (low + high) / 2, at = cv_ref_granule(s->at[middle]);
-        if (at == granule) return true;
-        if (at < granule) low = middle + 1;
-        else high = middle;
+
+static inline bool cv_ledger_rebuild_one(cv_ledger *l, uint64_t *adopted, uint32_t mailbox, cv_mailbox *m) {
+    for (unsigned lane = 0; lane < CV_LANES; lane++) {
+        cv_ring r;
+        if (!cv_ring_of(l->run, mailbox, m, lane, &r)) continue;
+        uint64_t head = at_load(r.head);
+        for (uint64_t p = head; p - head <= r.mask; p++) {
+            uint64_t word = at_load(mb_slot(&r, p)), ref = cv_word_ref(word);
+            unsigned state = cv_word_state(word);
+            if ((state == CV_FULL || state == CV_TAKEN) && cv_ledger_adopt(l, adopted, mailbox, lane, mb_short(&r, p), ref) &&
+                !cv_ledger_keep(l, mailbox, lane, (cv_posted){p, ref}))
+                return false;
+        }
     }
-    return false;
+    for (unsigned e = 0; e < CV_HAND; e++) {
+        uint64_t meta = at_load(&m->hand[e].meta), word = at_load(&m->hand[e].ref), ref = cv_word_ref(word);
+        unsigned lane = (unsigned)(word >> 40) & 3u;
+        if (cv_meta_state(meta) == CV_HAND_RUNNING && lane < CV_LANES &&
+            cv_ledger_adopt(l, adopted, mailbox, lane, cv_meta_position(meta), ref) &&
+            !cv_ledger_keep(l, mailbox, CV_LANES, (cv_posted){0, ref}))
+            return false;
+    }
+    uint64_t state = at_load(&m->state_ref);
+    if (!state || !cv_ledger_adopt(l, adopted, mailbox, CV_LANE_STATE, 0, state)) return true;
+    cv_account *a = cv_account_of(l, mailbox);
+    if (!a) return false;
+    a->state_ref = state;
+    a->bytes += cv_chunk_bytes(l->arena, state);
+    return true;
 }
 
 /* Find every chunk of this slot's arena that some mailbox still refers to, by the same reading as above: slots first,
  * then hands, then states. Whatever nothing refers to is free. -1: out of memory. */
 static inline int cv_ledger_rebuild(cv_ledger *l) {
     cv_run *run = l->run;
-    cv_refs all = {0};
-    int rc = -1;
-    for (uint32_t mailbox = 0; mailbox < cv_records(run); mailbox++) {
+    uint64_t *adopted = calloc(run->arena_size[run->me] / CV_GRANULE / 64 + 1, sizeof *adopted);
+    if (!adopted) return -1;
+    bool done = true;
+    for (uint32_t mailbox = 0; done && mailbox < cv_records(run); mailbox++) {
         cv_mailbox *m = cv_mailbox_at(run, mailbox);
-        if (!m) continue;
-        size_t of_this = all.n;
-        for (unsigned lane = 0; lane < CV_LANES; lane++) {
-            cv_ring r;
-            if (!cv_ring_of(run, mailbox, m, lane, &r)) continue;
-            uint64_t head = at_load(r.head);
-            for (uint64_t p = head; p - head <= r.mask; p++) {
-                uint64_t word = at_load(mb_slot(&r, p)), ref = cv_word_ref(word);
-                unsigned state = cv_word_state(word);
-                if ((state != CV_FULL && state != CV_TAKEN) || cv_ref_arena(ref) != run->me) continue;
-                if (!cv_arena_adopt(l->arena, ref)) continue;
-                cv_account *a = cv_account_of(l, mailbox);
-                if (!a || !cv_refs_add(&all, ref) || !cv_fifo_reserve(&a->lane[lane])) goto out;
-                cv_fifo_push(&a->lane[lane], (cv_posted){p, ref});
-                a->bytes += cv_chunk_bytes(l->arena, ref);
-            }
-        }
-        uint64_t hand[CV_HAND + 1];
-        unsigned n = cv_hand_refs(m, hand);
-        uint64_t state = at_load(&m->state_ref);
-        if (state) hand[n++] = state;
-        for (unsigned i = 0; i < n; i++) {
-            if (!hand[i] || cv_ref_arena(hand[i]) != run->me) continue;
-            bool known = false; /* a message on its way from slot to hand was seen in both */
-            for (size_t k = of_this; k < all.n && !known; k++) known = all.at[k] == hand[i];
-            if (known || !cv_arena_adopt(l->arena, hand[i])) continue;
-            cv_account *a = cv_account_of(l, mailbox);
-            if (!a || !cv_refs_add(&all, hand[i])) goto out;
-            a->bytes += cv_chunk_bytes(l->arena, hand[i]);
-            if (hand[i] == state) {
-                a->state_ref = state;
-            } else {
-                if (!cv_fifo_reserve(&a->held)) goto out;
-                cv_fifo_push(&a->held, (cv_posted){0, hand[i]});
-            }
-        }
+        if (m) done = cv_ledger_rebuild_one(l, adopted, mailbox, m);
     }
-    if (all.n) qsort(all.at, all.n, sizeof *all.at, cv_refs_order);
-    cv_arena_settle(l->arena, cv_refs_has, &all);
-    rc = 0;
-out:
-    free(all.at);
-    return rc;
+    if (done) cv_arena_settle(l->arena, adopted);
+    free(adopted);
+    return done ? 0 : -1;
 }
 
 #endif

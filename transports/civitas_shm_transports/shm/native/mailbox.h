@@ -17,7 +17,7 @@
 
 #include "park.h"
 
-enum { MB_OK = 0, MB_FULL = -1, MB_CLOSED = -2 };
+enum { MB_OK = 0, MB_FULL = -1, MB_CLOSED = -2, MB_AGAIN = -3 };
 #define MB_TRIES 100000u /* more than this many lost races in a row means corrupt words, not contention */
 
 static inline uint64_t mb_lap(const cv_ring *r, uint64_t position) { return position >> r->log2; }
@@ -31,6 +31,23 @@ static inline uint64_t mb_help_head(const cv_ring *r) {
         head = at_cas(r->head, head, head + 1) ? head + 1 : at_load(r->head);
     }
     return head;
+}
+
+/* Move `tail` over positions whose producer died or was stopped before helping. Anyone may; returns the tail seen last. */
+static inline uint64_t mb_help_tail(const cv_ring *r) {
+    uint64_t tail = at_load(r->tail);
+    for (uint64_t n = 0; n <= r->mask + 1; n++) {
+        uint64_t head = at_load(r->head), next = tail + 1;
+        if (tail - head > r->mask + 1) { /* left behind head, or damaged: it says nothing */
+            next = head;
+        } else {
+            uint64_t word = at_load(mb_slot(r, tail));
+            int ahead = cv_lap_ahead(word, mb_lap(r, tail));
+            if (ahead < 0 || (ahead == 0 && (cv_word_state(word) == CV_EMPTY || cv_word_state(word) == CV_MARK))) break;
+        }
+        tail = at_cas(r->tail, tail, next) ? next : at_load(r->tail);
+    }
+    return tail;
 }
 
 /* Wake whoever waits for room here. The caller has released a slot or an in-hand entry (seq_cst) before.
@@ -60,25 +77,39 @@ static inline void mb_seal(const cv_run *run, const cv_ring *r, cv_header *h, ui
     h->check = cv_header_check(run, h);
 }
 
+/* Whether the capacity leaves room behind `tail`, where tail lies in [head, head + N]. MB_AGAIN: a hint was moved. */
+static inline int mb_room(const cv_ring *r, uint64_t tail, uint64_t head) {
+    if (tail - head < r->capacity) return MB_OK;
+    if (mb_help_head(r) != head) return MB_AGAIN;
+    uint64_t at_tail = at_load(mb_slot(r, tail)), at_head = at_load(mb_slot(r, head));
+    if (cv_lap_ahead(at_tail, mb_lap(r, tail)) == 0 && cv_word_state(at_tail) == CV_MARK) return MB_CLOSED;
+    if (at_load(r->head) != head) return MB_AGAIN; /* this process was stopped in between */
+    if (cv_lap_ahead(at_head, mb_lap(r, head)) == 0 && cv_word_state(at_head) == CV_EMPTY) {
+        at_cas(r->tail, tail, head); /* the hint ran ahead of an empty slot: a damaged word */
+        return MB_AGAIN;
+    }
+    return MB_FULL;
+}
+
+/* MB_FULL or MB_CLOSED when a publish would say so now; told before the payload is copied. MB_OK: try. */
+static inline int mb_refuses(const cv_ring *r) {
+    uint64_t tail = at_load(r->tail), head = at_load(r->head);
+    int room = tail - head > r->mask + 1 ? MB_OK : mb_room(r, tail, head);
+    return room == MB_AGAIN ? MB_OK : room;
+}
+
 /* Commit chunk `ref` (complete but for its seal; `h` is its header). *position is where it went.
  * MB_FULL: capacity reached (or, after MB_TRIES lost races, given up); MB_CLOSED: the lane ends in a MARK. */
 static inline int mb_publish(cv_run *run, const cv_ring *r, cv_header *h, uint64_t ref, uint64_t *position) {
     for (unsigned tries = 0; tries < MB_TRIES; tries++) {
         uint64_t tail = at_load(r->tail), head = at_load(r->head);
-        if (tail - head > r->mask + 1) tail = head; /* a tail outside [head, head + N] says nothing */
-        if (tail - head >= r->capacity) {
-            if (mb_help_head(r) == head) {
-                /* Full, unless the hint `tail` ran ahead of an empty slot (a damaged word): then start from head. */
-                uint64_t at_head = at_load(mb_slot(r, head));
-                if (cv_lap_ahead(at_head, mb_lap(r, head)) == 0 && cv_word_state(at_head) == CV_EMPTY && at_load(r->head) == head)
-                    at_cas(r->tail, tail, head);
-                else if (cv_word_state(at_head) == CV_MARK)
-                    return MB_CLOSED;
-                else
-                    return MB_FULL;
-            }
+        if (tail - head > r->mask + 1) { /* a tail outside [head, head + N] says nothing, and must not stay so: every */
+            at_cas(r->tail, tail, head); /* publish from here on would find its place taken and help in vain */
             continue;
         }
+        int room = mb_room(r, tail, head);
+        if (room == MB_AGAIN) continue;
+        if (room != MB_OK) return room;
         at_u64 *slot = mb_slot(r, tail);
         uint64_t word = at_load(slot), lap = mb_lap(r, tail);
         int ahead = cv_lap_ahead(word, lap);
@@ -106,7 +137,10 @@ static inline int mb_publish(cv_run *run, const cv_ring *r, cv_header *h, uint64
 static inline bool mb_close_lane(const cv_ring *r) {
     for (unsigned tries = 0; tries < MB_TRIES; tries++) {
         uint64_t tail = at_load(r->tail), head = at_load(r->head);
-        if (tail - head > r->mask + 1) tail = head;
+        if (tail - head > r->mask + 1) {
+            at_cas(r->tail, tail, head);
+            continue;
+        }
         at_u64 *slot = mb_slot(r, tail);
         uint64_t word = at_load(slot), lap = mb_lap(r, tail);
         int ahead = cv_lap_ahead(word, lap);
@@ -122,9 +156,9 @@ static inline bool mb_close_lane(const cv_ring *r) {
     return false;
 }
 
-/* Remove the oldest waiting message (overflow policies). FULL only: a message that is being taken is never dropped.
- * *ref is what was removed; its chunk belongs to its owner again. */
-static inline bool mb_drop_oldest(const cv_ring *r, uint64_t *ref) {
+/* Remove the oldest waiting message (overflow policies); its chunk belongs to its owner again. FULL only: a message
+ * that is being taken is never dropped, and nothing behind it either, because that would make no room. */
+static inline bool mb_drop_oldest(const cv_ring *r) {
     uint64_t head = mb_help_head(r);
     for (uint64_t position = head; position - head <= r->mask; position++) {
         at_u64 *slot = mb_slot(r, position);
@@ -132,12 +166,10 @@ static inline bool mb_drop_oldest(const cv_ring *r, uint64_t *ref) {
         int ahead = cv_lap_ahead(word, mb_lap(r, position));
         if (ahead == 0 && cv_word_state(word) == CV_FULL) {
             if (!at_cas(slot, word, cv_word(mb_lap(r, position) + 1, CV_EMPTY, 0, 0))) return false;
-            *ref = cv_word_ref(word);
             mb_help_head(r);
             return true;
         }
-        if (ahead == 0 && cv_word_state(word) != CV_TAKEN) return false;
-        if (ahead < 0) return false;
+        if (ahead <= 0) return false;
     }
     return false;
 }
@@ -198,6 +230,7 @@ static inline int mb_take_lane(cv_run *run, cv_mailbox *m, uint32_t mailbox, uns
         if (ahead != 0) {
             if (at_load(r->head) != head || at_load(slot) != word) return 2; /* head was old; look again */
             at_cas(slot, word, cv_word(lap + 1, CV_EMPTY, 0, 0));            /* a word that nobody writes */
+            mb_tell_waiters(run, m);
             out->garbage = true;
             return 2;
         }
@@ -211,6 +244,7 @@ static inline int mb_take_lane(cv_run *run, cv_mailbox *m, uint32_t mailbox, uns
             out->garbage = true;
             at_store(slot, cv_word(lap + 1, CV_EMPTY, 0, 0));
             mb_help_head(r);
+            mb_tell_waiters(run, m);
             return 2;
         }
         unsigned entry = mb_claim(m, run->me);
@@ -230,6 +264,35 @@ static inline int mb_take_lane(cv_run *run, cv_mailbox *m, uint32_t mailbox, uns
     return 0;
 }
 
+/* The in-hand entries of a reader, one bit each. */
+static inline uint64_t mb_in_hand_of(cv_mailbox *m, unsigned reader) {
+    uint64_t entries = 0;
+    for (unsigned e = 0; e < CV_HAND; e++) {
+        uint64_t meta = at_load(&m->hand[e].meta);
+        if (cv_meta_state(meta) == CV_HAND_RUNNING && cv_meta_reader(meta) == reader) entries |= 1ull << e;
+    }
+    return entries;
+}
+
+/* Of a set of in-hand entries the one to be redelivered first: control before priority before normal, then the oldest.
+ * Ages are compared modulo the width of a position. */
+static inline unsigned mb_oldest_in_hand(const cv_run *run, cv_mailbox *m, uint32_t mailbox, uint64_t entries) {
+    unsigned best = CV_HAND, best_lane = 0;
+    uint32_t best_age = 0;
+    for (; entries; entries &= entries - 1) {
+        unsigned entry = (unsigned)__builtin_ctzll(entries), lane = (unsigned)(at_load(&m->hand[entry].ref) >> 40) & 3u;
+        uint32_t age = 0;
+        cv_ring r;
+        if (lane < CV_LANES && cv_ring_of(run, mailbox, m, lane, &r))
+            age = mb_short(&r, at_load(r.head) - cv_meta_position(at_load(&m->hand[entry].meta)));
+        if (best != CV_HAND && (lane > best_lane || (lane == best_lane && age <= best_age))) continue;
+        best = entry;
+        best_lane = lane;
+        best_age = age;
+    }
+    return best;
+}
+
 /* Put a message that a dead predecessor had in hand into this process's hand again, its delivery count raised before
  * anybody sees it. False: the entry is not for redelivery, or its chunk does not check out (then it is cleared and
  * out->garbage says so). */
@@ -242,9 +305,10 @@ static inline bool mb_redeliver(cv_run *run, cv_mailbox *m, uint32_t mailbox, un
     out->position = cv_meta_position(meta);
     out->deliveries = cv_meta_deliveries(meta) + 1;
     if (out->deliveries > 0xffff) out->deliveries = 0xffff;
-    if (!mb_read(run, mailbox, out->lane, out->position, out->ref, out)) {
+    if (out->lane >= CV_LANES || !mb_read(run, mailbox, out->lane, out->position, out->ref, out)) {
         out->garbage = true;
         at_store(&m->hand[entry].meta, cv_meta(0, 0, 0, CV_HAND_FREE));
+        mb_tell_waiters(run, m);
         return false;
     }
     at_store(&m->hand[entry].meta, cv_meta(out->position, out->deliveries, run->me, CV_HAND_RUNNING));
@@ -284,6 +348,7 @@ static inline unsigned mb_recover(cv_mailbox *m, const cv_ring rings[CV_LANES], 
             repaired++;
         }
         mb_help_head(r);
+        mb_help_tail(r); /* so that what it committed is counted */
     }
     for (unsigned e = 0; e < CV_HAND; e++) { /* claimed, but nothing written in yet */
         uint64_t meta = at_load(&m->hand[e].meta);
@@ -293,11 +358,23 @@ static inline unsigned mb_recover(cv_mailbox *m, const cv_ring rings[CV_LANES], 
     return repaired;
 }
 
-/* Messages that wait in a lane; out of date at once. */
+/* Messages that wait in a lane; out of date at once. Helps both hints first: a producer that is stopped between commit
+ * and help must not hide its message from those who look. */
 static inline uint64_t mb_waiting(const cv_ring *r) {
-    uint64_t tail = at_load(r->tail), head = at_load(r->head);
-    uint64_t n = tail - head;
+    uint64_t tail = mb_help_tail(r), n = tail - mb_help_head(r);
     return n > r->mask + 1 ? 0 : n;
+}
+
+/* Whether a mailbox is closed, or half closed by a host that died over it: then nothing comes through all of it either. */
+static inline bool mb_is_closed(const cv_run *run, cv_mailbox *m, uint32_t mailbox) {
+    if ((at_load(&cv_record_at(run, mailbox)->word) & 0xff) != CV_AGENT_OPEN) return true;
+    for (unsigned lane = 0; lane < CV_LANES; lane++) {
+        cv_ring r;
+        if (!cv_ring_of(run, mailbox, m, lane, &r)) continue;
+        uint64_t tail = mb_help_tail(&r), word = at_load(mb_slot(&r, tail));
+        if (cv_word_state(word) == CV_MARK && cv_lap_ahead(word, mb_lap(&r, tail)) == 0) return true;
+    }
+    return false;
 }
 
 #endif

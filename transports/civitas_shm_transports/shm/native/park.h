@@ -69,21 +69,25 @@ static inline bool cv_announced(cv_run *run) {
 }
 
 /* Take what is announced: up to `room` mailbox numbers into `ready`, alarm bits into *alarm. Bits are cleared before
- * the caller reads the mailboxes. What does not fit stays announced. */
+ * the caller reads the mailboxes. What does not fit stays announced, and the next look begins there: otherwise many
+ * flooded mailboxes of low number would hide the others. */
 static inline uint32_t cv_collect(cv_run *run, uint32_t *ready, uint32_t room, uint64_t *alarm) {
     cv_slot *slot = cv_slot_at(run, run->me);
     at_u64 *bits = cv_slot_bits(run, run->me);
-    uint32_t words = cv_bit_words(run), n = 0;
+    uint32_t words = cv_bit_words(run), groups = (words + 63) / 64, first = run->look_from, n = 0;
     *alarm = at_load(&slot->alarm) ? at_xchg(&slot->alarm, 0) : 0;
-    for (uint32_t s = 0; s < (words + 63) / 64; s++) {
-        if (!at_load(&slot->summary[s])) continue;
-        uint64_t summary = at_xchg(&slot->summary[s], 0);
+    for (uint32_t i = 0; i <= groups; i++) { /* the first group twice: from `first` on, and at the end all of it */
+        uint32_t s = (first / 64 + i) % groups;
+        uint64_t which = i ? ~0ull : ~0ull << first % 64;
+        if (!(at_load(&slot->summary[s]) & which)) continue;
+        uint64_t summary = at_and(&slot->summary[s], ~which) & which;
         while (summary) {
             uint32_t w = s * 64 + (uint32_t)__builtin_ctzll(summary);
             summary &= summary - 1;
             if (w >= words) continue; /* a bit that no sender sets */
             if (n + 64 > room) {
                 at_or(&slot->summary[s], 1ull << (w % 64) | summary);
+                run->look_from = w;
                 return n;
             }
             uint64_t word = at_xchg(&bits[w], 0);
@@ -93,6 +97,7 @@ static inline uint32_t cv_collect(cv_run *run, uint32_t *ready, uint32_t room, u
             }
         }
     }
+    run->look_from = 0;
     return n;
 }
 
@@ -120,13 +125,19 @@ static inline bool cv_park(cv_run *run) {
     return false;
 }
 
+/* A process takes over a slot, awake. The park word may be odd from a predecessor that was killed in its sleep: senders
+ * have rung for that sleep and would not ring for it again. */
+static inline void cv_rise(cv_run *run) {
+    at_u64 *seq = &cv_slot_at(run, run->me)->park_seq;
+    if (at_load(seq) & 1) at_add(seq, 1);
+}
+
 /* The doorbell was heard. One is added only if odd: the bell may be a stale one of an earlier sleep, and a blind
  * increment would then say "asleep" while awake, and "awake" in the next sleep. */
 static inline void cv_unpark(cv_run *run) {
     uint64_t count;
     while (read(run->door[run->me], &count, sizeof count) < 0 && errno == EINTR) {}
-    at_u64 *seq = &cv_slot_at(run, run->me)->park_seq;
-    if (at_load(seq) & 1) at_add(seq, 1);
+    cv_rise(run);
 }
 
 #endif

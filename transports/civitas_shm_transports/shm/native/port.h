@@ -5,6 +5,8 @@
 #ifndef CV_PORT_H
 #define CV_PORT_H
 
+#include <sched.h>
+
 #include "ledger.h"
 
 enum { PORT_SENT = 0, PORT_FULL = -1, PORT_CLOSED = -2, PORT_NO_MEMORY = -3, PORT_TOO_LARGE = -4, PORT_UNKNOWN = -5 };
@@ -17,8 +19,20 @@ typedef struct {
     cv_ledger ledger;
     uint64_t random;      /* state of id generation; seeded by the kernel */
     uint64_t asks;        /* counter of correlations */
-    bool attached;
+    uint64_t refused;     /* bytes that the last post was refused for want of memory; 0 = it was not */
 } cv_port;
+
+/* Begin as the process of run.me, over what its predecessor left: `run` and `random` are filled in. -1: out of memory. */
+static inline int port_attach(cv_port *p, int arena_fd) {
+    if (cv_arena_init(&p->arena, &p->run, arena_fd) || cv_ledger_init(&p->ledger, &p->run, &p->arena)) return -1;
+    if (cv_ledger_rebuild(&p->ledger)) return -1;
+    /* A reply that the predecessor was about to copy out: who asked died with it. */
+    cv_mailbox *replies = cv_mailbox_at(&p->run, p->run.me);
+    for (uint64_t entries = replies ? mb_in_hand_of(replies, p->run.me) : 0; entries; entries &= entries - 1)
+        mb_release(&p->run, replies, (unsigned)__builtin_ctzll(entries));
+    cv_rise(&p->run);
+    return 0;
+}
 
 /* splitmix64: unique, not secret. */
 static inline uint64_t port_random(cv_port *p) {
@@ -64,25 +78,35 @@ static inline uint64_t port_limit(const cv_port *p, const port_post *post) {
     return kept ? p->arena.limit : p->arena.limit / 8 * 7;
 }
 
+/* The largest payload that a post of no type can commit, now or ever. */
+static inline uint64_t port_payload_max(const cv_port *p) { return p->arena.limit / 8 * 7 / 2 - sizeof(cv_header); }
+
+/* Whether one mailbox may hold `size` more bytes of this arena. */
+static inline bool port_may_hold(const cv_account *account, uint64_t size, uint64_t limit) {
+    return account->bytes + size <= limit / 2;
+}
+
 /* Room for a message, with the header filled in but for position and check. 0 = none; *outcome says why. */
 static inline uint64_t port_chunk(cv_port *p, const port_post *post, cv_header **header, int *outcome) {
     uint64_t size = sizeof(cv_header) + post->type_len + post->payload_len, limit = port_limit(p, post);
-    if (post->payload_len > UINT32_MAX || size > p->arena.limit / 8 * 7 / 2) {
+    if (post->payload_len > UINT32_MAX || size > port_payload_max(p) + sizeof(cv_header)) {
         *outcome = PORT_TOO_LARGE;
         return 0;
     }
     cv_account *account = cv_account_of(&p->ledger, post->mailbox);
     *outcome = PORT_NO_MEMORY;
+    p->refused = size;
     if (!account || (post->lane < CV_LANES && !cv_fifo_reserve(&account->lane[post->lane]))) return 0;
-    if (account->bytes + size > limit / 2) {
+    if (!port_may_hold(account, size, limit)) {
         cv_ledger_look(&p->ledger, post->mailbox);
-        if (account->bytes + size > limit / 2) return 0;
+        if (!port_may_hold(account, size, limit)) return 0;
     }
     uint64_t ref = cv_alloc(&p->arena, size, limit);
     if (!ref) {
         cv_ledger_look_all(&p->ledger);
         if (!(ref = cv_alloc(&p->arena, size, limit))) return 0;
     }
+    p->refused = 0;
     cv_header *h = (cv_header *)(p->run.arena[p->run.me] + cv_ref_granule(ref) * CV_GRANULE);
     uint64_t now = cv_now_ns(CLOCK_REALTIME), span = port_random(p);
     *h = (cv_header){.granules = (uint32_t)((size + CV_GRANULE - 1) / CV_GRANULE),
@@ -117,27 +141,42 @@ static inline cv_cell *port_cell(cv_port *p, uint32_t mailbox) {
     return mailbox < p->run.mailboxes ? cv_cell_at(&p->run, mailbox) : NULL;
 }
 
+/* Make room by policy and publish. A reader in the middle of a take lets nothing be dropped for a moment; on the same
+ * core it needs that core. */
+static inline int port_publish_dropping(cv_port *p, cv_mailbox *m, const cv_ring *r, cv_header *h, uint64_t ref,
+                                        uint64_t *position, uint64_t *dropped) {
+    if (m->overflow == CV_LATEST)
+        while (*dropped <= r->mask && mb_drop_oldest(r)) ++*dropped;
+    for (unsigned tries = 0;; tries++) {
+        int outcome = mb_publish(&p->run, r, h, ref, position);
+        if (outcome != MB_FULL || tries == 1024) return outcome;
+        if (mb_drop_oldest(r)) ++*dropped;
+        else if (tries % 64 == 63) sched_yield();
+        else at_pause();
+    }
+}
+
 /* Commit one message. The outcome; nothing is left behind unless it is PORT_SENT. */
 static inline int port_send(cv_port *p, const port_post *post) {
     cv_mailbox *m = cv_mailbox_at(&p->run, post->mailbox);
     cv_ring r;
-    if (!m || post->lane >= CV_LANES || post->type_len > UINT16_MAX ||
-        !cv_ring_of(&p->run, post->mailbox, m, post->lane, &r))
-        return PORT_UNKNOWN;
-    /* A full mailbox is told before the payload is copied. */
-    if (m->overflow <= CV_ERROR && mb_waiting(&r) >= r.capacity && mb_help_head(&r) + r.capacity <= at_load(r.tail))
-        if (cv_word_state(at_load(mb_slot(&r, at_load(r.tail)))) != CV_MARK) return PORT_FULL;
+    if (post->mailbox >= cv_records(&p->run) || post->lane >= CV_LANES || post->type_len > UINT16_MAX) return PORT_UNKNOWN;
+    if (!m || !cv_ring_of(&p->run, post->mailbox, m, post->lane, &r)) return PORT_CLOSED; /* damaged: nobody can read it */
+    bool drops = m->overflow >= CV_DROP_OLDEST;
     cv_header *h;
-    int outcome;
-    uint64_t position = 0, ref = port_chunk(p, post, &h, &outcome);
+    int outcome = drops ? MB_OK : mb_refuses(&r);
+    if (outcome != MB_OK) { /* told before the payload is copied */
+        p->refused = 0;
+        return outcome == MB_FULL ? PORT_FULL : PORT_CLOSED;
+    }
+    uint64_t position = 0, dropped = 0, ref = port_chunk(p, post, &h, &outcome);
     if (!ref) return outcome;
-    uint32_t dropped = 0;
-    if (m->overflow == CV_LATEST)
-        for (uint64_t old; dropped <= r.mask && mb_drop_oldest(&r, &old);) dropped++;
-    do outcome = mb_publish(&p->run, &r, h, ref, &position);
-    while (outcome == MB_FULL && m->overflow >= CV_DROP_OLDEST && dropped < 64 + r.mask &&
-           (mb_drop_oldest(&r, &(uint64_t){0}) ? ++dropped : (dropped += 8)));
-    if (dropped) at_add(&cv_cell_at(&p->run, post->mailbox)->dropped, dropped);
+    outcome = drops ? port_publish_dropping(p, m, &r, h, ref, &position, &dropped)
+                    : mb_publish(&p->run, &r, h, ref, &position);
+    if (dropped) {
+        at_add(&cv_cell_at(&p->run, post->mailbox)->dropped, dropped);
+        mb_tell_waiters(&p->run, m); /* who waits for memory there may have it now */
+    }
     if (outcome != MB_OK) {
         cv_free(&p->arena, ref);
         return outcome == MB_FULL ? PORT_FULL : PORT_CLOSED;
@@ -154,19 +193,53 @@ static inline int port_send(cv_port *p, const port_post *post) {
     return PORT_SENT;
 }
 
-/* Answer `cause`. False: nobody waits any more. The asker keeps a place, so this never waits. */
-static inline bool port_reply(cv_port *p, const cv_header *cause, port_post *post) {
+enum { PORT_ROOM_NOW = 1, PORT_ROOM_LATER = 0, PORT_ROOM_NEVER = -1 };
+
+/* Announce that this process waits for what its last post to `mailbox` was refused: room in the lanes, or memory.
+ * PORT_ROOM_NOW: it is there already, do not sleep. PORT_ROOM_NEVER: memory is short and no message of this process is on
+ * its way that could give some back. The look comes after the announcement: what is released before is seen here, what
+ * is released later tells. */
+static inline int port_want_room(cv_port *p, uint32_t mailbox) {
+    cv_mailbox *m = cv_mailbox_at(&p->run, mailbox);
+    cv_account *account = m ? cv_account_of(&p->ledger, mailbox) : NULL;
+    if (!account) return PORT_ROOM_LATER;
+    mb_wait(&p->run, m);
+    if (p->refused) {
+        bool on_its_way = false;
+        uint64_t limit = p->arena.limit / 8 * 7;
+        for (uint32_t i = 0; i < cv_records(&p->run); i++) { /* any mailbox that holds a chunk of ours may give it back */
+            cv_mailbox *holder = p->ledger.account[i] && p->ledger.account[i]->bytes ? cv_mailbox_at(&p->run, i) : NULL;
+            if (holder) mb_wait(&p->run, holder);
+        }
+        cv_ledger_look_all(&p->ledger);
+        for (uint32_t i = 0; i < cv_records(&p->run); i++) {
+            const cv_account *a = p->ledger.account[i];
+            on_its_way |= a && (a->held.n || a->lane[0].n || a->lane[1].n || a->lane[2].n);
+        }
+        uint64_t ref = port_may_hold(account, p->refused, limit) ? cv_alloc(&p->arena, p->refused, limit) : 0;
+        if (!ref) return on_its_way ? PORT_ROOM_LATER : PORT_ROOM_NEVER;
+        cv_free(&p->arena, ref);
+    }
+    for (unsigned lane = 0; lane < CV_LANES; lane++) { /* the caller finds out by posting whether it was its own */
+        cv_ring r;
+        if (cv_ring_of(&p->run, mailbox, m, lane, &r) && mb_waiting(&r) >= r.capacity) return PORT_ROOM_LATER;
+    }
+    return PORT_ROOM_NOW;
+}
+
+/* Answer `cause`. The asker keeps a place, so this never waits. PORT_CLOSED: nobody waits any more. */
+static inline int port_reply(cv_port *p, const cv_header *cause, port_post *post) {
     unsigned slot = cv_correlation_slot(cause->correlation);
-    if (!cause->correlation || slot >= p->run.slots) return false;
+    if (!cause->correlation || slot >= p->run.slots) return PORT_CLOSED;
     if ((at_load(&cv_slot_at(&p->run, slot)->incarnation) & 0x3ffff) != cv_correlation_incarnation(cause->correlation))
-        return false;
-    if (cause->deadline_ns && cv_now_ns(CLOCK_MONOTONIC) > cause->deadline_ns) return false;
+        return PORT_CLOSED;
+    if (cause->deadline_ns && cv_now_ns(CLOCK_MONOTONIC) > cause->deadline_ns) return PORT_CLOSED;
     post->mailbox = slot; /* the first mailboxes are the reply lanes of the slots */
     post->lane = CV_LANE_NORMAL;
     post->flags |= CV_FLAG_REPLY;
     post->cause = cause;
     post->correlation = cause->correlation;
-    return port_send(p, post) == PORT_SENT;
+    return port_send(p, post);
 }
 
 /* Take the next message: lanes in order. 1 = taken, 0 = nothing, -1 = closed and drained. */
@@ -216,6 +289,8 @@ static inline int port_commit_state(cv_port *p, uint32_t mailbox, const cv_heade
                       .payload_len = size, .type = "", .cause = cause};
     cv_header *h;
     int outcome;
+    /* Old and new state are there at once; what could not be replaced is not stored in the first place. */
+    if (sizeof *h + size > p->arena.limit / 8 * 7 / 4) return PORT_TOO_LARGE;
     uint64_t ref = port_chunk(p, &post, &h, &outcome);
     if (!ref) return outcome;
     if (cause) memcpy(h->id, cause->id, 16);
@@ -229,18 +304,11 @@ static inline int port_commit_state(cv_port *p, uint32_t mailbox, const cv_heade
     return PORT_SENT;
 }
 
-/* The committed state: bytes in shared memory (bounds checked) and a private copy of its header. NULL: none. */
-static inline const uint8_t *port_state(cv_port *p, uint32_t mailbox, cv_header *h) {
+/* The committed state: `out` has its header and, in shared memory, its bytes (bounds checked). False: none. */
+static inline bool port_state(cv_port *p, uint32_t mailbox, mb_message *out) {
     cv_mailbox *m = cv_mailbox_at(&p->run, mailbox);
     uint64_t ref = m ? at_load(&m->state_ref) : 0; /* SYNC POINT "state committed" */
-    const uint8_t *at = ref ? cv_chunk_at(&p->run, ref, sizeof *h) : NULL;
-    if (!at) return NULL;
-    memcpy(h, at, sizeof *h);
-    if (h->check != cv_header_check(&p->run, h) || h->mailbox != mailbox || h->lane != CV_LANE_STATE ||
-        sizeof *h + (uint64_t)h->payload_len > (uint64_t)h->granules * CV_GRANULE ||
-        !cv_chunk_at(&p->run, ref, (uint64_t)h->granules * CV_GRANULE))
-        return NULL;
-    return at + sizeof *h;
+    return ref && mb_read(&p->run, mailbox, CV_LANE_STATE, 0, ref, out);
 }
 
 #endif

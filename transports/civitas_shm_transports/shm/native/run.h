@@ -21,6 +21,7 @@ typedef struct {
     uint64_t incarnation;
     uint64_t seed; /* of header checks: mixed from the run id */
     uint64_t rung[CV_SLOTS_MAX]; /* park_seq for which this process has already rung that slot's doorbell */
+    uint32_t look_from; /* word of the ready bitmap where the next look begins */
     uint64_t polled[CV_SLOTS_MAX]; /* host: park_seq that its last safety poll saw beside work; 0 = none */
 } cv_run;
 
@@ -56,6 +57,7 @@ static inline const char *cv_segment_refuse(const uint8_t *at, uint64_t mapped, 
     if (s.version != CV_LAYOUT_VERSION) return "it has another layout version; use the version that made it";
     if (s.check != cv_segment_check(&s)) return "its header is damaged (checksum)";
     if (s.kind != kind) return "it is a segment of another kind";
+    if (kind == CV_KIND_ARENA && mapped > CV_ARENA_EXTENTS_MAX * CV_EXTENT) return "it is larger than its map of extents";
     if (s.size_bytes != mapped) return "its size is not the one in its header";
     if (s.slots == 0 || s.slots > CV_SLOTS_MAX || s.mailboxes < s.slots || s.mailboxes > CV_MAILBOXES_MAX)
         return "its header has impossible counts";
@@ -93,12 +95,16 @@ static inline cv_cell *cv_cell_at(const cv_run *run, uint32_t index) {
     return (cv_cell *)(run->cells + CV_PAGE + (uint64_t)index * CV_CELL);
 }
 
+/* Bytes of the mail segment that are laid out and backed by memory. The host writes it before it counts a record there. */
+static inline at_u64 *cv_mail_end(const cv_run *run) { return (at_u64 *)(run->directory + CV_DIR_MAIL_END); }
+
 /* A mailbox, or NULL when its record or header does not check out. */
 static inline cv_mailbox *cv_mailbox_at(const cv_run *run, uint32_t index) {
     if (index >= cv_records(run)) return NULL;
     cv_record *r = cv_record_at(run, index);
     uint64_t at = r->mail_at, size = r->mail_size;
-    if (at < CV_PAGE || at % CV_LINE || size < sizeof(cv_mailbox) || size > run->mail_size || at > run->mail_size - size)
+    if (at < CV_PAGE || at % CV_LINE || size < sizeof(cv_mailbox) || size > run->mail_size || at > run->mail_size - size ||
+        at + size > at_acquire(cv_mail_end(run)))
         return NULL;
     cv_mailbox *m = (cv_mailbox *)(run->mail + at);
     if (m->magic != (CV_MAGIC ^ index) || m->index != index) return NULL;
@@ -116,9 +122,10 @@ typedef struct {
 static inline bool cv_ring_of(const cv_run *run, uint32_t index, cv_mailbox *m, unsigned lane, cv_ring *ring) {
     cv_record *r = cv_record_at(run, index);
     unsigned log2 = m->ring_log2[lane];
-    uint64_t at = m->ring_at[lane];
+    uint64_t at = m->ring_at[lane], size = r->mail_size, left = run->mail_size - (uint64_t)((uint8_t *)m - run->mail);
+    if (size > left) size = left; /* changed since cv_mailbox_at looked */
     if (log2 < CV_RING_MIN_LOG2 || log2 > CV_RING_MAX_LOG2 || at % 8 || at < sizeof(cv_mailbox) ||
-        at + (8ull << log2) > r->mail_size)
+        at + (8ull << log2) > size)
         return false;
     ring->tail = &m->lane[lane].tail;
     ring->head = &m->lane[lane].head;
