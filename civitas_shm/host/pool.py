@@ -31,6 +31,9 @@ __all__ = ["Pool", "PoolBroken", "Worker"]
 FORK_TIMEOUT_S: Final = 5.0
 """A process is there 3 ms after it was asked for; a fork server that takes this long is stopped or stuck: replaced."""
 
+SERVER_START_TIMEOUT_S: Final = 30.0
+"""Until its first process: an interpreter and its modules from a cold disk on a busy machine."""
+
 LOST_GRACE_S: Final = 1.0
 """A process that closed its control socket is about to end; if it has not by then it cannot be controlled: killed."""
 
@@ -238,8 +241,12 @@ class Pool:
         self._loop.call_later(FORK_TIMEOUT_S, self._check_born, worker, server)
 
     def _check_born(self, worker: Worker, server: _ForkServer) -> None:
-        if not worker.pid and worker in self._workers and self._server is server:
+        if worker.pid or worker not in self._workers or self._server is not server:
+            return
+        if server.warm or server.age_s() > SERVER_START_TIMEOUT_S:
             server.kill()
+        else:
+            self._loop.call_later(FORK_TIMEOUT_S, self._check_born, worker, server)
 
     def _exec(self, env: dict[str, str]) -> Worker:
         born: list[int] = []
@@ -282,6 +289,8 @@ class Pool:
             self._on_message(worker, message)
         elif not worker.pid:
             self._watch(worker, message.pid)
+            if self._server is not None:
+                self._server.warm = True
 
     def _watch(self, worker: Worker, pid: int) -> None:
         """From now on its end is an event. Until then the pid is not reused: only `_ended` reaps our child."""
@@ -412,6 +421,8 @@ class _ForkServer:
         self._loop = loop
         self._on_end = on_end
         self._started_s = loop.time()
+        self.warm = False
+        """A process was born: it has read its modules, and is as fast as it will ever be."""
         self._pidfd = os.pidfd_open(self.pid)
         self._channel: wire.Channel[Fork] = wire.Channel(loop, mine, Fork, self._heard, self._closed)
         loop.add_reader(self._pidfd, self._ended)
@@ -419,6 +430,9 @@ class _ForkServer:
     def fork(self, fds: list[int]) -> None:
         """Ask for one process that is born with these descriptors; they are duplicated."""
         self._channel.send(Fork(fds=len(fds)), fds)
+
+    def age_s(self) -> float:
+        return self._loop.time() - self._started_s
 
     def kill(self) -> None:
         kernel.kill(self._pidfd)
@@ -436,4 +450,4 @@ class _ForkServer:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._channel.close()
-        self._on_end(exit_, self._loop.time() - self._started_s)
+        self._on_end(exit_, self.age_s())
