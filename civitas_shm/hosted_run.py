@@ -15,6 +15,7 @@ from .bus import MessageBus
 from .errors import TransportClosed
 from .host.client import Ended, HostClient, HostOptions
 from .loading import argv_handed_down
+from .local_run import KILLED
 from .log_lines import LogLines, line_printer
 from .process import AgentProcess
 from .snapshot import AgentSnapshot, ProcessSnapshot, RuntimeSnapshot
@@ -25,6 +26,10 @@ __all__ = ["HostedRun"]
 
 LOOK_S: Final = 1.0
 """How often the host takes a reading while somebody looks: as often as a screen is drawn."""
+
+
+FAREWELL_S: Final = 5.0
+"""How long the host's process may take to end after its last message."""
 
 
 class HostedRun:
@@ -100,9 +105,17 @@ class HostedRun:
         ended = await asyncio.shield(self._end)
         return ended.exit_code
 
+    async def failure(self) -> BaseException | None:
+        """Why the run has failed, if it has. For those who found the port closed: the end is on its way then."""
+        if self._end is None:
+            return None
+        await asyncio.wait([self._end], timeout=FAREWELL_S)
+        return self._end.exception() if self._end.done() and not self._end.cancelled() else None
+
     def kill(self) -> None:
         """End at once. What waits stays in shared memory."""
         self._stop_asked = True
+        self._exit_code = KILLED
         self._tell(now=True)
 
     def _tell(self, *, now: bool) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from .bus import MessageBus
 from .clock import SystemClock
-from .errors import ConfigurationError, RunFailed
+from .errors import CivitasError, ConfigurationError, RunFailed
 from .events import AgentEvent, AgentFailed, StopRuntime
 from .host.events import EventLog
 from .local_driver import LocalDriver, LocalPort, Outcome
@@ -23,7 +23,7 @@ from .snapshot import AgentSnapshot, ProcessSnapshot, RuntimeSnapshot
 from .supervision import report_children
 from .topology.model import AgentSpec, TopologySpec
 
-__all__ = ["LocalRun"]
+__all__ = ["KILLED", "LocalRun"]
 
 MAIN: Final = "main"
 
@@ -68,7 +68,7 @@ class LocalRun:
         self._readings: dict[str, tuple[float, int]] = {}
         self._last_snapshot = RuntimeSnapshot(name=name, transport=spec.transport.type)
         self._process: Any = None
-        self.report = ""
+        self._report = ""
         """Why supervision gave up."""
         self._driver = LocalDriver(spec.supervision, self._port, self._built, on_event=self._happened)
         self.bus: MessageBus = self._driver.runner.bus
@@ -87,7 +87,7 @@ class LocalRun:
             await self.stop()
             raise
         if self._driver.ended.done() and self._driver.ended.result().failed:
-            raise RunFailed(self.report)
+            raise RunFailed(self._report)
 
     def request_stop(self, exit_code: int = 0) -> None:
         """Begin to stop in good order; the first one's exit code counts."""
@@ -104,9 +104,14 @@ class LocalRun:
     async def wait(self) -> int:
         """The exit code, at the end of the run. RunFailed when supervision gave up."""
         code = await asyncio.shield(self._finished)
-        if self.report:
-            raise RunFailed(self.report)
+        failure = await self.failure()
+        if failure is not None:
+            raise failure
         return code
+
+    async def failure(self) -> CivitasError | None:
+        """Why the run has failed, if it has."""
+        return RunFailed(self._report) if self._report else None
 
     def kill(self) -> None:
         """End at once: nothing is finished, no `on_stop` is called."""
@@ -118,7 +123,7 @@ class LocalRun:
         outcome = ended.result()
         if outcome.failed:
             self._exit_code = 1
-            self.report = outcome.report
+            self._report = outcome.report
         self._finish()
 
     def _finish(self) -> None:
@@ -126,7 +131,7 @@ class LocalRun:
             return
         self._last_snapshot = self.snapshot()
         self._port.stop()
-        self._events.emit("run_stopped", exit_code=self._exit_code, cause=self.report)
+        self._events.emit("run_stopped", exit_code=self._exit_code, cause=self._report)
         self._events.close()
         if self._log_lines is not None:
             self._log_lines.remove()

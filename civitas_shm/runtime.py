@@ -9,6 +9,7 @@ Rules of this file: it wires and translates, nothing else. With a transport that
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
@@ -18,7 +19,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from .bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
-from .errors import ConfigurationError, MessageRoutingError
+from .errors import ConfigurationError, MessageRoutingError, TransportClosed
 from .loading import apply_settings, build_agent, class_path, construct, end_main_import
 from .local_run import LocalRun
 from .messages import Message
@@ -38,6 +39,7 @@ from .transport import load_transport
 
 __all__ = ["Runtime"]
 
+_unnamed: Final = itertools.count(1)
 _NOT_IN_A_NAME: Final = re.compile(r"[^a-z0-9]+")
 
 
@@ -190,7 +192,11 @@ class Runtime:
         priority: int = 0,
     ) -> None:
         """Commit a message to the agent's mailbox, as `AgentProcess.send`; its sender reads `_runtime`."""
-        await self._started().bus.send(name, payload, message_type, timeout=timeout, priority=priority)
+        run = self._started()
+        try:
+            await run.bus.send(name, payload, message_type, timeout=timeout, priority=priority)
+        except TransportClosed as closed:
+            raise await run.failure() or closed from None
 
     async def ask(
         self,
@@ -202,13 +208,20 @@ class Runtime:
         priority: int = 0,
     ) -> Message:
         """Send a question and give back the reply, as `AgentProcess.ask`."""
-        bus = self._started().bus
-        reply: Message = await bus.ask(name, payload, message_type, timeout=timeout, priority=priority)
+        run = self._started()
+        try:
+            reply: Message = await run.bus.ask(name, payload, message_type, timeout=timeout, priority=priority)
+        except TransportClosed as closed:
+            raise await run.failure() or closed from None
         return reply
 
     async def broadcast(self, pattern: str, payload: dict[str, Any], message_type: str = "message") -> None:
         """Send to every agent whose name matches, as `AgentProcess.broadcast`."""
-        await self._started().bus.broadcast(pattern, payload, message_type)
+        run = self._started()
+        try:
+            await run.bus.broadcast(pattern, payload, message_type)
+        except TransportClosed as closed:
+            raise await run.failure() or closed from None
 
     def _started(self) -> Any:
         if self._run is None:
@@ -345,6 +358,8 @@ def _tree_lines(spec: SupervisorSpec, states: Mapping[str, str]) -> list[str]:
 
 
 def _default_name() -> str:
-    """The script's name and the pid: two programs at once never meet in shared memory."""
+    """The script's name, the pid, and a number from the second one on: no two runs ever meet in shared memory."""
     stem = os.path.splitext(os.path.basename(sys.argv[0] if sys.argv else ""))[0]
-    return f"{_NOT_IN_A_NAME.sub('-', stem.lower()).strip('-')[:40] or 'program'}-{os.getpid()}"
+    number = next(_unnamed)
+    base = f"{_NOT_IN_A_NAME.sub('-', stem.lower()).strip('-')[:40] or 'program'}-{os.getpid()}"
+    return base if number == 1 else f"{base}-{number}"

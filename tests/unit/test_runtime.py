@@ -156,6 +156,8 @@ def test_supervision_that_gives_up_fails_the_run_with_its_report() -> None:
         with pytest.raises(RunFailed, match="max_restarts is 0") as caught:
             await runtime.wait()
         assert 'raise ValueError("told to")' in str(caught.value)
+        with pytest.raises(RunFailed, match="gave up"):
+            await runtime.send("echo", {})
 
     with pytest.raises(RunFailed, match="gave up"):
         run(Runtime(tree(max_restarts=0)), scene)
