@@ -17,7 +17,6 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -55,9 +54,9 @@ from .kernel import Exit
 from .pool import Worker
 from .protocol import AgentReport, Assign, Ready, StartAgent, StopAgent, ToWorker
 from .reports import Death, cause_of, death_report, failure_report
-from .seats import Resident, Seat
+from .seats import Counts, Outcome, Resident, Seat, WorkerSettings
 
-__all__ = ["Driver", "Outcome", "ProcessPool"]
+__all__ = ["Driver", "ProcessPool"]
 
 PROCESS_START_TIMEOUT_S: Final = 30.0
 """From the order to `Ready`: no user code runs before it; on an idle machine it takes 2 ms, with a fresh exec 60 ms."""
@@ -75,40 +74,6 @@ class ProcessPool(Protocol):
     def assign(self, order: Assign, *, exec_env: dict[str, str] | None = None) -> Worker: ...
     def order(self, worker: Worker, message: ToWorker) -> None: ...
     def kill(self, worker: Worker, because: str) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How the run ended, as far as supervision goes."""
-
-    exit_code: int
-    report: str = ""
-    error: str = ""
-    """Class in `errors` that the caller raises with the report."""
-    in_order: bool = True
-    """Every agent was stopped; else processes are killed with what they have in hand."""
-
-
-@dataclass(slots=True)
-class Counts:
-    """Of the whole run."""
-
-    deaths: int = 0
-    restarts: int = 0
-    redelivered: int = 0
-    dead_letters: int = 0
-    safety_rings: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """What every worker is told, beside its own slot."""
-
-    transport: str
-    spin_ns: int
-    import_paths: list[str] = field(default_factory=list)
-    log_level: str = "INFO"
-    log_levels: dict[str, str] = field(default_factory=dict)
 
 
 class Driver:

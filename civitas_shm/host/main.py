@@ -25,7 +25,7 @@ from ..placement import place
 from ..topology.model import TopologySpec
 from ..transport import BUILTIN_TRANSPORTS, SLOT_MAIN, MemoryPlan, RunMemory, load_transport
 from . import kernel, wire
-from .driver import Driver, Outcome, WorkerSettings
+from .driver import Driver
 from .events import EventLog
 from .forkserver import keep_descriptors_here
 from .loop import new_loop
@@ -48,6 +48,7 @@ from .protocol import (
     Welcome,
 )
 from .readings import Readings
+from .seats import Outcome, WorkerSettings
 
 __all__ = ["Host", "main"]
 

@@ -1,4 +1,4 @@
-"""The driver's notes about one planned process: which process sits there now, and which agents it holds.
+"""The driver's notes: what it was told, who sits where and holds which agents, what it has counted, how it ended.
 
 Rules of this file: data and their small changes; deadlines are kept here so that each is cancelled with what it is for.
 """
@@ -12,7 +12,41 @@ from ..placement import PlannedProcess
 from ..topology.model import AgentSpec
 from .pool import Worker
 
-__all__ = ["Resident", "Seat"]
+__all__ = ["Counts", "Outcome", "Resident", "Seat", "WorkerSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the run ended, as far as supervision goes."""
+
+    exit_code: int
+    report: str = ""
+    error: str = ""
+    """Class in `errors` that the caller raises with the report."""
+    in_order: bool = True
+    """Every agent was stopped; else processes are killed with what they have in hand."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """Of the whole run."""
+
+    deaths: int = 0
+    restarts: int = 0
+    redelivered: int = 0
+    dead_letters: int = 0
+    safety_rings: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What every worker is told, beside its own slot."""
+
+    transport: str
+    spin_ns: int
+    import_paths: list[str] = field(default_factory=list)
+    log_level: str = "INFO"
+    log_levels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(eq=False, slots=True)

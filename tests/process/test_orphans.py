@@ -93,7 +93,7 @@ def test_a_standby_is_replaced_and_its_death_is_nobodys(start_run: Any, agent: A
             await run.until(standbys)
             old = standbys()[0]
             old.kill()
-            await run.until(lambda: standbys() and standbys()[0].pid != old.pid)
+            await run.until(lambda: [standby for standby in standbys() if standby.pid != old.pid])
             assert (await run.ask("echo", {"n": 1}))["n"] == 1
             assert not run.named("process_died")
 

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from civitas_shm.clock import ManualClock
-from civitas_shm.host.driver import Driver, Outcome, WorkerSettings
+from civitas_shm.host.driver import Driver
 from civitas_shm.host.events import EventLog
 from civitas_shm.host.kernel import Exit
 from civitas_shm.host.pool import Worker
 from civitas_shm.host.protocol import AgentReport, Assign, Ready, StartAgent, StopAgent
+from civitas_shm.host.seats import Outcome, WorkerSettings
 from civitas_shm.placement import place
 from civitas_shm.topology.model import AgentSpec, PoolSpec, StopSpec, SupervisorSpec, TopologySpec
 from civitas_shm.transport import InHand, MailboxSpec
