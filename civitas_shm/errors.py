@@ -1,11 +1,12 @@
 """Every error that civitas_shm raises on purpose, in one tree.
 
 Rules of this file:
-- a class says *who must act* (the user's topology, the sender, the operator, nobody: try later), not which module failed;
+- a class says *who must act* (the topology's author, the sender, the operator, nobody: try later), not which module
+  failed;
 - its first docstring line is the sentence of `docs/errors.md`; the second paragraph names the way out;
 - numbers go into the text *and* into attributes: what, where, limit, value;
 - `exit_code` is what `python -m civitas_shm` ends with when the error reaches the command line;
-- where a builtin exception already says it (TimeoutError of an ask, ValueError of a bad argument), the builtin is raised.
+- where a builtin exception says it already (TimeoutError of an ask, ValueError of a bad argument), it is raised.
 """
 
 from __future__ import annotations

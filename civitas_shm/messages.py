@@ -57,9 +57,7 @@ _I32 = struct.Struct("<i")
 _U32 = struct.Struct("<I")
 
 Cause = bytes
-"""The 128 header bytes of the message that is being handled: what a send copies trace, parent span and reply path from."""
-
-_SYSTEM_PREFIXES = ("_agency.", "civitas.eval.halt", "civitas.dynamic.")
+"""The 128 header bytes of the message that is being handled: where a send gets its trace and parent span."""
 
 
 def is_system_type(message_type: str) -> bool:
@@ -270,7 +268,9 @@ class Message:
 
     @property
     def priority(self) -> int:
-        return int(_I32.unpack_from(self._header, 52)[0]) if self._header is not None else int(self._read("priority", 0))
+        if self._header is not None:
+            return int(_I32.unpack_from(self._header, 52)[0])
+        return int(self._read("priority", 0))
 
     @property
     def ttl(self) -> float | None:
