@@ -44,6 +44,9 @@ HOST_WAIT_S: Final = 1.0
 TAIL_LINES: Final = 50
 """Lines of stderr and log that are kept per process for the report of its death."""
 
+AGENT_LOGGER: Final = "civitas_shm.agent."
+"""What the names of agents' loggers (`self.log`) begin with."""
+
 _READ_BYTES: Final = 1 << 16
 _RECORD_BYTES_MAX: Final = 256 << 10
 _RECORDS_PER_TURN: Final = 64
@@ -166,7 +169,9 @@ class RecordHandler(logging.Handler):
         self._levels = levels
 
     def emit(self, record: logging.LogRecord) -> None:
-        agent = str(getattr(record, "agent", "") or self._agent())
+        # An agent's own logger knows its name in every hook; other loggers are told apart by the handler that runs.
+        _, _, own = record.name.partition(AGENT_LOGGER)
+        agent = str(getattr(record, "agent", "") or own or self._agent())
         if record.levelno < self._levels.get(agent, self._level):
             return
         try:

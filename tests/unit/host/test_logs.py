@@ -139,20 +139,25 @@ def test_log_records_keep_to_their_agents_level_and_bring_their_traceback() -> N
     handler = RecordHandler(sink, lambda: "current", logging.WARNING, {"chatty": logging.DEBUG})  # type: ignore[arg-type]
 
     def record(level: int, text: str, *args: Any, **extra: Any) -> None:
-        made = logging.LogRecord("lib", level, "", 0, text, args, extra.pop("exc_info", None))
+        made = logging.LogRecord(extra.pop("logger", "lib"), level, "", 0, text, args, extra.pop("exc_info", None))
         made.__dict__.update(extra)
         handler.emit(made)
 
     record(logging.INFO, "dropped")
     record(logging.WARNING, "kept %d", 1)
     record(logging.DEBUG, "kept too", agent="chatty")
+    record(logging.DEBUG, "in on_start", logger="civitas_shm.agent.chatty")
     try:
         raise ValueError("why")
     except ValueError as error:
         record(logging.ERROR, "failed", exc_info=(type(error), error, error.__traceback__))
-    assert sink.lines[:2] == [("log", "kept 1", "current"), ("log", "kept too", "chatty")]
-    assert sink.lines[2][1].startswith("failed\nTraceback")
-    assert sink.lines[2][1].endswith("ValueError: why")
+    assert sink.lines[:3] == [
+        ("log", "kept 1", "current"),
+        ("log", "kept too", "chatty"),
+        ("log", "in on_start", "chatty"),
+    ]
+    assert sink.lines[3][1].startswith("failed\nTraceback")
+    assert sink.lines[3][1].endswith("ValueError: why")
 
 
 # --- in the host --------------------------------------------------------------------------------------------------
