@@ -79,6 +79,12 @@ RIGHT = [
         "dead_reader_blocks_nobody_while_there_is_room",
         "-DPER_PRODUCER=2 -DREADER_STAYS_DEAD -DREADER_KILLS=1 -DPRODUCER_KILLS=1",
     ),
+    Case("mailbox", "capacity_of_one", "-DCAPACITY=1 -DPER_PRODUCER=2 -DPRODUCER_KILLS=1 -DREADER_KILLS=1"),
+    Case(
+        "mailbox",
+        "capacity_of_the_ring_tail_replaced_at_once",
+        "-DCAPACITY=2 -DTAIL_REPLACED_BLINDLY -DPER_PRODUCER=2 -DPRODUCER_KILLS=1 -DREADER_KILLS=1 -DTAIL_AT_START=100",
+    ),
     Case("mailbox", "tail_hint_far_ahead", "-DPRODUCER_KILLS=1 -DTAIL_AT_START=100"),
     Case("mailbox", "tail_hint_far_behind", "-DPRODUCER_KILLS=1 -DTAIL_AT_START=0"),
     Case("mailbox", "at_most_once", "-DPRODUCERS=1 -DPER_PRODUCER=5 -DREADER_KILLS=2 -DAT_MOST_ONCE"),
@@ -93,6 +99,12 @@ RIGHT = [
         "mailbox",
         "nobody_spins_at_a_dead_reader",
         "-DPER_PRODUCER=2 -DREADER_STAYS_DEAD -DREADER_KILLS=1",
+        Search.CYCLES,
+    ),
+    Case(
+        "mailbox",
+        "nobody_spins_at_a_dead_reader_capacity_of_the_ring",
+        "-DCAPACITY=2 -DTAIL_REPLACED_BLINDLY -DPER_PRODUCER=2 -DREADER_STAYS_DEAD -DREADER_KILLS=1",
         Search.CYCLES,
     ),
     Case("mailbox", "nobody_spins_two_readers", "-DPRODUCERS=1 -DREADERS=2 -DREADER_KILLS=1", Search.CYCLES),
@@ -144,7 +156,7 @@ MUTANTS = [
     Case(
         "mailbox",
         "tail_replaced_before_head_is_helped",
-        "-DMUTANT_TAIL_REPLACED_BLINDLY -DPER_PRODUCER=2 -DREADER_STAYS_DEAD -DREADER_KILLS=1",
+        "-DTAIL_REPLACED_BLINDLY -DPER_PRODUCER=2 -DREADER_STAYS_DEAD -DREADER_KILLS=1",
         Search.CYCLES,
     ),
     Case("mailbox", "wrapped_lap_compared_untruncated", "-DMUTANT_UNTRUNCATED_LAP"),
@@ -184,6 +196,7 @@ MUTANTS = [
     Case("room", "rung_before_the_room_bit", "-DMUTANT_RING_BEFORE_ROOM_BIT"),
     Case("room", "no_recheck_when_parked", "-DMUTANT_NO_RECHECK"),
     Case("room", "reader_killed_and_nobody_rings", "-DMUTANT_NOBODY_RINGS -DMESSAGES=1 -DREADER_KILLS=1"),
+    Case("room", "doorbell_before_the_repair", "-DMUTANT_DOORBELL_BEFORE_REPAIR -DMESSAGES=1 -DREADER_KILLS=1"),
     Case("room", "doorbell_without_the_full_look", "-DMUTANT_DOORBELL_WITHOUT_FULL_LOOK -DMESSAGES=1 -DREADER_KILLS=1"),
     # --- wake-up ---
     Case("wake", "release_only_commit", "-DMUTANT_RELEASE_ONLY_COMMIT"),

@@ -2,19 +2,21 @@
  * Three lanes of one mailbox: which lane a take serves, and how a mailbox is closed.
  *
  * Protocol (DESIGN.md 2.3)
- *   Each lane is a ring as in mailbox.pml.  A take looks at control, then priority, then normal, from the top each time.
- *   Closing publishes a MARK at `tail` of every lane, by the same CAS as a message, control last (the runtime writes
- *   that lane itself).  `tail` is never helped past a MARK: a sender that meets it is told "closed".  The reader leaves
- *   when it stands at the MARK of all three lanes.  A remover that is killed is repeated from the start.
+ *   Each lane is a ring as in mailbox.pml. A take looks at control, then priority, then normal, from the top each
+ *   time. Closing publishes a MARK at `tail` of every lane, by the same CAS as a message. `tail` is never helped
+ *   past a MARK: a sender that meets it is told "closed". The reader leaves when it stands at the MARK of all
+ *   three lanes. A remover that is killed is repeated from the start.
  *
- * Bounds     N = 2 slots per lane, laps modulo 4, positions start one lap before the wrap of the lap; one sender per
- *            lane; messages and kills of reader, senders and remover by -D (README.md).
+ * Bounds     N = 2 slots per lane, laps modulo 4, positions start one lap before the wrap of the lap; one sender
+ *            per lane; messages and kills of reader, senders and remover by -D (README.md).
  *
- * Checked    No take from a lane while a lane above it holds a message that was committed before the take began.  Nothing
- *            is committed after the MARK; one MARK per lane; order within a lane; at the end (timeout) every sender is
- *            done, refused or dead, the mailbox is closed, and everything committed was handled.  No endless cycle (-DNP).
- * Not        In-hand entries and their recovery (mailbox.pml): here the entry and the release are one step.  What a sender
- *            does after MARK(moved).  A remover that finds a lane full and nobody who reads (it then reads itself).
+ * Checked    No take from a lane while a lane above it holds a message that was committed before the take began.
+ *            Nothing is committed after the MARK; one MARK per lane; order within a lane; at the end (timeout)
+ *            every sender is done, refused or dead, the mailbox is closed, and everything committed was handled.
+ *            No endless cycle (-DNP).
+ * Not        In-hand entries and their recovery (mailbox.pml): here the entry and the release are one step. What a
+ *            sender does after MARK(moved). A remover that finds a lane full and nobody who reads (it then reads
+ *            itself).
  */
 
 #define N     2
@@ -118,7 +120,7 @@ load_tail:
     :: d_step { SAME_LAP(s, t) && STATE(s) != EMPTY -> skip }
 #endif
     :: d_step { !SAME_LAP(s, t) && !LAP_BEFORE(s, t) -> skip }
-    :: d_step { LAP_BEFORE(s, t) && (AT(me, t) != s || lane[me].tail != t) -> t = 0; s = 0 } goto load_tail     /* room */
+    :: d_step { LAP_BEFORE(s, t) && (AT(me, t) != s || lane[me].tail != t) -> t = 0; s = 0 } goto load_tail
     SENDER_DIES
     fi;
     S(HELP_TAIL(me, t); t = 0; s = 0);
@@ -149,7 +151,7 @@ out:
 #elif defined(MUTANT_LEAVES_AT_FIRST_MARK)
 #define MAY_LEAVE (AT_MARK(CONTROL) || AT_MARK(PRIORITY) || AT_MARK(NORMAL))
 #elif defined(MUTANT_MARK_IN_ONE_LANE)
-#define MAY_LEAVE (AT_MARK(NORMAL) && !MOVES(PRIORITY) && !MOVES(CONTROL))
+#define MAY_LEAVE (AT_MARK(CONTROL) && !MOVES(PRIORITY) && !MOVES(NORMAL))
 #else
 #define MAY_LEAVE (AT_MARK(CONTROL) && AT_MARK(PRIORITY) && AT_MARK(NORMAL))
 #endif
@@ -167,7 +169,8 @@ proctype reader() {
 attach:
     if
     :: d_step { l < LANES && STATE(AT(l, lane[l].head)) == TAKEN ->
-                AT(l, lane[l].head) = WORD(LAP(AT(l, lane[l].head)), FULL, REF(AT(l, lane[l].head))); l = FIRST } goto attach
+                s = AT(l, lane[l].head); AT(l, lane[l].head) = WORD(LAP(s), FULL, REF(s));
+                s = 0; l = FIRST } goto attach
     :: d_step { STATE(AT(l, lane[l].head)) != TAKEN && HAS_NEXT(l) -> NEXT(l) } goto attach
     :: d_step { STATE(AT(l, lane[l].head)) != TAKEN && !HAS_NEXT(l) -> l = FIRST }
     READER_DIES
@@ -218,12 +221,12 @@ out:
 }
 
 /* ---- remover: the host takes the agent away ---- */
-#define REMOVER_DIES :: d_step { remover_kills > 0 -> remover_kills--; l = NORMAL; t = 0; s = 0 } goto load_tail
+#define REMOVER_DIES :: d_step { remover_kills > 0 -> remover_kills--; l = CONTROL; t = 0; s = 0 } goto load_tail
 
 proctype remover() {
-    byte l = NORMAL, t, s;
+    byte l = CONTROL, t, s;
 #ifdef MUTANT_CLOSED_FLAG
-    d_step { closed_flag = 1; remover_done = 1; l = 0 }
+    d_step { closed_flag = 1; remover_done = 1 }
 #else
 load_tail:
     if
@@ -253,10 +256,10 @@ load_tail:
     fi;
     if
 #ifdef MUTANT_MARK_IN_ONE_LANE
-    :: d_step { remover_done = 1; l = 0 }
+    :: d_step { remover_done = 1 }
 #else
-    :: d_step { l > 0 -> l-- } goto load_tail
-    :: d_step { l == 0 -> remover_done = 1 }
+    :: d_step { l < LANES - 1 -> l++ } goto load_tail
+    :: d_step { l == LANES - 1 -> remover_done = 1; l = 0 }
 #endif
     REMOVER_DIES
     fi

@@ -2,29 +2,36 @@
  * One lane of a mailbox: publish, take, in-hand entry, release, recovery after a death, reclaiming of chunks.
  *
  * Protocol (DESIGN.md 2.2 and 2.3)
- *   A slot is one word lap | state | reader | ref.  `head` and `tail` are hints; the truth is in the slots.
- *   Publish   one CAS EMPTY(lap) -> FULL(lap, ref) at `tail`, then help `tail` on.  A slot of this lap that is not
- *             EMPTY, or of a later lap, means "help tail"; only the lap before means full.  Where `tail` lies outside
- *             [head, head+N], `head` is helped first, and only a head that cannot move replaces `tail`.
- *   Take      CAS FULL -> TAKEN(me); only now read the chunk; in-hand ref, then the in-hand word (position, deliveries);
- *             slot -> EMPTY(lap+1); help `head`; handler; clear the in-hand word.
- *   Recovery  by the successor, which may itself be killed: TAKEN(dead) -> EMPTY(lap+1) where the in-hand word names this
- *             position, else -> FULL again; then the entry in hand is delivered again, then new messages.
+ *   A slot is one word lap | state | reader | ref. `head` and `tail` are hints; the truth is in the slots.
+ *   Publish   one CAS EMPTY(lap) -> FULL(lap, ref) at `tail`, then help `tail` on. A slot of this lap that is not
+ *             EMPTY, or of a later lap, means "help tail"; only the lap before means full. A capacity (-DCAPACITY)
+ *             is a count apart from the ring: full when tail - head has reached it and `head` cannot be helped on.
+ *             A `tail` outside [head, head+N] is replaced by `head`. Where the ring alone decides, `head` must be
+ *             helped first: released slots behind a lagging `head` let `tail` run past head+N, rightly. With a
+ *             capacity of at most N it cannot, and -DTAIL_REPLACED_BLINDLY, which is what mb_publish does, is right
+ *             too.
+ *   Take      CAS FULL -> TAKEN(me); only now read the chunk; in-hand ref, then the in-hand word (position,
+ *             deliveries); slot -> EMPTY(lap+1); help `head`; handler; clear the in-hand word.
+ *   Recovery  by the successor, which may itself be killed: TAKEN(dead) -> EMPTY(lap+1) where the in-hand word
+ *             names this position, else -> FULL again; then the entry in hand is delivered again, then new
+ *             messages.
  *   Reclaim   the owner frees a chunk when first the slot, then every in-hand word, no longer holds it.
- *   drop_oldest (-DDROP)  a producer that finds the ring full CASes a FULL slot at `head` to EMPTY(lap+1), never a TAKEN one.
+ *   Drop      (drop_oldest, -DDROP) a producer that finds no room CASes the FULL slot at `head` to EMPTY(lap+1),
+ *             never a TAKEN one.
  *
- * Bounds     N = 2 slots, laps modulo 4, positions start two laps before the wrap of the lap; producers, messages, readers
- *            and kills by -D (README.md).  A killed producer stays dead; a killed reader has a successor of the same index.
+ * Bounds     N = 2 slots, laps modulo 4, positions start two laps before the wrap of the lap; producers, messages,
+ *            readers and kills by -D (README.md). A killed producer stays dead; a killed reader has a successor of
+ *            the same index.
  *
- * Checked    Every assert below.  Waits are written as guards ("until what I read has changed"), so whatever cannot go on
- *            is a timeout, and the auditor asserts there that all producers are done or dead, and that every committed
- *            message was handled (or dropped by policy).  Per-sender order of first deliveries with one reader.  A message
- *            runs again only for a kill inside its handler.  No read of a freed chunk; every handled chunk is freed.
- *            The non-progress search (-DNP) finds no cycle at all: nobody spins for ever.
- * Not        Weak memory: each access to a slot, head or tail is a seq_cst operation, and the in-hand words are published
- *            before the slot by the release order of stores.  Wake-up (wake.pml), waiting for room (room.pml), lanes and
- *            closing (lanes.pml).  A producer that sleeps for a whole turn of the lap between load and CAS (2^16 laps).
- *            Several in-hand entries per reader.
+ * Checked    Every assert below. Waits are written as guards ("until what I read has changed"), so whatever cannot
+ *            go on is a timeout, and the auditor asserts there that all producers are done or dead, and that every
+ *            committed message was handled (or dropped by policy). Per-sender order of first deliveries with one
+ *            reader. A message runs again only for a kill inside its handler. No read of a freed chunk; every
+ *            handled chunk is freed. The non-progress search (-DNP) finds no cycle at all: nobody spins for ever.
+ * Not        Weak memory: each access to a slot, head or tail is a seq_cst operation, and the in-hand words are
+ *            published before the slot by the release order of stores. Wake-up (wake.pml), waiting for room
+ *            (room.pml), lanes and closing (lanes.pml). A producer that sleeps for a whole turn of the lap between
+ *            load and CAS (2^16 laps). Several in-hand entries per reader.
  */
 
 #define N    2
@@ -50,6 +57,14 @@
 #define TAIL_AT_START START
 #endif
 
+#ifdef CAPACITY
+#define ROOM CAPACITY                 /* at most so many messages wait; the ring has at least as many slots */
+#define PLACES CAPACITY
+#else
+#define ROOM (N + 1)                  /* the ring alone decides */
+#define PLACES N
+#endif
+
 #define MESSAGES (PRODUCERS * PER_PRODUCER)
 
 /* ---- words ---- */
@@ -72,6 +87,9 @@
 #define SAME_LAP(w, position) (LAP(w) == TURN(position))
 #define LAP_BEFORE(w, position) ((LAP(w) + 1) % LAPS == TURN(position))
 #endif
+
+#define FULL_AT(p)  (SAME_LAP(AT(p), p) && STATE(AT(p)) == FULL)
+#define TAKEN_AT(p) (SAME_LAP(AT(p), p) && STATE(AT(p)) == TAKEN)
 
 #ifdef MUTANT_NO_READER_IN_TAKEN
 #define TAKER(r) 0
@@ -157,7 +175,8 @@ load_tail:
 #endif
     P(h = head);
     if
-    :: d_step { t >= h && t <= h + N -> s = AT(t) }
+    :: d_step { t >= h && t <= h + N && t - h < ROOM -> s = AT(t) }
+    :: d_step { t >= h && t <= h + N && t - h >= ROOM -> s = AT(h) } goto no_room
     :: d_step { !(t >= h && t <= h + N) -> s = AT(h) } goto outside
     PRODUCER_DIES
     fi;
@@ -172,7 +191,8 @@ load_tail:
 #ifdef RECLAIM
                 chunk_position[me * PER_PRODUCER + k + 1] = t;
 #endif
-                committed++; k++; s = 0; h = 0 }                          /* SYNC POINT: the message is committed */
+                committed++; k++; s = 0; h = 0;                           /* SYNC POINT: the message is committed */
+                assert(FULL_AT(head) + FULL_AT(head + 1) <= ROOM) }
 #ifndef MUTANT_PUBLISH_BY_STORE
     :: d_step { SAME_LAP(s, t) && STATE(s) == EMPTY && AT(t) != s -> s = 0; h = 0 }
 #endif
@@ -189,9 +209,20 @@ help_tail:
     P(HELP_TAIL(t); t = 0; s = 0; h = 0);
     goto load_tail;
 
+no_room:                                            /* by count: full unless `head` lags behind */
+    if
+    :: d_step { !SAME_LAP(s, h) -> HELP_HEAD(h); t = 0; s = 0; h = 0 } goto load_tail
+#ifdef DROP
+    :: d_step { SAME_LAP(s, h) -> s = 0 } goto ring_full
+#else
+    :: d_step { SAME_LAP(s, h) && (AT(h) != s || tail != t || head != h) -> t = 0; s = 0; h = 0 } goto load_tail
+#endif
+    PRODUCER_DIES
+    fi;
+
 outside:
     if
-#ifndef MUTANT_TAIL_REPLACED_BLINDLY
+#ifndef TAIL_REPLACED_BLINDLY
     :: d_step { !SAME_LAP(s, h) -> HELP_HEAD(h); t = 0; s = 0; h = 0 }
     :: d_step { SAME_LAP(s, h) -> if :: tail == t -> tail = h :: else fi; t = 0; s = 0; h = 0 }
 #else
@@ -210,7 +241,7 @@ ring_full:
 #ifdef MUTANT_DROP_TAKEN
     :: d_step { SAME_LAP(s, h) && STATE(s) == TAKEN && AT(h) == s -> AT(h) = WORD(NEXT_TURN(h), EMPTY, 0, 0); s = 0 }
 #else
-    :: d_step { SAME_LAP(s, h) && STATE(s) == TAKEN -> k++; t = 0; s = 0; h = 0 } goto load_tail     /* fails like `error` */
+    :: d_step { SAME_LAP(s, h) && STATE(s) == TAKEN -> k++; t = 0; s = 0; h = 0 } goto load_tail  /* as `error` */
 #endif
     :: d_step { SAME_LAP(s, h) && STATE(s) != EMPTY && AT(h) != s -> t = 0; s = 0; h = 0 } goto load_tail
     :: d_step { SAME_LAP(s, h) && STATE(s) == EMPTY -> t = 0; s = 0; h = 0 } goto load_tail
@@ -222,7 +253,7 @@ ring_full:
 #endif
 
 reload:
-    if                                              /* trying again is of use once something that was read has changed */
+    if                                              /* trying again is of use once a word that was read has changed */
     :: d_step { AT(t) != s || tail != t || head != h -> t = 0; s = 0; h = 0 } goto load_tail
     PRODUCER_DIES
     fi;
@@ -243,8 +274,6 @@ out:
 #define R(step) if :: d_step { step } READER_DIES fi
 
 /* A scan from `head` would find something to do: the wait of an idle reader, without its idle turns. */
-#define FULL_AT(p)  (SAME_LAP(AT(p), p) && STATE(AT(p)) == FULL)
-#define TAKEN_AT(p) (SAME_LAP(AT(p), p) && STATE(AT(p)) == TAKEN)
 #define WORK (FULL_AT(head) || !SAME_LAP(AT(head), head) || (TAKEN_AT(head) && FULL_AT(head + 1)))
 
 proctype reader(byte me) {
@@ -413,12 +442,8 @@ again:
 proctype auditor() {
     timeout;
 #ifdef READER_STAYS_DEAD
-    byte i;
     if
-    :: producers_left > 0 ->
-        for (i : 0 .. N - 1) {
-            assert(STATE(slot[i]) != EMPTY)
-        }
+    :: producers_left > 0 -> assert((STATE(slot[0]) != EMPTY) + (STATE(slot[1]) != EMPTY) >= PLACES)   /* full */
     :: else -> assert(readers_left == 0 || handled == committed)
     fi;
 #else

@@ -2,20 +2,22 @@
  * Waiting for room in a full mailbox, and being told of it.
  *
  * Protocol (DESIGN.md 2.3)
- *   Sender   finds the ring full: or its bit into the mailbox's `waiters`; look again; then sleep.  Its process sleeps as
- *            in wake.pml: parked, re-check of its own words, sleep until the doorbell.  Woken with its room bit or its
- *            scan-all bit set, it tries the send again from the start.
- *   Reader   releases the slot (seq_cst), looks at `waiters`, exchanges it for 0, and for each bit: sets that process's room
- *            bit, then rings if it is parked.
- *   Host     on the death of a reader or sender: scan-all bit of every process, then its doorbell.
+ *   Sender   finds the ring full: or its bit into the mailbox's `waiters`; look again; then sleep. Its process
+ *            sleeps as in wake.pml: parked, re-check of its own words, sleep until the doorbell. Woken with its
+ *            room bit or its scan-all bit set, it tries the send again from the start.
+ *   Reader   releases the slot (seq_cst), looks at `waiters`, exchanges it for 0, and for each bit: sets that
+ *            process's room bit, then rings if it is parked.
+ *   Host     on the death of a reader or sender: first repair what the dead left (a TAKEN slot), telling nobody;
+ *            then the scan-all bit of every process, then its doorbell.
  *
- * Bounds     A ring of one slot, two senders with MESSAGES messages each, x86-TSO: the release goes through the reader's
- *            store buffer (explicit; a locked operation waits until it is empty).  Kills by -D (README.md).
+ * Bounds     A ring of one slot, two senders with MESSAGES messages each, x86-TSO: the release goes through the
+ *            reader's store buffer (explicit; a locked operation waits until it is empty). Kills by -D
+ *            (README.md).
  *
- * Checked    At the end (timeout) every sender is done or dead and the slot is free: nobody sleeps beside free space.
- *            No endless cycle (-DNP).
- * Not        The reader's own wake-up and `park_seq` as a sequence (wake.pml); slots, laps, in-hand entries (mailbox.pml);
- *            fairness among waiters: whoever comes first gets the place.  Deadlines.
+ * Checked    At the end (timeout) every sender is done or dead and the slot is free: nobody sleeps beside free
+ *            space. No endless cycle (-DNP).
+ * Not        The reader's own wake-up and `park_seq` as a sequence (wake.pml); slots, laps, in-hand entries
+ *            (mailbox.pml); fairness among waiters: whoever comes first gets the place. Deadlines.
  */
 
 #define SENDERS 2
@@ -44,6 +46,7 @@ bit buffered;
 /* ---- what an outside observer knows ---- */
 byte senders_left = SENDERS;
 byte deaths;
+bit reader_dead;                      /* until its slots are repaired; its successor starts then */
 byte reader_kills = READER_KILLS, sender_kills = SENDER_KILLS;
 
 /* ---- sender ---- */
@@ -99,18 +102,15 @@ out:
 }
 
 /* ---- reader ---- */
-#define READER_DIES :: d_step { reader_kills > 0 && !buffered -> reader_kills--; deaths++; w = 0; i = 0 } goto attach
+#define READER_DIES :: d_step { reader_kills > 0 && !buffered -> \
+                         reader_kills--; deaths++; reader_dead = 1; w = 0; i = 0 } goto attach
 #define R(step) if :: d_step { step } READER_DIES fi
 
 proctype reader() {
     byte w, i;
 
-attach:                                                 /* a taken slot has its in-hand entry: release it */
-    if
-    :: d_step { slot == TAKEN -> skip } goto release
-    :: d_step { slot != TAKEN -> skip }
-    READER_DIES
-    fi;
+attach:
+    !reader_dead;
 
 take:
     if
@@ -118,7 +118,6 @@ take:
     READER_DIES
     fi;
 
-release:
 #ifdef MUTANT_WAITERS_BEFORE_RELEASE
     R(w = waiters);
     R(slot = EMPTY);
@@ -168,6 +167,8 @@ proctype store_buffer() {
 }
 
 /* ---- host: learns of deaths by pidfd ---- */
+#define REPAIR d_step { if :: reader_dead && slot == TAKEN -> slot = EMPTY :: else fi; reader_dead = 0 }
+
 proctype host() {
 #ifdef MUTANT_NOBODY_RINGS
     skip
@@ -175,6 +176,9 @@ proctype host() {
     byte i;
 again:
     deaths > 0;
+#ifndef MUTANT_DOORBELL_BEFORE_REPAIR
+    REPAIR;
+#endif
     do
     :: i < SENDERS ->
 #ifndef MUTANT_DOORBELL_WITHOUT_FULL_LOOK
@@ -183,6 +187,10 @@ again:
         d_step { doorbell[i] = 1; i++ }
     :: d_step { i == SENDERS -> i = 0; deaths-- } break
     od;
+#ifdef MUTANT_DOORBELL_BEFORE_REPAIR
+    skip;
+    REPAIR;
+#endif
     goto again
 #endif
 }

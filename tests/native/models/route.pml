@@ -1,24 +1,25 @@
 /*
- * A mailbox changes the process that reads it: restart into another process, live move, with the host killed in between.
+ * A mailbox changes the process that reads it: restart into another process, live move, with the host killed in
+ * between.
  *
  * Protocol (DESIGN.md 2.3, 2.4)
- *   Sender    publish -> load the mailbox's readers word (after the publish, each time anew) -> set the ready bit of the
- *             process it names -> ring that process if it is parked.
- *   Host      live move: tell the old reader to let go and wait until it has; death: proof of death is given.  Then store
- *             the readers word, and only then tell the new reader to attach, which scans.  A host that is killed is
- *             followed by one that does the whole move again.
- *   Process   takes its bits (exchange) and drains the mailbox if it is attached to it; nothing there: parked -> re-check
- *             -> sleep.  Attached is what it was told, never what the readers word says: between letting go and the
- *             store of the readers word that word still names the old reader.
+ *   Sender    publish -> load the mailbox's readers word (after the publish, each time anew) -> set the ready bit
+ *             of the process it names -> ring that process if it is parked.
+ *   Host      live move: tell the old reader to let go and wait until it has; death: proof of death is given. Then
+ *             store the readers word, and only then tell the new reader to attach, which scans. A host that is
+ *             killed is followed by one that does the whole move again.
+ *   Process   takes its bits (exchange) and drains the mailbox if it is attached to it; nothing there: parked ->
+ *             re-check -> sleep. Attached is what it was told, never what the readers word says: between letting
+ *             go and the store of the readers word that word still names the old reader.
  *
- * Bounds     Two processes, one mailbox, MOVES moves (0 -> 1 -> 0), senders and messages by -D; kills of a reader and of
- *            the host by -D (README.md).  One ready bit and one command word per process.
+ * Bounds     Two processes, one mailbox, MOVES moves (0 -> 1 -> 0), senders and messages by -D; kills of a reader
+ *            and of the host by -D (README.md). One ready bit and one command word per process.
  *
- * Checked    At the end (timeout) every published message was drained, the move is done, and all senders are done: no
- *            wake-up is lost on the way to a new reader.  At no time do two live processes drain the mailbox.  No endless
- *            cycle (-DNP).
- * Not        Store buffers and park_seq as a sequence (wake.pml); what the old reader had in hand and its TAKEN slot
- *            (mailbox.pml).  Several readers at once (replicas): there each of them is rung.
+ * Checked    At the end (timeout) every published message was drained, the move is done, and all senders are done:
+ *            no wake-up is lost on the way to a new reader. At no time do two live processes drain the mailbox.
+ *            No endless cycle (-DNP).
+ * Not        Store buffers and park_seq as a sequence (wake.pml); what the old reader had in hand and its TAKEN
+ *            slot (mailbox.pml). Several readers at once (replicas): there each of them is rung.
  */
 
 #define PROCESSES 2
@@ -86,7 +87,8 @@ out:
 
 /* ---- a process that may be the reader ---- */
 #define DIES :: d_step { reader_kills > 0 && attached -> \
-                         reader_kills--; dead[me] = 1; draining = draining - mine; mine = 0; b = 0; attached = 0 } goto gone
+                         reader_kills--; dead[me] = 1; draining = draining - mine; mine = 0; b = 0; attached = 0 } \
+                goto gone
 #define R(step) if :: d_step { step } DIES fi
 
 #ifdef MUTANT_GOES_BY_READERS_WORD
@@ -100,7 +102,7 @@ proctype process(byte me) {
     bit attached = (me == 0);
 
 awake:
-    if                                                                /* commands: between two drains, never inside one */
+    if                                              /* commands are done between two drains, never inside one */
     :: d_step { command[me] == LET_GO -> attached = 0; command[me] = 0 } goto awake
 #ifdef MUTANT_NO_FIRST_SCAN
     :: d_step { command[me] == ATTACH -> attached = 1; command[me] = 0 } goto awake

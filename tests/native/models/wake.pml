@@ -2,24 +2,26 @@
  * Wake-up: ready bits, park_seq and the doorbell, between senders and one receiving process.
  *
  * Protocol (DESIGN.md 2.4)
- *   Sender    publish -> ready bit (load the word's bit, then the summary's bit: both seen set, nothing to do; else or the
- *             word, then or the summary) -> load park_seq -> ring if it is odd and not rung yet for this value.
- *   Receiver  exchange the summary for 0 -> for the word it names exchange the word for 0 -> drain the mailboxes it names;
- *             the scan-all bit of the summary means: drain every mailbox.  Nothing there: park_seq odd -> re-check of the
- *             summary -> sleep.  The doorbell's callback adds one only if park_seq is odd; it may also run for a stale
- *             doorbell while the receiver is awake.
- *   Successor adds one to park_seq if it is odd, never resets it, and drains every mailbox once before anything else.
+ *   Sender    publish -> ready bit (load the word's bit, then the summary's bit: both seen set, nothing to do; else
+ *             or the word, then or the summary) -> load park_seq -> ring if it is odd and not rung yet for this
+ *             value.
+ *   Receiver  exchange the summary for 0 -> for the word it names exchange the word for 0 -> drain the mailboxes it
+ *             names; the scan-all bit of the summary means: drain every mailbox. Nothing there: park_seq odd ->
+ *             re-check of the summary -> sleep. The doorbell's callback adds one only if park_seq is odd; it may
+ *             also run for a stale doorbell while the receiver is awake.
+ *             A successor adds one to park_seq if it is odd, never resets it, and drains every mailbox first.
  *   Host      on the death of a sender: scan-all bit, then the doorbell.
  *
- * Bounds     One receiver, MAILBOXES = 2 in one word, two senders with a few messages each to mailboxes chosen freely;
- *            x86-TSO with an explicit store buffer per process (one pending store each; locked operations wait until it
- *            is empty).  Kills and stops by -D (README.md).
+ * Bounds     One receiver, MAILBOXES = 2 in one word, two senders with a few messages each to mailboxes chosen
+ *            freely; x86-TSO with an explicit store buffer per process (one pending store each; locked operations
+ *            wait until it is empty). Kills and stops by -D (README.md).
  *
- * Checked    At the end (timeout) every message whose sender finished its wake-up, or died, was drained.  A *stopped*
- *            sender (SIGSTOP: no death, so no host) may delay its own last message, never anyone else's.  No endless
- *            cycle (-DNP).
- * Not        Which process reads a mailbox (route.pml); the spin before parking; budgets; the safety poll, which is there
- *            for the stopped sender's own message.  Weaker memory than TSO: the C code uses seq_cst for all four accesses.
+ * Checked    At the end (timeout) every message whose sender finished its wake-up, or died, was drained. A
+ *            *stopped* sender (SIGSTOP: no death, so no host) may delay its own last message, never anyone else's.
+ *            No endless cycle (-DNP).
+ * Not        Which process reads a mailbox (route.pml); the spin before parking; budgets; the safety poll, which is
+ *            there for the stopped sender's own message. Weaker memory than TSO: the C code uses seq_cst for all
+ *            four accesses.
  */
 
 #define SENDERS   2
