@@ -49,7 +49,7 @@ from .topology.model import AgentSpec, Drain
 from .tracebacks import format_exception
 from .transport import NO_MEMORY, SENT, Delivery
 
-__all__ = ["BATCH_MESSAGES", "Seat"]
+__all__ = ["BATCH_MESSAGES", "BATCH_S", "Seat"]
 
 BATCH_MESSAGES: Final = 64
 BATCH_S: Final = 0.002
@@ -64,6 +64,7 @@ CANCEL_GRACE_S: Final = 1.0
 _FLAGS: Final = 19
 """Offset of the flags in the header."""
 _ID: Final = slice(32, 48)
+_NO_MESSAGE: Final = "handle returned {}; return self.reply({{...}}) or None"
 
 Finished = Callable[["Seat"], None]
 
@@ -180,8 +181,46 @@ class Seat:
         self._task = None if task.done() else task
 
     async def _work(self) -> None:
+        """Take and handle until nothing waits. The hot loop: what it does not need stands elsewhere."""
+        port, mailbox, name = self._port, self.mailbox, self.agent.name
+        take, handle, set_handled, now = port.take, self._handle, HANDLED.set, time.monotonic
+        post_reply, received, keeps_state = port.post_reply, Message.received, self._keeps_state
+        done = -1
+        left, batch_end = BATCH_MESSAGES, now() + BATCH_S
         try:
-            await self._busy_period()
+            while (delivery := take(mailbox, done)) is not None:
+                done, header, kind, sender, data, count = delivery
+                try:
+                    payload = decode(data)
+                except DeserializationError as error:
+                    self._reject(delivery, error)
+                    continue
+                if keeps_state and count > 1 and header[_ID] == self._committed_id:
+                    continue  # its state was committed, only the release was cut off
+                message = received(header, kind, sender, name, payload, count)
+                set_handled(message)
+                try:
+                    answer = await handle(message)
+                    if answer is not None:
+                        if not isinstance(answer, Message):
+                            raise TypeError(_NO_MESSAGE.format(type(answer).__name__))
+                        if header[_FLAGS] & FLAG_ASK:  # else nobody waits for it
+                            post_reply(header, encode(answer.payload), answer.type, mailbox)
+                except GeneratorExit:
+                    raise  # the loop is being torn down: nothing may be awaited any more
+                except BaseException as error:  # noqa: BLE001 - the user's code, see the guarantees
+                    if not await self._recovered(error, message, done):
+                        return
+                if keeps_state and not await self._state_committed(message, done):
+                    return
+                left -= 1
+                if left == 0 or self._draining == "current" or now() >= batch_end:
+                    port.release(mailbox, done)
+                    done = -1
+                    if self._draining == "current":
+                        return
+                    await asyncio.sleep(0)
+                    left, batch_end = BATCH_MESSAGES, now() + BATCH_S
         except TransportClosed:
             pass  # the process leaves the run; what is in hand stays there for the successor
         except asyncio.CancelledError as error:
@@ -190,52 +229,10 @@ class Seat:
         except Exception as error:  # noqa: BLE001 - a fault of ours must be as visible as one of theirs
             await self._fail(error, "handle", None)
         finally:
-            HANDLED.set(None)
             self._busy = False
             self._task = None
             if self._quiet is not None and not self._quiet.done():
                 self._quiet.set_result(None)
-
-    async def _busy_period(self) -> None:
-        """Take and handle until nothing waits. The hot loop: what it does not need stands elsewhere."""
-        port, mailbox, name = self._port, self.mailbox, self.agent.name
-        take, handle, set_handled, now = port.take, self._handle, HANDLED.set, time.monotonic
-        keeps_state = self._keeps_state
-        while True:
-            done = -1
-            batch_end = now() + BATCH_S
-            for _ in range(BATCH_MESSAGES):
-                delivery = take(mailbox, done)
-                if delivery is None:
-                    return
-                token, header, kind, sender, data, count = delivery
-                done = token
-                try:
-                    payload = decode(data)
-                except DeserializationError as error:
-                    self._reject(delivery, error)
-                    continue
-                message = Message.received(header, kind, sender, name, payload, count)
-                if keeps_state and count > 1 and header[_ID] == self._committed_id:
-                    continue  # its state was committed, only the release was cut off
-                set_handled(message)
-                try:
-                    result = await handle(message)
-                    if result is not None:
-                        self._answer(message, result)
-                except GeneratorExit:
-                    raise  # the loop is being torn down: nothing may be awaited any more
-                except BaseException as error:  # noqa: BLE001 - the user's code, see the guarantees
-                    if not await self._recovered(error, message, token):
-                        return
-                if keeps_state and not await self._state_committed(message, token):
-                    return
-                if self._draining == "current" or now() >= batch_end:
-                    break
-            port.release(mailbox, done)
-            if self._draining == "current":
-                return
-            await asyncio.sleep(0)
 
     async def _handle_in_thread(self, message: Message) -> Message | None:
         assert self._thread is not None
@@ -247,13 +244,15 @@ class Seat:
         async with asyncio.timeout(self.agent.handle_timeout):
             return await self.agent.handle(message)
 
-    def _answer(self, message: Message, result: Message) -> None:
-        """Post what `handle` returned; dropped when the message was no ask."""
-        if not isinstance(result, Message):
-            raise TypeError(f"handle returned {type(result).__name__}; return self.reply({{...}}) or None")
+    def _answer(self, message: Message, answer: Message | None) -> None:
+        """Post what `handle` returned; nothing when the message was no ask. The hot loop has the same in line."""
+        if answer is None:
+            return
+        if not isinstance(answer, Message):
+            raise TypeError(_NO_MESSAGE.format(type(answer).__name__))
         header = message.header
         if header is not None and header[_FLAGS] & FLAG_ASK:
-            self._port.post_reply(header, encode(result.payload), result.type, self.mailbox)
+            self._port.post_reply(header, encode(answer.payload), answer.type, self.mailbox)
 
     def _reject(self, delivery: Delivery, error: DeserializationError) -> None:
         """An undecodable payload: nobody can handle it."""
@@ -283,9 +282,7 @@ class Seat:
             )  # fmt: skip
             await asyncio.sleep(0)
             try:
-                result = await self._handle(message)
-                if result is not None:
-                    self._answer(message, result)
+                self._answer(message, await self._handle(message))
                 return True
             except GeneratorExit:
                 raise

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from civitas_shm.messages import Message
 from civitas_shm.process import AgentProcess
 from civitas_shm.runner import BATCH_MESSAGES, AgentRunner
+from civitas_shm.seat import BATCH_S
 from civitas_shm.serializer import encode
 from civitas_shm.topology.model import AgentSpec
 from civitas_shm.transport import SENDER_PROGRAM, SENT
@@ -62,6 +64,28 @@ def test_a_flooded_agent_handles_at_most_one_batch_in_a_turn_of_the_loop(play: A
                 assert busy.handled - before <= BATCH_MESSAGES
 
         await with_flood(world, look)
+
+    play(scene)
+
+
+def test_handlers_that_take_longer_than_a_batch_may_are_one_batch_each(play: Any) -> None:
+    class Slow(Counter):
+        async def handle(self, message: Message) -> Message | None:
+            time.sleep(0.005)
+            return await super().handle(message)
+
+    async def scene(world: Any) -> None:
+        assert BATCH_S < 0.005
+        runner = AgentRunner(world.b)
+        slow = Slow("slow")
+        await running(runner, world, slow)
+        for _ in range(10):
+            await world.bus.send("slow", {})
+        while slow.handled < 10:
+            before = slow.handled
+            await asyncio.sleep(0)
+            assert slow.handled - before <= 1
+        await runner.stop_all()
 
     play(scene)
 

@@ -124,6 +124,22 @@ def test_a_waiter_that_is_cancelled_lets_the_next_one_through() -> None:
     play(scene)
 
 
+def test_a_newcomer_stands_behind_those_who_wait_even_if_it_comes_just_when_there_is_room() -> None:
+    async def scene(port: InProcessPort, bus: MessageBus) -> None:
+        mailbox = port.add_mailbox(MailboxSpec("sink", 1))
+        await bus.send("sink", {"n": 0})
+        waiting = asyncio.create_task(bus.send("sink", {"n": 1}, timeout=None))
+        await asyncio.sleep(0)
+        assert port.take(mailbox) is not None
+        for newcomer in (bus.send, bus.ask):
+            with pytest.raises(MailboxFull):
+                await newcomer("sink", {"n": 2}, timeout=0.02)
+        await waiting
+        assert payloads(port, "sink") == [{"n": 1}]
+
+    play(scene)
+
+
 def test_the_error_of_a_full_mailbox_names_the_message_that_holds_it() -> None:
     async def scene(port: InProcessPort, bus: MessageBus) -> None:
         mailbox = port.add_mailbox(MailboxSpec("sink", 1))
@@ -230,9 +246,17 @@ def test_an_agent_that_was_made_anew_is_reached_under_its_name() -> None:
     play(scene)
 
 
-def test_nothing_is_left_of_answered_asks() -> None:
+def test_nothing_is_left_of_asks_that_were_answered_cancelled_or_late() -> None:
     async def scene(port: InProcessPort, bus: MessageBus) -> None:
         mailbox = port.add_mailbox(MailboxSpec("echo"))
+        cancelled = asyncio.create_task(bus.ask("echo", {}))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        with pytest.raises(TimeoutError):
+            await bus.ask("echo", {}, timeout=0.01)
+        assert len(payloads(port, "echo")) == 2
         asking = [asyncio.create_task(bus.ask("echo", {})) for _ in range(10)]
         await asyncio.sleep(0)
         done = -1

@@ -167,6 +167,8 @@ def test_an_error_of_the_program_is_not_replaced_by_the_failure_of_the_run() -> 
     async def scene(runtime: Runtime) -> None:
         with pytest.raises(AgentError):
             await runtime.ask("echo", {}, 5.0, "crash")
+        with pytest.raises(RunFailed):
+            await runtime.wait()
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
