@@ -6,10 +6,10 @@ import asyncio
 import ctypes
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from civitas_shm import AgentProcess, Message
 
@@ -25,6 +25,8 @@ class Echo(AgentProcess):
                 "cpus": sorted(os.sched_getaffinity(0)),
                 "nice": os.getpriority(os.PRIO_PROCESS, 0),
                 "env": {key: os.environ.get(key, "") for key in ("FROM_TOPOLOGY", "OMP_NUM_THREADS")},
+                "devices": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+                "command": Path("/proc/self/cmdline").read_text(encoding="utf-8"),
                 "delivery": message.delivery,
             }
         )
@@ -140,15 +142,3 @@ class Ends(AgentProcess):
 
     async def handle(self, message: Message) -> None:
         await self.stop_runtime(message.payload["code"])
-
-
-def is_alive(pid: int) -> bool:
-    """Whether the process runs; a zombie does not."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-            return stat.read().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGABRT)

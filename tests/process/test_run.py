@@ -40,6 +40,22 @@ def test_a_process_is_what_the_topology_says(start_run: Any, agent: Agent) -> No
     run_async(test)
 
 
+def test_a_process_with_devices_is_a_fresh_interpreter_each_time(start_run: Any, agent: Agent) -> None:
+    async def test() -> None:
+        processes = [ProcessSpec("g", gpu=[1, 0])]
+        async with start_run(agent("Echo", process="g"), processes=processes) as run:
+            for _ in range(2):
+                answer = await run.ask("echo", {})
+                assert answer["devices"] == "1,0"
+                assert "civitas_shm.host.worker" in answer["command"]
+                assert psutil.Process(answer["pid"]).ppid() == run.client.host_pid
+                os.kill(answer["pid"], signal.SIGKILL)
+                before = answer["pid"]
+            assert (await run.ask("echo", {}))["pid"] != before
+
+    run_async(test)
+
+
 def test_no_number_is_lost_and_few_are_doubled_by_kills_from_outside(
     start_run: Any, agent: Agent, tmp_path: Path
 ) -> None:
