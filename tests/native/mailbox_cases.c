@@ -57,6 +57,13 @@ static void tail_left_behind_head_does_not_stop_senders(void) {
     EXPECT(world_send_number(&sender, box, 10) == PORT_FULL);
     for (uint64_t n = 2; n < 10; n++) handle(&reader, n);
 }
+static void producer_stopped_before_helping_stops_nobody(void) {
+    begin(8, CV_BLOCK_SENDER, ONE);
+    commit_and_die(&other, box, 1);
+    EXPECT(world_send_number(&sender, box, 2) == PORT_SENT);
+    handle(&reader, 1);
+    handle(&reader, 2);
+}
 static void tail_left_behind_head_does_not_stop_closing(void) {
     begin(8, CV_BLOCK_SENDER, ONE);
     commit_and_die(&sender, box, 1);
@@ -185,6 +192,15 @@ static void removing_garbage_tells_those_who_wait_for_room(void) {
     EXPECT(port_take(&reader, box, &m) == 0);
     EXPECT(told_of_room(&sender));
     EXPECT(world_send_number(&sender, box, 2) == PORT_SENT);
+}
+static void waiter_is_told_of_a_place(void) {
+    begin(1, CV_BLOCK_SENDER, ONE);
+    mb_message m;
+    EXPECT(world_send_number(&sender, box, 1) == PORT_SENT);
+    EXPECT(port_want_room(&sender, box) == PORT_ROOM_LATER);
+    EXPECT(take_number(&reader, &m) == 1);
+    EXPECT(told_of_room(&sender)); /* the place is free while the handler runs */
+    EXPECT(port_want_room(&sender, box) == PORT_ROOM_NOW);
 }
 static const uint64_t LARGE = 400u << 10;
 static void *large(void) {
@@ -385,6 +401,7 @@ static const struct {
     void (*run)(void);
 } CASES[] = {
     CASE(tail_left_behind_head_does_not_stop_senders),
+    CASE(producer_stopped_before_helping_stops_nobody),
     CASE(tail_left_behind_head_does_not_stop_closing),
     CASE(message_of_a_producer_that_died_before_helping_is_counted),
     CASE(damaged_tail_does_not_stop_senders),
@@ -394,6 +411,7 @@ static const struct {
     CASE(safety_poll_leaves_an_idle_run_alone),
     CASE(successor_of_a_sleeper_is_rung_again),
     CASE(many_ready_mailboxes_all_have_their_turn),
+    CASE(waiter_is_told_of_a_place),
     CASE(removing_garbage_tells_those_who_wait_for_room),
     CASE(memory_that_came_free_before_the_announcement_is_seen),
     CASE(waiting_for_memory_is_no_busy_loop),

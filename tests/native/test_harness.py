@@ -7,80 +7,79 @@ it prints is the failure. Times here are the ordinary test run's; scripts/tortur
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 HERE = Path(__file__).parent
-NATIVE = HERE.parents[1] / "transports" / "civitas_shm_transports" / "shm" / "native"
-
-PACKAGES = {"gcc": "gcc libc6-dev", "clang": "clang libclang-rt-dev"}
-"""Debian packages that bring the compiler with its sanitizers' runtimes."""
-
-Build = Callable[..., Path]
-
-
-@pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """`build(source, compiler, sanitizer)`: the program, compiled once a session; a skip names what to install."""
-    folder = tmp_path_factory.mktemp("harness")
-
-    def compiled(source: str, compiler: str = "gcc", sanitizer: str = "") -> Path:
-        program = folder / f"{source}-{compiler}-{sanitizer.replace(',', '-')}"
-        if program.exists():
-            return program
-        if shutil.which(compiler) is None:
-            _missing(f"{compiler} is not installed; on Debian: apt-get install {PACKAGES[compiler]}")
-        flags = [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"] if sanitizer else []
-        command = [
-            compiler, "-D_GNU_SOURCE", "-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-pthread",
-            *flags, f"-I{NATIVE}", str(HERE / f"{source}.c"), "-o", str(program),
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode and sanitizer and re.search(r"cannot find.*(lib[atu]*san|libclang_rt)", done.stderr):
-            _missing(
-                f"{compiler} has no runtime of -fsanitize={sanitizer}; on Debian: apt-get install {PACKAGES[compiler]}"
-            )
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
-        return program
-
-    return compiled
-
-
-def _missing(text: str) -> None:
-    if os.environ.get("CI") == "true":
-        pytest.fail(text)
-    pytest.skip(text)
-
-
-def run(program: Path, *arguments: str | int) -> str:
-    """What it printed; the test fails with it unless the program ends with 0."""
-    environment = dict(
-        os.environ, TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1", ASAN_OPTIONS="detect_leaks=1"
-    )
-    done = subprocess.run(
-        [str(program), *map(str, arguments)], capture_output=True, text=True, check=False, env=environment
-    )
-    if done.returncode:
-        pytest.fail(f"{program.name} {' '.join(map(str, arguments))} ended with {done.returncode}:\n"
-                    f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}")  # fmt: skip
-    return done.stdout
-
 
 # --- one process, word by word ------------------------------------------------------------------------------------
 
 CASES = re.findall(r"CASE\((\w+)\),", (HERE / "mailbox_cases.c").read_text())
 
 
-def test_the_list_of_cases_is_the_programs_own(build: Build) -> None:
-    assert run(build("mailbox_cases", "gcc", "address,undefined")).split() == CASES
+def test_the_list_of_cases_is_the_programs_own(harness: Any) -> None:
+    assert harness.run(harness.build("mailbox_cases", "gcc", "address,undefined")).split() == CASES
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_case(build: Build, case: str) -> None:
-    run(build("mailbox_cases", "gcc", "address,undefined"), case)
+def test_case(harness: Any, case: str) -> None:
+    harness.run(harness.build("mailbox_cases", "gcc", "address,undefined"), case)
+
+
+# --- threads ------------------------------------------------------------------------------------------------------
+
+THREADS = {
+    "one_reader": ["policy=block"],
+    "replicas": ["policy=block", "replicas=1", "consumers=3"],
+    "larger_ring": ["policy=block", "capacity=63", "boxes=1", "producers=4"],
+    "drop_oldest": ["policy=drop_oldest"],
+    "drop_oldest_replicas": ["policy=drop_oldest", "replicas=1"],
+    "latest": ["policy=latest"],
+}
+
+
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("setting", THREADS)
+def test_threads_lose_double_and_reorder_nothing(harness: Any, setting: str, compiler: str, sanitizer: str) -> None:
+    # ThreadSanitizer makes every access slower; a fifth of the messages is as many races.
+    messages = 8_000 if sanitizer == "thread" else 40_000
+    harness.run(harness.build("threads", compiler, sanitizer), f"messages={messages}", *THREADS[setting])
+
+
+# --- processes ----------------------------------------------------------------------------------------------------
+
+PROCESSES = {
+    "one_reader": ["state=0", "seed=1"],
+    "state": ["state=1", "seed=2"],
+    "replicas": ["replicas=1", "consumers=3", "seed=3"],
+    "without_stops": ["stops=0", "capacity=20", "seed=4"],
+}
+
+
+@pytest.mark.parametrize("setting", PROCESSES)
+def test_killed_and_stopped_processes_lose_nothing(harness: Any, setting: str) -> None:
+    printed = harness.run(harness.build("processes"), "seconds=4", *PROCESSES[setting])
+    assert int(re.findall(r"kills (\d+)", printed)[0]) > 20, printed
+
+
+# --- a kill at every instruction ------------------------------------------------------------------------------------
+
+OPERATIONS = re.findall(r'^    \{"(\w+)",', (HERE / "kill_sweep.c").read_text(), re.MULTILINE)
+
+
+def test_the_list_of_operations_is_the_programs_own(harness: Any) -> None:
+    assert harness.run(harness.build("kill_sweep"), "list").split() == OPERATIONS
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_kill_at_every_instruction_of(harness: Any, operation: str) -> None:
+    harness.run(harness.build("kill_sweep"), operation)
+
+
+@pytest.mark.parametrize("operation", ["publish", "take", "release", "commit_state", "close"])
+def test_real_kills_find_what_the_copies_find(harness: Any, operation: str) -> None:
+    harness.run(harness.build("kill_sweep"), operation, 29)

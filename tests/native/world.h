@@ -8,6 +8,7 @@
 #define WORLD_H
 
 #include <fcntl.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +35,8 @@ __attribute__((noreturn, format(printf, 1, 2))) static inline void die(const cha
 typedef struct {
     cv_run map; /* what every port starts from; `me` and `incarnation` are its own */
     int mail_fd, arena_fd[CV_SLOTS_MAX];
-    uint64_t first_lap;
+    uint64_t first_lap;      /* of mailboxes that are added from now on */
+    uint32_t reply_capacity; /* 0: 255 */
 } world;
 
 static inline uint8_t *world_segment(int *fd, uint32_t kind, uint64_t size, uint64_t back, uint32_t slots,
@@ -123,7 +125,7 @@ static inline void world_begin(world *w, cv_port *host) {
     char name[32];
     for (uint32_t s = 0; s < w->map.slots; s++) {
         snprintf(name, sizeof name, "_process.%u", s);
-        world_mailbox(w, host, name, 255, CV_ERROR, 1ull << s);
+        world_mailbox(w, host, name, w->reply_capacity ? w->reply_capacity : 255, CV_ERROR, 1ull << s);
     }
 }
 
@@ -158,6 +160,26 @@ static inline uint64_t world_used(cv_port *p) {
 static inline bool world_bell_rang(const world *w, unsigned slot) {
     uint64_t count;
     return read(w->map.door[slot], &count, sizeof count) == sizeof count;
+}
+
+/* Until something is announced: look, spin, park, sleep. As in an event loop, a bell of an earlier sleep may be heard
+ * while awake. A sleep of a minute is a failure: the safety poll has rung long
+ * before. */
+static inline uint32_t world_wait(cv_port *p, uint32_t *ready, uint32_t room, uint64_t *alarm) {
+    struct pollfd door = {.fd = p->run.door[p->run.me], .events = POLLIN};
+    if (poll(&door, 1, 0) == 1) cv_unpark(&p->run);
+    for (;;) {
+        uint32_t n = cv_collect(&p->run, ready, room, alarm);
+        if (n || *alarm) return n;
+        if (cv_spin(&p->run, 2000) || !cv_park(&p->run)) continue;
+        CHECK(poll(&door, 1, 60000) == 1, "slot %u slept for a minute", p->run.me);
+        cv_unpark(&p->run);
+    }
+}
+
+static inline unsigned dice(uint64_t *luck, unsigned sides) {
+    *luck = *luck * 6364136223846793005ull + 1442695040888963407ull;
+    return (unsigned)(*luck >> 33) % sides;
 }
 
 #endif

@@ -634,22 +634,13 @@ static PyObject *port_set_readers_py(PyObject *object, PyObject *const *args, Py
     Py_RETURN_NONE;
 }
 
-/* close_lanes(mailbox) -> bool: all three end in a MARK; False: a ring is full, take one message and call again */
+/* close_lanes(mailbox) -> bool: all three end in a MARK; False: take one message and call again */
 static PyObject *port_close_lanes_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
     if (!is_open(self) || !count_is(n, 1, 1, "close_lanes") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
-    cv_run *run = &self->port.run;
-    cv_mailbox *m = mailbox_at(self, mailbox);
-    if (!m && PyErr_Occurred()) return NULL;
-    bool closed = true;
-    for (unsigned lane = 0; m && lane < CV_LANES; lane++) {
-        cv_ring r;
-        if (cv_ring_of(run, mailbox, m, lane, &r)) closed = mb_close_lane(&r) && closed;
-    }
-    if (closed) at_store(&cv_record_at(run, mailbox)->word, CV_AGENT_CLOSED);
-    if (m) mb_tell_waiters(run, m);
-    return PyBool_FromLong(closed);
+    if (!mailbox_at(self, mailbox) && PyErr_Occurred()) return NULL;
+    return PyBool_FromLong(cv_close(&self->port.run, mailbox));
 }
 
 /* set_slot(slot, incarnation, state, pid) */

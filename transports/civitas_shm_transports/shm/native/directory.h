@@ -98,6 +98,20 @@ static inline void cv_set_readers(cv_run *run, uint32_t mailbox, uint64_t reader
     at_store(&m->readers, readers); /* before the new reader's first scan */
 }
 
+/* End all lanes: nothing can be committed any more. False: damaged words are in the way of one; take what can be taken and
+ * call again. Who waits for room is told, and finds the mailbox closed. */
+static inline bool cv_close(cv_run *run, uint32_t mailbox) {
+    cv_mailbox *m = cv_mailbox_at(run, mailbox);
+    bool closed = true;
+    for (unsigned lane = 0; m && lane < CV_LANES; lane++) {
+        cv_ring r;
+        if (cv_ring_of(run, mailbox, m, lane, &r)) closed = mb_close_lane(&r) && closed;
+    }
+    if (closed) at_store(&cv_record_at(run, mailbox)->word, CV_AGENT_CLOSED);
+    if (m) mb_tell_waiters(run, m);
+    return closed;
+}
+
 /* Repair after proof of death, then wake everybody: its doorbells may be unrung, room it promised untold. */
 static inline unsigned cv_slot_recover(cv_run *run, unsigned dead) {
     unsigned repaired = 0;

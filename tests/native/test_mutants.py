@@ -1,0 +1,90 @@
+"""The native core broken on purpose, one line at a time: a harness that does not notice proves nothing.
+
+Each mutant is one of the mistakes that the comments of native/*.h warn of.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Mutant:
+    header: str
+    old: str
+    new: str
+    harness: str
+    arguments: tuple[str, ...]
+    sanitizer: str = ""
+    says: str = "FAILED"
+    """What the harness must print: that it failed, and not that something else went wrong."""
+
+
+MUTANTS = {
+    "slot_emptied_before_it_is_in_hand": Mutant(
+        "mailbox.h",
+        "        at_release(&m->hand[entry].ref, ref | (uint64_t)lane << 40);\n",
+        "        at_store(slot, cv_word(lap + 1, CV_EMPTY, 0, 0));\n"
+        "        at_release(&m->hand[entry].ref, ref | (uint64_t)lane << 40);\n",
+        "kill_sweep", ("take",),
+    ),
+    "recovery_without_a_look_at_the_hands": Mutant(
+        "mailbox.h", "unsigned e = 0; e < CV_HAND && !in_hand", "unsigned e = CV_HAND; e < CV_HAND && !in_hand",
+        "kill_sweep", ("recover",),
+    ),
+    "state_named_before_its_check": Mutant(
+        "port.h", "    if (cause) memcpy(h->id, cause->id, 16);\n",
+        "    at_store(&m->state_ref, ref);\n    if (cause) memcpy(h->id, cause->id, 16);\n",
+        "kill_sweep", ("commit_state",),
+    ),
+    "record_counted_before_it_is_filled": Mutant(
+        "directory.h", "    memset(r, 0, sizeof *r);\n",
+        "    at_release(cv_count(run), index + 1);\n    memset(r, 0, sizeof *r);\n",
+        "kill_sweep", ("directory_add",),
+    ),
+    "successor_sleeps_with_the_park_word_of_the_dead": Mutant(
+        "port.h", "    cv_rise(&p->run);\n", "", "kill_sweep", ("park",),
+    ),
+    "nobody_helps_the_tail_of_a_stopped_producer": Mutant(
+        "mailbox.h", "at_cas(r->tail, tail, tail + 1); /* taken by somebody", "/* taken by somebody",
+        "mailbox_cases", ("producer_stopped_before_helping_stops_nobody",),
+    ),
+    "owner_looks_at_slots_only": Mutant(
+        "ledger.h", "        if (cv_meta_state(at_load(&m->hand[e].meta)) != CV_HAND_FREE) refs",
+        "        if (cv_meta_state(at_load(&m->hand[e].meta)) > CV_HAND_RUNNING) refs",
+        "threads", ("messages=4000",),
+    ),
+    "publish_without_order": Mutant(
+        "mailbox.h", "if (at_cas(slot, word, cv_word(lap, CV_FULL, 0, ref)))",
+        "if (atomic_compare_exchange_strong_explicit(slot, &word, cv_word(lap, CV_FULL, 0, ref), memory_order_relaxed,"
+        " memory_order_relaxed))",
+        "threads", ("messages=4000",), "thread", "data race",
+    ),
+    "no_look_after_the_park_word": Mutant(
+        "park.h", "if (!cv_announced(run)) return true;\n", "return true;\n",
+        "threads", ("messages=20000", "watchdog_s=5"), says="",
+    ),
+    "room_made_and_nobody_told": Mutant(
+        "mailbox.h", "        mb_help_head(r);\n        mb_tell_waiters(run, m);\n        return 1;",
+        "        mb_help_head(r);\n        return 1;",
+        "mailbox_cases", ("waiter_is_told_of_a_place",),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_noticed(harness: Any, tmp_path: Path, name: str) -> None:
+    mutant = MUTANTS[name]
+    headers = tmp_path / "native"
+    shutil.copytree(harness.headers, headers)
+    text = (headers / mutant.header).read_text()
+    assert text.count(mutant.old) == 1, f"the line of this mutant has changed in {mutant.header}: {mutant.old!r}"
+    (headers / mutant.header).write_text(text.replace(mutant.old, mutant.new))
+    done = harness.execute(harness.build(mutant.harness, "gcc", mutant.sanitizer, headers), *mutant.arguments)
+    assert done.returncode != 0, done.stdout
+    assert mutant.says in done.stdout + done.stderr
