@@ -13,9 +13,10 @@ Nothing here knows about processes. A timeout of None, 0 or less waits for ever.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
+from time import monotonic_ns
 from typing import Any, Final
 
 from .errors import (
@@ -41,33 +42,90 @@ ASK_TIMEOUT_S: Final = 30.0
 YIELD_POSTS: Final = 64
 """As many as one batch of an agent: sending delays the neighbours no more than handling does."""
 
+TYPES_REMEMBERED: Final = 1000
+
+
+class _Committed(Coroutine[Any, Any, None]):
+    """What `post` returns when nothing is left to wait for: ends at once, however it is awaited, as often as it is."""
+
+    __slots__ = ()
+    __await__ = partial(iter, ())  # a new empty iterator, without a Python frame
+
+    def send(self, value: None) -> None:
+        raise StopIteration
+
+    def throw(self, *args: Any) -> None:
+        raise args[0] if len(args) == 1 else args[0](args[1])
+
+    def close(self) -> None:
+        pass
+
+
+COMMITTED: Final = _Committed()
+
 
 class MessageBus:
     """The sending side of one process. Every method runs on the thread of the loop that the Port was started on."""
 
     def __init__(self, port: Port) -> None:
         self.port = port
+        self._post = port.post
         self.registry = Registry(port)
         self._posts = 0
         self._lines: dict[int, deque[asyncio.Future[None]]] = {}
         self._deadlines = _Deadlines()
+        # What has been looked up and checked once. A mailbox that was closed is looked up again (`_settled`).
+        self._mailboxes: dict[str, int] = {}
+        self._types = {"message"}
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # --- one way --------------------------------------------------------------------------------------------------
+
+    def post(
+        self,
+        recipient: str,
+        payload: dict[str, Any],
+        message_type: str,
+        timeout: float | None,
+        priority: int,
+        sender: int,
+        cause: Cause | None,
+    ) -> Coroutine[Any, Any, None]:
+        """`send` for agents: commits at once if nothing is in the way; else the coroutine does it, or raises.
+
+        Saves the frame of a coroutine that would never wait: 0.3 of 1.2 µs (2026-11-20, Python 3.11, two processes).
+        """
+        if message_type in self._types and not self._lines and (mailbox := self._mailboxes.get(recipient, -1)) >= 0:
+            try:
+                data = encode(payload)
+            except MessageValidationError:
+                pass  # raised where it is awaited, as everything else
+            else:
+                lane = LANE_PRIORITY if priority > 0 else LANE_NORMAL
+                if self._post(mailbox, data, message_type, sender, cause, lane, priority) == SENT:
+                    self._posts += 1
+                    if self._posts < YIELD_POSTS:
+                        return COMMITTED
+                    self._posts = 0
+                    return asyncio.sleep(0)
+        return self.send(recipient, payload, message_type, timeout, priority, sender, cause)
 
     async def send(
         self,
         recipient: str,
         payload: dict[str, Any],
         message_type: str = "message",
-        *,
-        sender: int = SENDER_PROGRAM,
-        cause: Cause | None = None,
         timeout: float | None = SEND_TIMEOUT_S,
         priority: int = 0,
+        sender: int = SENDER_PROGRAM,
+        cause: Cause | None = None,
     ) -> None:
         """Commit one message; waits only while the mailbox is full."""
-        _check_type(message_type)
-        mailbox = self.registry.lookup(recipient)
+        if message_type not in self._types:
+            self._check_type(message_type)
+        mailbox = self._mailboxes.get(recipient, -1)
+        if mailbox < 0:
+            mailbox = self._lookup(recipient)
         data = encode(payload)
         lane = LANE_PRIORITY if priority > 0 else LANE_NORMAL
         if not self._lines or mailbox not in self._lines:
@@ -79,7 +137,7 @@ class MessageBus:
                     await asyncio.sleep(0)
                 return
 
-        def attempt() -> int:
+        def attempt(mailbox: int) -> int:
             return self.port.post(mailbox, data, message_type, sender, cause, lane, priority)
 
         await self._when_room(mailbox, recipient, attempt, _deadline_ns(timeout), len(data))
@@ -98,11 +156,12 @@ class MessageBus:
 
         What failed is raised together, as an ExceptionGroup, after all were tried. No match is no error.
         """
-        _check_type(message_type)
+        if message_type not in self._types:
+            self._check_type(message_type)
         encode(payload)  # a payload that nobody can get is one error, not one for each recipient
 
         async def one(name: str) -> None:
-            await self.send(name, payload, message_type, sender=sender, cause=cause, timeout=timeout)
+            await self.send(name, payload, message_type, timeout, 0, sender, cause)
 
         names = self.registry.lookup_all(pattern)
         results = await asyncio.gather(*map(one, names), return_exceptions=True)
@@ -125,20 +184,25 @@ class MessageBus:
         recipient: str,
         payload: dict[str, Any],
         message_type: str = "message",
-        *,
-        sender: int = SENDER_PROGRAM,
-        cause: Cause | None = None,
         timeout: float | None = ASK_TIMEOUT_S,
         priority: int = 0,
+        sender: int = SENDER_PROGRAM,
+        cause: Cause | None = None,
         asker: str = "_runtime",
     ) -> Message:
         """The reply. TimeoutError at the deadline, AgentError if the other side raised, AgentStopped if it ended."""
-        _check_type(message_type)
-        mailbox = self.registry.lookup(recipient)
+        if message_type not in self._types:
+            self._check_type(message_type)
+        mailbox = self._mailboxes.get(recipient, -1)
+        if mailbox < 0:
+            mailbox = self._lookup(recipient)
         data = encode(payload)
         lane = LANE_PRIORITY if priority > 0 else LANE_NORMAL
-        deadline_ns = _deadline_ns(timeout)
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        deadline_ns = 0 if timeout is None or timeout <= 0 else monotonic_ns() + int(timeout * 1e9)
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        future: asyncio.Future[Reply] = loop.create_future()
         correlation = FULL
         if not self._lines or mailbox not in self._lines:
             correlation = self.port.post_ask(
@@ -146,16 +210,19 @@ class MessageBus:
             )
         if correlation <= 0:
 
-            def attempt() -> int:
+            def attempt(mailbox: int) -> int:
                 return self.port.post_ask(
                     mailbox, data, message_type, sender, future, deadline_ns, cause, lane, priority
                 )
 
             correlation = await self._when_room(mailbox, recipient, attempt, deadline_ns, len(data))
         if deadline_ns:
-            self._deadlines.add(correlation, deadline_ns, future)
+            deadlines = self._deadlines
+            deadlines.waiting[correlation] = (deadline_ns, future)
+            if deadline_ns < deadlines.due_ns:
+                deadlines.arm(deadline_ns)
         try:
-            header, reply_type, replier, reply_data, failed = await future
+            _, header, reply_type, replier, reply_data, failed = await future
         except _Expired:
             self.port.forget(correlation)
             raise TimeoutError(
@@ -166,18 +233,35 @@ class MessageBus:
             self.port.forget(correlation)  # cancelled: nobody waits any more
             raise
         finally:
-            self._deadlines.discard(correlation)
+            if deadline_ns:
+                deadlines.waiting.pop(correlation, None)
         if failed:
             raise _remote_error(recipient, reply_data)
         return Message.received(header, reply_type, replier, asker, decode(reply_data), 1)
 
+    # --- looking up -----------------------------------------------------------------------------------------------
+
+    def _lookup(self, recipient: str) -> int:
+        """The mailbox of a name; remembered, because it changes only when it is closed."""
+        mailbox = self.registry.lookup(recipient)
+        self._mailboxes[recipient] = mailbox
+        return mailbox
+
+    def _check_type(self, message_type: str) -> None:
+        if type(message_type) is not str:
+            raise MessageValidationError(f"a message type must be str, not {type(message_type).__name__}.")
+        if is_system_type(message_type):
+            raise MessageValidationError(f"message type {message_type!r} is kept for the runtime.")
+        if len(self._types) < TYPES_REMEMBERED:  # types that are made up on the fly must not fill the memory
+            self._types.add(message_type)
+
     # --- waiting for room -----------------------------------------------------------------------------------------
 
     async def _when_room(
-        self, mailbox: int, recipient: str, attempt: Callable[[], int], deadline_ns: int, size_bytes: int
+        self, mailbox: int, recipient: str, attempt: Callable[[int], int], deadline_ns: int, size_bytes: int
     ) -> int:
         """Stand in line for `mailbox` and try again until something is committed; the outcome of that post."""
-        began_ns = time.monotonic_ns()
+        began_ns = monotonic_ns()
         line = self._lines.setdefault(mailbox, deque())
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         line.append(turn)
@@ -188,7 +272,7 @@ class MessageBus:
         try:
             async with asyncio.timeout((deadline_ns - began_ns) / 1e9 if deadline_ns else None):
                 await turn
-                while (outcome := attempt()) in (FULL, NO_MEMORY):
+                while (outcome := attempt(mailbox)) in (FULL, NO_MEMORY):
                     if outcome == FULL and self.port.stats(mailbox).overflow != "block":
                         refused = True
                         break
@@ -206,31 +290,27 @@ class MessageBus:
                 line[0].set_result(None)
         if refused:
             stats = self.port.stats(mailbox)
-            waited_s = (time.monotonic_ns() - began_ns) / 1e9
+            waited_s = (monotonic_ns() - began_ns) / 1e9
             raise MailboxFull(recipient, stats.capacity, waited_s, _holder(stats))
         if outcome == CLOSED:
+            again = self._lookup(recipient)
+            if again != mailbox:  # the agent was started anew, with a mailbox of its own
+                return await self._when_room(again, recipient, attempt, deadline_ns, size_bytes)
             raise AgentStopped(f"Agent {recipient!r} has stopped; nothing reads its mailbox any more.")
         if outcome == TOO_LARGE:
             raise PayloadTooLarge(size_bytes, self.port.payload_max_bytes)
         return outcome
 
 
-def _check_type(message_type: str) -> None:
-    if type(message_type) is not str:
-        raise MessageValidationError(f"a message type must be str, not {type(message_type).__name__}.")
-    if is_system_type(message_type):
-        raise MessageValidationError(f"message type {message_type!r} is kept for the runtime.")
-
-
 def _deadline_ns(timeout: float | None) -> int:
     """CLOCK_MONOTONIC nanoseconds; 0 = none."""
-    return 0 if timeout is None or timeout <= 0 else time.monotonic_ns() + int(timeout * 1e9)
+    return 0 if timeout is None or timeout <= 0 else monotonic_ns() + int(timeout * 1e9)
 
 
 def _holder(stats: MailboxStats) -> str:
     """Who keeps the mailbox from moving: the end of an error text."""
     if stats.busy_since_ns:
-        busy_s = max(0, time.monotonic_ns() - stats.busy_since_ns) / 1e9
+        busy_s = max(0, monotonic_ns() - stats.busy_since_ns) / 1e9
         what = f"a message of type {stats.handling!r}" if stats.handling else "one message"
         return f"{stats.name!r} has been handling {what} for {busy_s:.3g} s, {stats.waiting} wait"
     if not stats.readers:
@@ -256,6 +336,9 @@ class _Expired(Exception):
     """The deadline of an ask passed: set on its future, never seen outside."""
 
 
+_NEVER_NS: Final = 1 << 63
+
+
 class _Deadlines:
     """One timer for all asks that wait: a timer each would cost more than the message.
 
@@ -266,31 +349,29 @@ class _Deadlines:
     """A bound on how often the table is scanned; no deadline of an ask is meant to the millisecond."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, tuple[int, asyncio.Future[Reply]]] = {}
+        self.waiting: dict[int, tuple[int, asyncio.Future[Reply]]] = {}
+        """By correlation; an ask puts itself in and takes itself out."""
+        self.due_ns = _NEVER_NS
+        """When the timer fires; who puts in something earlier calls `arm`."""
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_ns = 0
 
-    def add(self, correlation: int, deadline_ns: int, future: asyncio.Future[Reply]) -> None:
-        self._waiting[correlation] = (deadline_ns, future)
-        if self._timer is None or deadline_ns < self._timer_ns:
-            self._arm(deadline_ns, time.monotonic_ns())
-
-    def discard(self, correlation: int) -> None:
-        self._waiting.pop(correlation, None)
+    def arm(self, deadline_ns: int) -> None:
+        self._arm(deadline_ns, monotonic_ns())
 
     def _arm(self, due_ns: int, now_ns: int) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_ns = due_ns
+        self.due_ns = due_ns
         self._timer = asyncio.get_running_loop().call_later(max(0, due_ns - now_ns) / 1e9, self._sweep)
 
     def _sweep(self) -> None:
         self._timer = None
-        now_ns = time.monotonic_ns()
-        for deadline_ns, future in self._waiting.values():
+        self.due_ns = _NEVER_NS
+        now_ns = monotonic_ns()
+        for deadline_ns, future in self.waiting.values():
             if deadline_ns <= now_ns and not future.done():
                 future.set_exception(_Expired())
         # What has expired removes itself when its task runs; until then it must not arm the timer again.
-        left = [deadline_ns for deadline_ns, future in self._waiting.values() if not future.done()]
+        left = [deadline_ns for deadline_ns, future in self.waiting.values() if not future.done()]
         if left:
             self._arm(max(min(left), now_ns + int(self.GRAIN_S * 1e9)), now_ns)

@@ -60,6 +60,9 @@ Cause = bytes
 """The 128 header bytes of the message that is being handled: where a send gets its trace and parent span."""
 
 
+_new: Final = object.__new__
+
+
 def is_system_type(message_type: str) -> bool:
     """Whether a type is reserved for the runtime: agents may not send it (a peer could be stopped by it)."""
     return message_type.startswith("_agency.")
@@ -105,17 +108,17 @@ class Message:
     seen again after a crash has 2), `priority` (> 0 overtakes), `ttl` (seconds or None), `seq` (of a stream, or None).
     """
 
-    __slots__ = ("_cause", "_header", "_over", "attempt", "delivery", "payload", "recipient", "sender", "type")
+    __slots__ = ("_cause", "_header", "_over", "_recipient", "attempt", "delivery", "payload", "sender", "type")
 
     type: str
     sender: str
-    recipient: str
     payload: dict[str, Any]
     attempt: int
     delivery: int
     _header: bytes | None
     _cause: Message | None
     _over: dict[str, Any] | None
+    _recipient: str | None
 
     def __init__(
         self,
@@ -138,7 +141,7 @@ class Message:
     ) -> None:
         self.type = type
         self.sender = sender
-        self.recipient = recipient
+        self._recipient = recipient
         self.payload = {} if payload is None else payload
         self.attempt = attempt
         self.delivery = delivery
@@ -162,10 +165,10 @@ class Message:
         cls, header: bytes, type: str, sender: str, recipient: str, payload: dict[str, Any], delivery: int
     ) -> Self:
         """A message that arrived. Hot path: stores only; nothing is rendered."""
-        message = cls.__new__(cls)
+        message: Self = _new(cls)
         message.type = type
         message.sender = sender
-        message.recipient = recipient
+        message._recipient = recipient
         message.payload = payload
         message.attempt = 0
         message.delivery = delivery
@@ -177,10 +180,10 @@ class Message:
     @classmethod
     def answering(cls, original: Message, sender: str, payload: dict[str, Any], type: str) -> Self:
         """A reply to `original`: same correlation and trace, back to whoever waits."""
-        message = cls.__new__(cls)
+        message: Self = _new(cls)
         message.type = type
         message.sender = sender
-        message.recipient = original.reply_to or original.sender
+        message._recipient = None
         message.payload = payload
         message.attempt = 0
         message.delivery = 1
@@ -190,6 +193,18 @@ class Message:
         return message
 
     # --- rendered on access ---------------------------------------------------------------------------------------
+
+    @property
+    def recipient(self) -> str:
+        """The agent it is for; of an answer, the reply address of whoever waits, or the sender of the question."""
+        if self._recipient is None:
+            assert self._cause is not None
+            self._recipient = self._cause.reply_to or self._cause.sender
+        return self._recipient
+
+    @recipient.setter
+    def recipient(self, name: str) -> None:
+        self._recipient = name
 
     @property
     def header(self) -> Cause | None:

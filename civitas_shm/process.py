@@ -165,19 +165,12 @@ class AgentProcess:
         Waits only while the mailbox is full, at most `timeout` seconds (None: for ever), then MailboxFull. An unknown
         name: MessageRoutingError; one that has stopped: AgentStopped. `priority` > 0 overtakes what is not.
         """
-        to = self._attachment()
+        to = self._attached or self._attachment()
         handled = HANDLED.get()
-        return self._awaited(
-            to.bus.send(
-                recipient,
-                payload,
-                message_type,
-                sender=to.mailbox,
-                cause=None if handled is None else handled.header,
-                timeout=timeout,
-                priority=priority,
-            )
-        )
+        cause = None if handled is None else handled._header
+        if self._hand_over is None:
+            return to.bus.post(recipient, payload, message_type, timeout, priority, to.mailbox, cause)
+        return self._awaited(to.bus.send(recipient, payload, message_type, timeout, priority, to.mailbox, cause))
 
     def ask(
         self,
@@ -193,20 +186,11 @@ class AgentProcess:
         `timeout` covers everything, the wait for room included: builtin TimeoutError; None or <= 0 waits for ever. When
         the other handler raises: AgentError at once. When its process dies, the question waits for its successor.
         """
-        to = self._attachment()
+        to = self._attached or self._attachment()
         handled = HANDLED.get()
-        return self._awaited(
-            to.bus.ask(
-                recipient,
-                payload,
-                message_type,
-                sender=to.mailbox,
-                cause=None if handled is None else handled.header,
-                timeout=timeout,
-                priority=priority,
-                asker=self.name,
-            )
-        )
+        cause = None if handled is None else handled._header
+        work = to.bus.ask(recipient, payload, message_type, timeout, priority, to.mailbox, cause, self.name)
+        return work if self._hand_over is None else self._hand_over(work)
 
     def broadcast(
         self,
@@ -233,10 +217,11 @@ class AgentProcess:
         if handled is None:
             raise RuntimeError("reply() works only inside of handle(): there is no message to answer")
         named = payload.get("type") if isinstance(payload, dict) else None
-        reply_type = named if isinstance(named, str) else "reply"
-        if is_system_type(reply_type):
-            raise MessageValidationError(f"payload.type: message type {reply_type!r} is kept for the runtime.")
-        return Message.answering(handled, self.name, payload, reply_type)
+        if not isinstance(named, str):
+            return Message.answering(handled, self.name, payload, "reply")
+        if is_system_type(named):
+            raise MessageValidationError(f"payload.type: message type {named!r} is kept for the runtime.")
+        return Message.answering(handled, self.name, payload, named)
 
     def stop_runtime(self, exit_code: int = 0) -> Coroutine[Any, Any, None]:
         """End the whole run in good order with this exit code; to be awaited. Returns at once; the handler goes on."""

@@ -23,6 +23,7 @@ from .events import (
     MessageSummary,
     StopRuntime,
 )
+from .parked import Park
 from .process import AgentProcess
 from .seat import BATCH_MESSAGES, Seat
 from .topology.model import AgentSpec, Drain
@@ -57,6 +58,7 @@ class AgentRunner:
         self.bus = MessageBus(port)
         self._on_event = on_event
         self._seats: dict[str, Seat] = {}
+        self._park = Park()
 
     @property
     def agents(self) -> dict[str, AgentProcess]:
@@ -71,7 +73,7 @@ class AgentRunner:
         if spec.name in self._seats:
             raise ValueError(f"agent {spec.name!r} runs in this process already")
         loop = asyncio.get_running_loop()
-        seat = Seat(agent, mailbox, spec, self.bus, self._on_event, self._left, loop, threading.get_ident())
+        seat = Seat(agent, mailbox, spec, self.bus, self._on_event, self._left, loop, threading.get_ident(), self._park)
         self._seats[spec.name] = seat
         return await seat.start()
 

@@ -8,7 +8,7 @@ Guarantees:
 - whatever a handler raises, SystemExit and CancelledError included, ends at most the agent, never the loop;
 - an asker whose message failed for good gets the error at once.
 
-No task per message and none per idle agent: one task per busy period.
+No task per message and none per idle agent: one task per busy period (before Python 3.12 a kept one, see `parked`).
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from .events import (
 )
 from .handler_thread import HandlerThread
 from .messages import FLAG_ASK, Message
+from .parked import Park
 from .process import HANDLED, AgentProcess, Attachment, ProcessStatus
 from .serializer import decode, encode
 from .topology.model import AgentSpec, Drain
@@ -82,6 +83,7 @@ class Seat:
         on_end: Finished,
         loop: asyncio.AbstractEventLoop,
         loop_thread: int,
+        park: Park,
     ) -> None:
         self.agent = agent
         self.mailbox = mailbox
@@ -98,8 +100,10 @@ class Seat:
         self._keeps_state = spec.state == "shm"
         self._committed = b""
         self._committed_id = b""
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[Any] | None = None
         self._hook_task: asyncio.Task[BaseException | None] | None = None
+        self._park = park
+        self._parked_task: asyncio.Task[None] | None = None
         self._busy = False
         self._draining: Drain | None = None
         self._cancelling = False
@@ -176,12 +180,29 @@ class Seat:
         self._busy = True
         if sys.version_info >= (3, 12):  # starts here and now instead of one turn of the loop later
             task = asyncio.Task(self._work(), loop=self._loop, context=self._context, eager_start=True)
+            self._task = None if task.done() else task
+        elif self._parked_task is not None and self._park.wake(self):
+            self._task = self._parked_task
         else:
-            task = self._loop.create_task(self._work(), context=self._context)
-        self._task = None if task.done() else task
+            self._task = self._loop.create_task(self._work_and_park(), context=self._context)
 
-    async def _work(self) -> None:
-        """Take and handle until nothing waits. The hot loop: what it does not need stands elsewhere."""
+    async def _work_and_park(self) -> None:
+        """Before Python 3.12: one task for many busy periods, because a new one costs more than a small handler."""
+        task = asyncio.current_task()
+        assert task is not None
+        while True:
+            if not await self._work() or self._ended:
+                return
+            self._parked_task = task
+            if not await self._park.stay(self, self._loop):
+                self._parked_task = None
+                return
+
+    async def _work(self) -> bool:
+        """Take and handle until nothing waits. The hot loop: what it does not need stands elsewhere.
+
+        True: something was handled and nothing waits now. False: nothing came, or the agent ended, drains, was cut off.
+        """
         port, mailbox, name = self._port, self.mailbox, self.agent.name
         take, handle, set_handled, now = port.take, self._handle, HANDLED.set, time.monotonic
         post_reply, received, keeps_state = port.post_reply, Message.received, self._keeps_state
@@ -210,17 +231,18 @@ class Seat:
                     raise  # the loop is being torn down: nothing may be awaited any more
                 except BaseException as error:  # noqa: BLE001 - the user's code, see the guarantees
                     if not await self._recovered(error, message, done):
-                        return
+                        return False
                 if keeps_state and not await self._state_committed(message, done):
-                    return
+                    return False
                 left -= 1
                 if left == 0 or self._draining == "current" or now() >= batch_end:
                     port.release(mailbox, done)
                     done = -1
                     if self._draining == "current":
-                        return
+                        return False
                     await asyncio.sleep(0)
                     left, batch_end = BATCH_MESSAGES, now() + BATCH_S
+            return done >= 0
         except TransportClosed:
             pass  # the process leaves the run; what is in hand stays there for the successor
         except asyncio.CancelledError as error:
@@ -229,10 +251,12 @@ class Seat:
         except Exception as error:  # noqa: BLE001 - a fault of ours must be as visible as one of theirs
             await self._fail(error, "handle", None)
         finally:
+            set_handled(None)
             self._busy = False
             self._task = None
             if self._quiet is not None and not self._quiet.done():
                 self._quiet.set_result(None)
+        return False
 
     async def _handle_in_thread(self, message: Message) -> Message | None:
         assert self._thread is not None
@@ -434,6 +458,7 @@ class Seat:
         self._ended = True
         self.agent._status = status
         self._port.unlisten(self.mailbox)
+        self._park.leave(self)
         if self._thread is not None:
             self._thread.end()
 

@@ -51,14 +51,17 @@ def encode(payload: dict[str, Any], root: str = "payload") -> bytes:
             if type(value) not in _SCALARS:
                 break
         else:
-            return _bytes(payload, payload, root)
+            try:
+                return _encode(payload)
+            except (OverflowError, UnicodeEncodeError):
+                pass  # the walk below says which field
     return _bytes(_guarded(payload, root, strict=False), payload, root)
 
 
 def decode(data: bytes) -> dict[str, Any]:
     """The payload that `encode` made. Bytes from anywhere are safe to give; DeserializationError says what is wrong."""
     try:
-        payload = _decoder.decode(data)
+        payload = _decode(data)
     except Exception as error:
         raise DeserializationError(f"{len(data)} bytes are not a payload: {type(error).__name__}: {error}") from error
     if type(payload) is not dict:
@@ -199,3 +202,5 @@ def _extension(code: int, data: memoryview) -> Any:
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(ext_hook=_extension)
+_encode: Final = _encoder.encode
+_decode: Final = _decoder.decode

@@ -77,8 +77,8 @@ waiting message, or keep only the newest one. Messages in hand are never dropped
 Delivery = tuple[int, bytes, str, str, bytes, int]
 """(token, header, type, sender name, payload, delivery count): what `take` hands over. Private copies, all of it."""
 
-Reply = tuple[bytes, str, str, bytes, bool]
-"""(header, type, sender name, payload, failed): what the future of an ask resolves to.
+Reply = tuple[int, bytes, str, str, bytes, bool]
+"""(correlation, header, type, sender name, payload, failed): what the future of an ask resolves to.
 
 Failed with an empty payload means that the mailbox was closed before anybody answered.
 """

@@ -11,6 +11,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from civitas_shm.messages import Message
 from civitas_shm.process import AgentProcess
 from civitas_shm.runner import BATCH_MESSAGES, AgentRunner
@@ -185,6 +187,25 @@ def test_idle_agents_need_no_task(play: Any) -> None:
         assert len(asyncio.all_tasks()) == before
         replies = await asyncio.gather(*(world.bus.ask(f"agent{number}", {}) for number in range(50)))
         assert [reply.payload["handled"] for reply in replies] == [1] * 50
+        await runner.stop_all()
+        await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == before
+
+
+def test_no_more_tasks_are_kept_for_idle_agents_than_the_limit(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("civitas_shm.parked.KEPT", 10)
+
+    async def scene(world: Any) -> None:
+        runner = AgentRunner(world.b)
+        before = len(asyncio.all_tasks())
+        for number in range(50):
+            await running(runner, world, Counter(f"agent{number}"))
+        for turn in (1, 2):
+            asks = [world.bus.ask(f"agent{number}", {}) for number in range(50)]
+            assert [reply.payload["handled"] for reply in await asyncio.gather(*asks)] == [turn] * 50
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert len(asyncio.all_tasks()) - before <= 10
         await runner.stop_all()
 
     play(scene)

@@ -35,7 +35,8 @@ supervision:
   children:
     - agent: {{name: sink, type: number_agents.Sink, process: w2, config: {{got: {got}}}}}
     - agent:
-        {{name: source, type: number_agents.Source, process: w1, config: {{sent: {sent}, count: {count}, pause_s: {pace}}}}}
+        {{name: source, type: number_agents.Source, process: w1,
+         config: {{sent: {sent}, count: {count}, pause_s: {pace}}}}}
     - agent: {{name: starter, type: number_agents.Starter, process: w2, state: shm}}
 """
 

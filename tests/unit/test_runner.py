@@ -303,7 +303,7 @@ def test_an_undecodable_payload_becomes_a_dead_letter_and_nothing_else_is_harmed
         assert await it.ask("agent", kind="good") == {"handled": 1}
         assert agent.seen == ["good"]
         assert (await it.event(DeadLetter)).message.type == "broken"
-        assert (await future)[4] is True
+        assert (await future)[5] is True
         assert it.stats("agent").in_hand == 0
 
     play(scene)

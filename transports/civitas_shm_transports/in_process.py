@@ -256,7 +256,7 @@ class InProcessPort:
             return False
         flags = FLAG_REPLY | (FLAG_FAILED if failed else 0)
         header = new_header(flags=flags, sender=sender, correlation=correlation, cause=cause, payload_len=len(payload))
-        future.set_result((header, type, self._sender(sender), payload, failed))
+        future.set_result((correlation, header, type, self._sender(sender), payload, failed))
         return True
 
     def _end_ask(self, correlation: int) -> asyncio.Future[Reply] | None:

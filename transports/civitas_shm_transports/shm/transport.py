@@ -29,7 +29,14 @@ __all__ = ["ShmPort", "attach", "read_stats"]
 SPIN_SLICE_NS: Final = 4_000
 """One look of a spinning poll; a callback that is ready here waits at most this long for it."""
 
-LOOKS: Final = 2
+REPLY_SPIN_NS: Final = 120_000
+"""How long a process that has just asked spins for the reply: about twice what it takes to wake the other one (40 to 60
+µs on a virtual machine) and let it answer. Sleeping then would cost a second wake-up."""
+
+HOPE_EVERY: Final = 16
+"""After a reply that was not near, only every 16th ask spins for so long: what it costs where replies take long."""
+
+LOOKS: Final = 1
 """Empty turns of the loop that only look, before the spin begins."""
 
 ALARM_SCAN: Final = 1
@@ -59,6 +66,8 @@ class ShmPort:
         self._slots = slots
         self._door_fd = door_fd
         self._turns_before_park = LOOKS + spin_ns // SPIN_SLICE_NS if spin_ns else 1
+        self._turns_for_reply = LOOKS + REPLY_SPIN_NS // SPIN_SLICE_NS if spin_ns else 1
+        self._asks_without_hope = 0
         self._idle_turns = 0
         self._awake = False
         self._stopped = False
@@ -77,6 +86,7 @@ class ShmPort:
         self.commit_state = native.commit_state
         self.stored_state = native.stored_state
         self._poll = native.poll
+        self._again = self._drain  # one bound method for all turns
         self._post_ask = native.post_ask
         _ports.add(self)
 
@@ -112,21 +122,24 @@ class ShmPort:
         if not self._awake and self._loop is not None:
             self._awake = True
             self._idle_turns = 0
-            self._loop.call_soon(self._drain)
+            self._loop.call_soon(self._again)
 
     def _drain(self) -> None:
         if self._stopped:
             return
         assert self._loop is not None
         idle = self._idle_turns
-        if idle < self._turns_before_park:
+        hoping = self._pending and not self._asks_without_hope
+        if idle < (self._turns_for_reply if hoping else self._turns_before_park):
             # The first empty turns only look, so that callbacks of this process have theirs; then it spins in slices.
             found = self._poll(SPIN_SLICE_NS if idle >= LOOKS else 0, False)
             if found is None:
                 self._idle_turns = idle + 1
-                self._loop.call_soon(self._drain)
+                self._loop.call_soon(self._again)
                 return
         else:
+            if hoping:  # in vain
+                self._asks_without_hope = HOPE_EVERY
             found = self._poll(0, True)
             if found is None:  # asleep; the doorbell will ring
                 self._awake = False
@@ -134,10 +147,10 @@ class ShmPort:
         mailboxes, replies, alarm = found
         if replies:
             pending = self._pending
-            for correlation, header, type_, sender, payload, failed in replies:
-                future = pending.pop(correlation, None)
+            for reply in replies:
+                future = pending.pop(reply[0], None)
                 if future is not None and not future.done():
-                    future.set_result((header, type_, sender, payload, failed))
+                    future.set_result(reply)
             if self._room:
                 alarm |= ALARM_ROOM  # places for asks are free again
         handlers = self._handlers
@@ -153,7 +166,7 @@ class ShmPort:
             if alarm:
                 self._tell_room()
             self._idle_turns = 0
-            self._loop.call_soon(self._drain)
+            self._loop.call_soon(self._again)
 
     def _tell_room(self) -> None:
         waiting, self._room = self._room, []
@@ -181,6 +194,8 @@ class ShmPort:
         correlation = self._post_ask(mailbox, payload, type, sender, deadline_ns, cause, lane, priority)
         if correlation > 0:
             self._pending[correlation] = future
+            if self._asks_without_hope:
+                self._asks_without_hope -= 1
             if not self._awake:  # the reply is near: look for it before sleeping
                 self._native.unpark()
                 self._wake()
