@@ -83,3 +83,10 @@ def test_kill_at_every_instruction_of(harness: Any, operation: str) -> None:
 @pytest.mark.parametrize("operation", ["publish", "take", "release", "commit_state", "close"])
 def test_real_kills_find_what_the_copies_find(harness: Any, operation: str) -> None:
     harness.run(harness.build("kill_sweep"), operation, 29)
+
+
+# --- damaged memory -------------------------------------------------------------------------------------------------
+
+
+def test_no_hostile_word_crashes_loops_or_harms_another_mailbox(harness: Any) -> None:
+    harness.run(harness.build("hostile_words", "gcc", "address,undefined"))

@@ -57,7 +57,7 @@ MUTANTS = {
     "owner_looks_at_slots_only": Mutant(
         "ledger.h", "        if (cv_meta_state(at_load(&m->hand[e].meta)) != CV_HAND_FREE) refs",
         "        if (cv_meta_state(at_load(&m->hand[e].meta)) > CV_HAND_RUNNING) refs",
-        "threads", ("messages=4000",),
+        "mailbox_cases", ("message_in_hand_is_never_dropped",),
     ),
     "publish_without_order": Mutant(
         "mailbox.h", "if (at_cas(slot, word, cv_word(lap, CV_FULL, 0, ref)))",
@@ -68,6 +68,9 @@ MUTANTS = {
     "no_look_after_the_park_word": Mutant(
         "park.h", "if (!cv_announced(run)) return true;\n", "return true;\n",
         "threads", ("messages=20000", "watchdog_s=5"), says="",
+    ),
+    "ring_out_of_bounds": Mutant(
+        "run.h", " ||\n        at + (8ull << log2) > size)", ")", "hostile_words", (), "address", says="",
     ),
     "room_made_and_nobody_told": Mutant(
         "mailbox.h", "        mb_help_head(r);\n        mb_tell_waiters(run, m);\n        return 1;",

@@ -1,0 +1,255 @@
+/* Every word of shared memory that belongs to one mailbox, set to hostile values: its record, its header, hints, in-hand
+ * entries and slots, the header of a chunk, the map of extents, its reader's process slot, its cell. First one word at a
+ * time, then several at once by chance.
+ *
+ * hostile_words [SEED [ROUNDS]]
+ *
+ * For each: senders, reader, host, observers and successors go about their work. It ends with 0 when none of them
+ * crashed (run it under AddressSanitizer), none looped (a watchdog of ten seconds for each), the mailbox beside it lost,
+ * doubled and changed nothing, and every damaged chunk was counted as garbage and not handed over.
+ */
+#include "world.h"
+
+#include <signal.h>
+#include <sys/time.h>
+
+enum { HOST, SENDER, READER, OTHER, SLOTS };
+enum { TAKES_MAX = 4096, COPY = 256 << 10 };
+
+static world w;
+static cv_port host, sender, reader, other;
+static uint32_t hurt, beside;
+static uint64_t *words[16384];
+static uint32_t n_words, chunk_from, chunk_to;
+static char what[128];
+
+static void too_long(int signal_number) {
+    (void)signal_number;
+    if (write(2, "FAILED: loops: ", 15) < 0 || write(2, what, strlen(what)) < 0 || write(2, "\n", 1) < 0) abort();
+    abort();
+}
+static void watch(unsigned seconds) {
+    struct itimerval timer = {.it_value = {.tv_sec = seconds}};
+    EXPECT(setitimer(ITIMER_REAL, &timer, NULL) == 0);
+}
+
+/* --- the memory, and back to it ------------------------------------------------------------------------------------- */
+
+static struct {
+    uint8_t *at;
+    uint64_t size;
+    uint8_t *copy;
+} kept[3 + 2 * SLOTS];
+
+static void keep(unsigned i, uint8_t *at, uint64_t size) {
+    kept[i].at = at;
+    kept[i].size = size;
+    kept[i].copy = malloc(size);
+    EXPECT(kept[i].copy);
+    memcpy(kept[i].copy, at, size);
+}
+static void keep_all(void) {
+    cv_run *run = &w.map;
+    keep(0, run->directory, run->directory_size);
+    keep(1, run->cells, run->cells_size);
+    keep(2, run->mail, at_load(cv_mail_end(run)));
+    for (unsigned s = 0; s < SLOTS; s++) {
+        bool backed = at_load((at_u64 *)(run->arena[s] + CV_ARENA_EXTENTS)) & 1;
+        keep(3 + 2 * s, run->arena[s] + CV_ARENA_EXTENTS, CV_ARENA_DATA - CV_ARENA_EXTENTS);
+        keep(4 + 2 * s, run->arena[s] + CV_BLOCK, backed ? CV_BLOCK : 0);
+    }
+}
+static void restore_all(void) {
+    for (unsigned i = 0; i < sizeof kept / sizeof *kept; i++) memcpy(kept[i].at, kept[i].copy, kept[i].size);
+}
+
+static void add_words(void *at, uint64_t size) {
+    for (uint64_t i = 0; i < size; i += 8) words[n_words++] = (uint64_t *)((uint8_t *)at + i);
+}
+
+static void attach_all(uint64_t incarnation) {
+    world_attach(&w, &host, HOST, incarnation);
+    world_attach(&w, &sender, SENDER, incarnation);
+    world_attach(&w, &reader, READER, incarnation);
+    world_attach(&w, &other, OTHER, incarnation);
+}
+static void forget_all(void) {
+    world_forget(&host), world_forget(&sender), world_forget(&reader), world_forget(&other);
+}
+
+static void prepare(void) {
+    world_make(&w, SLOTS, 64, 2u << 20, 1u << 20);
+    w.reply_capacity = 1;
+    attach_all(1);
+    world_begin(&w, &host);
+    w.first_lap = 65535;
+    hurt = world_mailbox(&w, &host, "hurt", 8, CV_BLOCK_SENDER, 1ull << READER);
+    beside = world_mailbox(&w, &host, "beside", 8, CV_BLOCK_SENDER, 1ull << READER);
+    mb_message m;
+    for (uint64_t n = 1; n <= 4; n++) EXPECT(world_send_number(&sender, hurt, n) == PORT_SENT);
+    EXPECT(port_take(&reader, hurt, &m) == 1);
+    EXPECT(port_commit_state(&reader, hurt, &m.header, "state", 5) == PORT_SENT);
+    for (uint64_t n = 1; n <= 3; n++) EXPECT(world_send_number(&other, beside, n) == PORT_SENT);
+    EXPECT(port_take(&reader, beside, &m) == 1);
+
+    cv_ring r = world_lane(&w, hurt, CV_LANE_NORMAL);
+    cv_mailbox *box = cv_mailbox_at(&w.map, hurt);
+    add_words(cv_record_at(&w.map, hurt), sizeof(cv_record));
+    add_words(box, cv_record_at(&w.map, hurt)->mail_size);
+    add_words(cv_slot_at(&w.map, READER), cv_slot_stride(w.map.mailboxes));
+    add_words(cv_cell_at(&w.map, hurt), sizeof(cv_cell));
+    add_words(w.map.arena[SENDER] + CV_ARENA_EXTENTS, 64);
+    uint64_t ref = cv_word_ref(at_load(mb_slot(&r, at_load(r.head))));
+    chunk_from = n_words;
+    add_words(w.map.arena[SENDER] + cv_ref_granule(ref) * CV_GRANULE, sizeof(cv_header));
+    chunk_to = n_words;
+    forget_all();
+    keep_all();
+}
+
+/* --- everybody at work -------------------------------------------------------------------------------------------------- */
+
+static uint64_t numbers[TAKES_MAX];
+
+/* All that comes out, in hand of a predecessor first; how many. */
+static unsigned drain(uint32_t mailbox) {
+    unsigned n = 0;
+    cv_mailbox *m = cv_mailbox_at(&w.map, mailbox);
+    for (uint64_t inherited = m ? mb_in_hand_of(m, READER) : 0; m;) {
+        mb_message message = {.garbage = false};
+        if (inherited) {
+            unsigned entry = mb_oldest_in_hand(&w.map, m, mailbox, inherited);
+            EXPECT(inherited >> entry & 1);
+            inherited &= ~(1ull << entry);
+            if (!mb_redeliver(&reader.run, m, mailbox, entry, &message)) continue;
+        } else if (port_take(&reader, mailbox, &message) != 1) {
+            break;
+        }
+        CHECK(n < TAKES_MAX, "messages without end: %s", what);
+        uint64_t bytes = 0; /* all of a message is read: type, payload */
+        for (uint32_t i = 0; i < message.header.type_len + message.header.payload_len; i++) bytes += message.body[i];
+        numbers[n++] = bytes == ~0ull ? 0 : world_number(&message);
+        mb_release(&reader.run, m, message.entry);
+    }
+    return n;
+}
+
+static void observe(uint32_t mailbox) {
+    cv_mailbox *m = cv_mailbox_at(&w.map, mailbox);
+    uint64_t refs[CV_HAND];
+    mb_message message;
+    port_state(&host, mailbox, &message);
+    if (!m) return;
+    cv_hand_refs(m, refs);
+    cv_busy_readers(m);
+    mb_is_closed(&w.map, m, mailbox);
+    for (unsigned lane = 0; lane < CV_LANES; lane++) {
+        cv_ring r;
+        if (cv_ring_of(&w.map, mailbox, m, lane, &r)) EXPECT(mb_waiting(&r) <= r.mask + 1);
+    }
+    for (unsigned e = 0; e < CV_HAND; e++)
+        mb_read(&w.map, mailbox, CV_LANE_NORMAL, cv_meta_position(at_load(&m->hand[e].meta)),
+                cv_word_ref(at_load(&m->hand[e].ref)), &message);
+}
+
+static void everybody_works(void) {
+    uint32_t ready[256];
+    uint64_t alarm, n = 9;
+    attach_all(2); /* successors of all: each reads every mailbox */
+    observe(hurt);
+    for (unsigned lane = 0; lane < CV_LANES; lane++) {
+        port_post post = {.mailbox = hurt, .lane = lane, .payload = &n, .payload_len = 8, .type = "t", .type_len = 1};
+        for (unsigned i = 0; i < 12; i++) port_send(&sender, &post);
+    }
+    port_want_room(&sender, hurt);
+    cv_park(&reader.run);
+    cv_collect(&reader.run, ready, 256, &alarm);
+    cv_rise(&reader.run);
+    drain(hurt);
+    port_commit_state(&reader, hurt, NULL, "another", 7);
+    cv_ledger_look_all(&sender.ledger);
+    cv_slot_recover(&host.run, READER);
+    cv_slot_recover(&host.run, SENDER);
+    cv_ring_all(&host.run);
+    cv_safety_poll(&host.run);
+    cv_safety_poll(&host.run);
+    cv_set_readers(&host.run, hurt, 1ull << OTHER, 1ull << READER);
+    cv_set_readers(&host.run, hurt, 1ull << READER, 1ull << OTHER);
+    for (unsigned i = 0; i < 80; i++) world_send_number(&other, hurt, i);
+    drain(hurt);
+    observe(hurt);
+    cv_close(&host.run, hurt);
+    drain(hurt);
+    cv_ledger_look_all(&sender.ledger);
+    cv_ledger_look_all(&other.ledger);
+    cv_arena_trim(&sender.arena, 0);
+}
+
+static void the_mailbox_beside_is_unharmed(void) {
+    EXPECT(world_send_number(&other, beside, 4) == PORT_SENT);
+    unsigned n = drain(beside);
+    CHECK(n == 4, "the mailbox beside gave %u of 4 messages: %s", n, what);
+    for (unsigned i = 0; i < 4; i++)
+        CHECK(numbers[i] == i + 1, "the mailbox beside gave %llu as number %u: %s", (unsigned long long)numbers[i], i + 1, what);
+    CHECK(at_load(&cv_cell_at(&w.map, beside)->garbage) == 0, "the mailbox beside had garbage: %s", what);
+    cv_ledger_look_all(&other.ledger);
+    CHECK(other.ledger.account[beside]->bytes == 0, "memory of the mailbox beside was not given back: %s", what);
+}
+
+static void damaged_chunk_is_garbage(void) {
+    attach_all(2);
+    unsigned n = drain(hurt);
+    CHECK(n == 3 && numbers[0] == 1 && numbers[1] == 3 && numbers[2] == 4, "%u messages came, the damaged one too? %s", n, what);
+    CHECK(at_load(&cv_cell_at(&w.map, hurt)->garbage) == 1, "garbage was not counted: %s", what);
+    forget_all();
+}
+
+static void work_and_restore(void) {
+    everybody_works();
+    the_mailbox_beside_is_unharmed();
+    forget_all();
+    restore_all();
+}
+
+static uint64_t random_word(uint64_t *luck) { return (uint64_t)dice(luck, 1u << 31) << 33 ^ dice(luck, 1u << 31); }
+
+int main(int argc, char **argv) {
+    uint64_t luck = argc > 1 ? strtoull(argv[1], NULL, 10) : 1, tried = 0, rounds = argc > 2 ? strtoull(argv[2], NULL, 10) : 3000;
+    signal(SIGALRM, too_long);
+    prepare();
+    for (uint32_t i = 0; i < n_words; i++) {
+        uint64_t was = *words[i], random = random_word(&luck);
+        const uint64_t values[] = {0, ~0ull, 1ull << 63, (1ull << 63) - 1, was + 1, was - 1, was ^ 1ull << dice(&luck, 64),
+                                   was ^ 1ull << 40, was ^ 1ull << 46, was ^ 1ull << 47, was ^ 1ull << 48, was << 32, was >> 8,
+                                   random, random & 0xffff, was ^ 0xff};
+        for (unsigned v = 0; v < sizeof values / sizeof *values; v++) {
+            if (values[v] == was) continue;
+            snprintf(what, sizeof what, "word %u of %u, %#llx instead of %#llx", i, n_words, (unsigned long long)values[v],
+                     (unsigned long long)was);
+            watch(10);
+            if (i >= chunk_from && i < chunk_to) {
+                *words[i] = values[v];
+                damaged_chunk_is_garbage();
+                restore_all();
+            }
+            *words[i] = values[v];
+            work_and_restore();
+            tried++;
+        }
+    }
+    for (uint64_t round = 0; round < rounds; round++) {
+        snprintf(what, sizeof what, "round %llu", (unsigned long long)round);
+        watch(10);
+        for (unsigned n = 2 + dice(&luck, 8); n; n--) {
+            uint64_t *word = words[dice(&luck, n_words)];
+            *word = dice(&luck, 2) ? *word ^ 1ull << dice(&luck, 64) : dice(&luck, 2) ? random_word(&luck) : random_word(&luck) >> 48;
+        }
+        work_and_restore();
+        tried++;
+    }
+    watch(0);
+    for (unsigned i = 0; i < sizeof kept / sizeof *kept; i++) free(kept[i].copy);
+    world_end(&w);
+    printf("%u words, %llu hostile values\n", n_words, (unsigned long long)tried);
+    return 0;
+}
