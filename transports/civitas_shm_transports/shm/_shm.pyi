@@ -1,6 +1,7 @@
 """Types of the native part. What each call promises stands in `_shmmodule.c` and in `civitas_shm.transport`."""
 
-from collections.abc import Sequence
+from asyncio import Future
+from collections.abc import Callable, Sequence
 from typing import final
 
 LAYOUT_VERSION: int
@@ -11,6 +12,7 @@ CAPACITY_MAX: int
 NAME_MAX: int
 ARENA_MAX: int
 
+_Reply = tuple[int, bytes, str, str, bytes, bool]
 _Message = tuple[int, bytes, str, str, bytes, int]
 
 @final
@@ -43,6 +45,7 @@ class Port:
         payload: bytes,
         type: str,
         sender: int,
+        future: Future[_Reply],
         deadline_ns: int,
         cause: bytes | None = None,
         lane: int = 2,
@@ -55,9 +58,8 @@ class Port:
     def take(self, mailbox: int, done: int = -1, /) -> _Message | None: ...
     def release(self, mailbox: int, token: int, /) -> None: ...
     def listen(self, mailbox: int, on: bool, /) -> None: ...
-    def poll(
-        self, spin_ns: int, may_park: bool, /
-    ) -> tuple[list[int], list[tuple[int, bytes, str, str, bytes, bool]], int] | None: ...
+    def poll(self, spin_ns: int, may_park: bool, /) -> tuple[list[int], int, int] | None: ...
+    def bind(self, pending: dict[int, Future[_Reply]], wake: Callable[[], None], /) -> None: ...
     def unpark(self) -> None: ...
     def want_room(self, mailbox: int, /) -> int: ...
     def note(self, sender: int, asking: int, wants_room_in: int, /) -> None: ...

@@ -33,6 +33,9 @@ typedef struct {
     mailbox_view *views;              /* by mailbox */
     PyObject *type_cache[TYPE_CACHE]; /* str of recent message types, by a hash of their bytes */
     PyObject *closed_error;           /* civitas_shm.errors.TransportClosed */
+    PyObject *pending;                /* dict: correlation -> future of an ask of this process; see bind */
+    PyObject *wake;                   /* called when an ask is posted while the process is parked */
+    PyObject *done, *set_result;      /* names of the future's methods */
 } PortObject;
 
 static bool is_open(PortObject *self) {
@@ -201,23 +204,41 @@ static PyObject *port_post_py(PyObject *object, PyObject *const *args, Py_ssize_
     return outcome(port_send(&self->port, &post));
 }
 
-/* post_ask(mailbox, payload, type, sender, deadline_ns, cause=None, lane=2, priority=0) -> correlation, or outcome < 0 */
+/* post_ask(mailbox, payload, type, sender, future, deadline_ns, cause=None, lane=2, priority=0) -> correlation, or
+ * outcome < 0. The future is kept in `pending` until the reply has come or the ask is forgotten. */
 static PyObject *port_ask_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     port_post post = {.flags = CV_FLAG_ASK};
     cv_header cause;
-    if (!is_open(self) || !count_is(n, 5, 8, "post_ask") || !as_u32(args[0], "mailbox", &post.mailbox) ||
+    if (!is_open(self) || !count_is(n, 6, 9, "post_ask") || !as_u32(args[0], "mailbox", &post.mailbox) ||
         !fill_post(&post, args[1], args[2]) || !as_u32(args[3], "sender", &post.sender) ||
-        !as_u64(args[4], &post.deadline_ns) || !fill_optional(&post, args, n, 5, &cause))
+        !as_u64(args[5], &post.deadline_ns) || !fill_optional(&post, args, n, 6, &cause))
         return NULL;
+    if (!self->pending) return PyErr_Format(PyExc_RuntimeError, "post_ask before bind");
+    if (PyDict_Size(self->pending) >= (Py_ssize_t)PORT_REPLY_PLACES) return PyLong_FromLong(PORT_NO_MEMORY);
     cv_port *port = &self->port;
     post.correlation = cv_correlation(port->run.me, port->run.incarnation, ++port->asks);
     cv_cell *cell = port_cell(port, post.sender);
     if (cell) at_poke(&cell->asking, 1 + (uint64_t)post.mailbox);
+    PyObject *key = PyLong_FromUnsignedLongLong(post.correlation);
+    if (!key || PyDict_SetItem(self->pending, key, args[4]) < 0) { /* before the post: then nothing can fail after it */
+        Py_XDECREF(key);
+        return NULL;
+    }
     int rc = port_send(port, &post);
-    if (rc == PORT_SENT) return PyLong_FromUnsignedLongLong(post.correlation);
+    if (rc == PORT_SENT) {
+        /* The reply is near: look for it before sleeping. */
+        if (at_peek(&cv_slot_at(&port->run, port->run.me)->park_seq) & 1) {
+            PyObject *none = PyObject_CallObject(self->wake, NULL);
+            if (!none) PyErr_WriteUnraisable(self->wake); /* the message is committed: no exception may deny it */
+            Py_XDECREF(none);
+        }
+        return key;
+    }
+    int forgotten = PyDict_DelItem(self->pending, key);
+    Py_DECREF(key);
     if (cell) at_poke(&cell->asking, 0);
-    return outcome(rc);
+    return forgotten < 0 ? NULL : outcome(rc);
 }
 
 /* A reply that cannot be committed for want of memory: an error of the replier, because the asker still waits. */
@@ -355,9 +376,24 @@ static PyObject *port_listen_py(PyObject *object, PyObject *const *args, Py_ssiz
     Py_RETURN_NONE;
 }
 
-/* The replies that have come: [(correlation, header, type, sender, payload, failed)]. They are copied and gone: the
- * asker's coroutine dies with this process, so nothing would be won by keeping them in hand. */
-static bool collect_replies(PortObject *self, PyObject *list) {
+/* Give a reply to the future that waits for it, if one still does. What goes wrong here (a loop that is closed) is told
+ * and concerns that future alone: an exception would lose what else was announced. */
+static void resolve(PortObject *self, PyObject *reply) {
+    PyObject *key = PyTuple_GetItem(reply, 0);
+    PyObject *future = self->pending ? PyDict_GetItemWithError(self->pending, key) : NULL;
+    if (!future) return; /* forgotten: late, and dropped */
+    Py_INCREF(future);
+    PyObject *done = PyDict_DelItem(self->pending, key) == 0 ? PyObject_CallMethodObjArgs(future, self->done, NULL) : NULL;
+    PyObject *none = done == Py_False ? PyObject_CallMethodObjArgs(future, self->set_result, reply, NULL) : NULL;
+    if (PyErr_Occurred()) PyErr_WriteUnraisable(future);
+    Py_XDECREF(none);
+    Py_XDECREF(done);
+    Py_DECREF(future);
+}
+
+/* The replies that have come go to their futures: (correlation, header, type, sender, payload, failed). They are copied
+ * and gone: the asker's coroutine dies with this process, so nothing would be won by keeping them in hand. */
+static bool collect_replies(PortObject *self, unsigned long *count) {
     cv_port *port = &self->port;
     uint32_t mine = port->run.me;
     cv_mailbox *m = cv_mailbox_at(&port->run, mine);
@@ -371,15 +407,15 @@ static bool collect_replies(PortObject *self, PyObject *list) {
         PyObject *tuple = message_tuple(self, PyLong_FromUnsignedLongLong(message.header.correlation), &message, failed);
         mb_release(&port->run, m, message.entry);
         if (!tuple) return false;
-        int rc = PyList_Append(list, tuple);
+        resolve(self, tuple);
         Py_DECREF(tuple);
-        if (rc < 0) return false;
+        ++*count;
     }
     if (m) cv_notify(&port->run, mine, 1ull << mine); /* more than one batch: come again */
     return true;
 }
 
-/* poll(spin_ns, may_park) -> (mailboxes, replies, alarm) | None: nothing was announced; and when may_park, this process
+/* poll(spin_ns, may_park) -> (mailboxes, number of replies, alarm) | None: nothing was announced; and when may_park, this process
  * is asleep now: return to the loop, the doorbell will ring. */
 static PyObject *port_poll_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
@@ -399,8 +435,9 @@ static PyObject *port_poll_py(PyObject *object, PyObject *const *args, Py_ssize_
         }
         if (!found && (!may_park || cv_park(run))) Py_RETURN_NONE;
     }
-    PyObject *mailboxes = PyList_New(0), *replies = PyList_New(0), *result = NULL;
-    if (!mailboxes || !replies) goto out;
+    PyObject *mailboxes = PyList_New(0), *result = NULL;
+    unsigned long replies = 0;
+    if (!mailboxes) goto out;
     bool mine = alarm & CV_ALARM_SCAN;
     for (uint32_t i = 0; mine && i < cv_records(run); i++) { /* a death: this process may be the heir */
         cv_mailbox *m = self->views[i].listens ? cv_mailbox_at(run, i) : NULL;
@@ -418,16 +455,28 @@ static PyObject *port_poll_py(PyObject *object, PyObject *const *args, Py_ssize_
         }
         Py_DECREF(number);
     }
-    if (mine && !collect_replies(self, replies)) goto out;
-    PyObject *bits = PyLong_FromUnsignedLongLong(alarm);
-    if (bits) {
-        result = PyTuple_Pack(3, mailboxes, replies, bits);
-        Py_DECREF(bits);
-    }
+    if (mine && !collect_replies(self, &replies)) goto out;
+    PyObject *number = PyLong_FromUnsignedLong(replies), *bits = PyLong_FromUnsignedLongLong(alarm);
+    if (number && bits) result = PyTuple_Pack(3, mailboxes, number, bits);
+    Py_XDECREF(number);
+    Py_XDECREF(bits);
 out:
     Py_XDECREF(mailboxes);
-    Py_XDECREF(replies);
     return result;
+}
+
+/* bind(pending, wake): the dict of futures by correlation, and what to call when a parked process asks. */
+static PyObject *port_bind_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
+    PortObject *self = (PortObject *)object;
+    if (!is_open(self) || !count_is(n, 2, 2, "bind")) return NULL;
+    if (!PyDict_Check(args[0])) return PyErr_Format(PyExc_TypeError, "pending must be a dict");
+    Py_INCREF(args[0]);
+    Py_INCREF(args[1]);
+    Py_XDECREF(self->pending);
+    Py_XDECREF(self->wake);
+    self->pending = args[0];
+    self->wake = args[1];
+    Py_RETURN_NONE;
 }
 
 static PyObject *port_unpark_py(PyObject *object, PyObject *unused) {
@@ -707,6 +756,8 @@ static void leave(PortObject *self) {
     if (self->views)
         for (uint32_t i = 0; i < self->port.run.mailboxes; i++) Py_CLEAR(self->views[i].name);
     for (unsigned i = 0; i < TYPE_CACHE; i++) Py_CLEAR(self->type_cache[i]);
+    Py_CLEAR(self->pending);
+    Py_CLEAR(self->wake);
     if (!self->open) return;
     self->open = false;
     cv_ledger_free_all(&self->port.ledger);
@@ -737,6 +788,8 @@ static void port_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     leave((PortObject *)object);
     Py_CLEAR(((PortObject *)object)->closed_error);
+    Py_CLEAR(((PortObject *)object)->done);
+    Py_CLEAR(((PortObject *)object)->set_result);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(object);
     Py_DECREF(type);
@@ -796,7 +849,9 @@ static PyObject *port_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     PyObject *errors = PyImport_ImportModule("civitas_shm.errors");
     self->closed_error = errors ? PyObject_GetAttrString(errors, "TransportClosed") : NULL;
     Py_XDECREF(errors);
-    if (!self->closed_error) goto fail;
+    self->done = PyUnicode_InternFromString("done");
+    self->set_result = PyUnicode_InternFromString("set_result");
+    if (!self->closed_error || !self->done || !self->set_result) goto fail;
     if (!(run->directory = map_segment(directory_fd, true, false, CV_KIND_DIRECTORY, NULL, &run->directory_size))) goto fail;
     cv_segment head;
     memcpy(&head, run->directory, sizeof head);
@@ -846,6 +901,7 @@ static PyMethodDef port_methods[] = {
     FAST("post_reply", port_reply_py),    FAST("take", port_take_py),
     FAST("release", port_release_py),     FAST("listen", port_listen_py),
     FAST("poll", port_poll_py),           FAST("want_room", port_want_room_py),
+    FAST("bind", port_bind_py),
     FAST("note", port_note_py),           FAST("commit_state", port_commit_py),
     FAST("stored_state", port_stored_py), FAST("record", port_record_py),
     FAST("stats", port_stats_py),         FAST("in_hand", port_in_hand_py),

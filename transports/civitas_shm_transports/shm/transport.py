@@ -19,8 +19,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from civitas_shm.errors import SharedMemoryFull, TransportClosed
-from civitas_shm.messages import HEADER, Cause
-from civitas_shm.transport import FULL, MailboxStats, Overflow, Reply
+from civitas_shm.messages import HEADER
+from civitas_shm.transport import MailboxStats, Overflow, Reply
 
 from . import _shm
 
@@ -34,7 +34,7 @@ REPLY_SPIN_NS: Final = 120_000
 µs on a virtual machine) and let it answer. Sleeping then would cost a second wake-up."""
 
 HOPE_EVERY: Final = 16
-"""After a reply that was not near, only every 16th ask spins for so long: what it costs where replies take long."""
+"""After a reply that was not near, only every 16th sleep is put off for so long: the cost where replies take long."""
 
 LOOKS: Final = 1
 """Empty turns of the loop that only look, before the spin begins."""
@@ -67,7 +67,7 @@ class ShmPort:
         self._door_fd = door_fd
         self._turns_before_park = LOOKS + spin_ns // SPIN_SLICE_NS if spin_ns else 1
         self._turns_for_reply = LOOKS + REPLY_SPIN_NS // SPIN_SLICE_NS if spin_ns else 1
-        self._asks_without_hope = 0
+        self._parks_without_hope = 0
         self._idle_turns = 0
         self._awake = False
         self._stopped = False
@@ -75,7 +75,6 @@ class ShmPort:
         self._pending: dict[int, asyncio.Future[Reply]] = {}
         self._handlers: dict[int, Callable[[], None]] = {}
         self._room: list[asyncio.Future[None]] = []
-        self._want_place = False  # the last ask was refused for want of a place, not of room in a mailbox
         self._names: dict[str, int] = {}
         self._records_read = 0
         # The hot operations, without a Python frame between.
@@ -87,13 +86,14 @@ class ShmPort:
         self.stored_state = native.stored_state
         self._poll = native.poll
         self._again = self._drain  # one bound method for all turns
-        self._post_ask = native.post_ask
+        self.post_ask = native.post_ask
         _ports.add(self)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._native.bind(self._pending, self._on_door)
         loop.add_reader(self._door_fd, self._on_door)
         self._wake()
 
@@ -129,7 +129,7 @@ class ShmPort:
             return
         assert self._loop is not None
         idle = self._idle_turns
-        hoping = self._pending and not self._asks_without_hope
+        hoping = self._pending and not self._parks_without_hope
         if idle < (self._turns_for_reply if hoping else self._turns_before_park):
             # The first empty turns only look, so that callbacks of this process have theirs; then it spins in slices.
             found = self._poll(SPIN_SLICE_NS if idle >= LOOKS else 0, False)
@@ -139,20 +139,16 @@ class ShmPort:
                 return
         else:
             if hoping:  # in vain
-                self._asks_without_hope = HOPE_EVERY
+                self._parks_without_hope = HOPE_EVERY
+            elif self._parks_without_hope:
+                self._parks_without_hope -= 1
             found = self._poll(0, True)
             if found is None:  # asleep; the doorbell will ring
                 self._awake = False
                 return
         mailboxes, replies, alarm = found
-        if replies:
-            pending = self._pending
-            for reply in replies:
-                future = pending.pop(reply[0], None)
-                if future is not None and not future.done():
-                    future.set_result(reply)
-            if self._room:
-                alarm |= ALARM_ROOM  # places for asks are free again
+        if replies and self._room:
+            alarm |= ALARM_ROOM  # places for asks are free again
         handlers = self._handlers
         ready = iter(list(handlers) if alarm & ALARM_SCAN else mailboxes)
         try:
@@ -176,31 +172,6 @@ class ShmPort:
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
-    def post_ask(
-        self,
-        mailbox: int,
-        payload: bytes,
-        type: str,
-        sender: int,
-        future: asyncio.Future[Reply],
-        deadline_ns: int,
-        cause: Cause | None = None,
-        lane: int = 2,
-        priority: int = 0,
-    ) -> int:
-        self._want_place = len(self._pending) >= _shm.REPLY_PLACES
-        if self._want_place:
-            return FULL
-        correlation = self._post_ask(mailbox, payload, type, sender, deadline_ns, cause, lane, priority)
-        if correlation > 0:
-            self._pending[correlation] = future
-            if self._asks_without_hope:
-                self._asks_without_hope -= 1
-            if not self._awake:  # the reply is near: look for it before sleeping
-                self._native.unpark()
-                self._wake()
-        return correlation
-
     def forget(self, correlation: int) -> None:
         if self._pending.pop(correlation, None) is not None and self._room:
             self._tell_room()  # its place is free
@@ -211,7 +182,7 @@ class ShmPort:
         verdict = self._native.want_room(mailbox)
         if verdict < 0:
             future.set_exception(SharedMemoryFull(self._no_memory()))
-        elif verdict > 0 and not (self._want_place and len(self._pending) >= _shm.REPLY_PLACES):
+        elif verdict > 0 and len(self._pending) < _shm.REPLY_PLACES:
             future.set_result(None)
         else:
             self._room.append(future)

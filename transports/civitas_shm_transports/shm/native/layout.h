@@ -18,7 +18,7 @@
 #define CV_PAGE 4096u
 #define CV_GRANULE 64u
 #define CV_SLOTS_MAX 64u       /* process slots: 6 bits in a slot word, one bit each in `readers` and `waiters` */
-#define CV_MAILBOXES_MAX 65536u
+#define CV_MAILBOXES_MAX 16384u /* four summary words */
 #define CV_HAND 64u            /* messages in hand of one mailbox at once, all readers together */
 #define CV_LANES 3u            /* control, priority, normal */
 #define CV_LANE_CONTROL 0u
@@ -72,11 +72,12 @@ typedef struct {
     at_u64 pid;
     at_u64 missed; /* wake-ups that only the host's safety poll found */
     uint8_t pad2[CV_LINE - 32];
-    /* line 3: bit w = bitmap word w may be non-zero (16 words for 65536 mailboxes). Setter: anybody. */
-    at_u64 summary[16];
+    /* line 3: bit w = bitmap word w may be non-zero. Setter: anybody. The bitmap follows at once, so that its first 256
+     * mailboxes lie on the same cache line: a message that wakes nobody then moves one line, not two. */
+    at_u64 summary[4];
     /* then: bitmap, one bit for each mailbox */
 } cv_slot;
-_Static_assert(sizeof(cv_slot) == 4 * CV_LINE, "a slot's head is four lines");
+_Static_assert(sizeof(cv_slot) == 3 * CV_LINE + 32, "three lines and the summary");
 
 #define CV_ALARM_SCAN 1u /* look at every mailbox: somebody died, or bits may be lost */
 #define CV_ALARM_ROOM 2u /* a mailbox you waited for may have room */

@@ -235,6 +235,7 @@ static inline int mb_take_lane(cv_run *run, cv_mailbox *m, uint32_t mailbox, uns
             return 2;
         }
         uint64_t ref = cv_word_ref(word), taken = cv_word(lap, CV_TAKEN, run->me, ref);
+        cv_prefetch(run, ref);
         if (!at_cas(slot, word, taken)) return 2; /* dropped, or another reader was faster */
         out->lane = lane;
         out->position = mb_short(r, position);
