@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from .host.logs import OutputSink, RecordHandler, as_json, as_text
 from .host.protocol import Line
-from .process import HANDLED
+from .process import AGENT
 from .topology.model import LoggingSpec
 
 __all__ = ["LogLines", "line_printer"]
@@ -39,7 +39,7 @@ class LogLines:
         default = levels[spec.level.upper()]
         self._show = line_printer(spec.format)
         sink: Any = self  # it has the one operation of a sink that a handler uses
-        self._handler = RecordHandler(cast(OutputSink, sink), _current_agent, default, by_agent)
+        self._handler = RecordHandler(cast(OutputSink, sink), AGENT.get, default, by_agent)
         self._root = logging.getLogger()
         self._level = self._root.level
         self._root.addHandler(self._handler)
@@ -53,8 +53,3 @@ class LogLines:
         if self._handler in self._root.handlers:
             self._root.removeHandler(self._handler)
             self._root.setLevel(self._level)
-
-
-def _current_agent() -> str:
-    message = HANDLED.get()
-    return "" if message is None else message.recipient

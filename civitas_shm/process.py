@@ -33,10 +33,14 @@ from .messages import Message, is_system_type
 from .topology.model import Restart
 from .transport import Overflow
 
-__all__ = ["HANDLED", "AgentProcess", "Attachment", "Birth", "ProcessStatus"]
+__all__ = ["AGENT", "HANDLED", "AgentProcess", "Attachment", "Birth", "ProcessStatus"]
 
 HANDLED: Final[ContextVar[Message | None]] = ContextVar("civitas_shm.handled", default=None)
 """The message being handled. A context variable, so that tasks which a handler spawns keep its message."""
+
+AGENT: Final[ContextVar[str]] = ContextVar("civitas_shm.agent", default="")
+"""Whose code runs: set once in the context that all hooks of an agent share, so what they spawn has it too. Tags what
+is printed and logged; empty outside of any agent."""
 
 T = TypeVar("T")
 

@@ -44,7 +44,7 @@ from .events import (
 from .handler_thread import HandlerThread
 from .messages import FLAG_ASK, Message
 from .parked import Park
-from .process import HANDLED, AgentProcess, Attachment, ProcessStatus
+from .process import AGENT, HANDLED, AgentProcess, Attachment, ProcessStatus
 from .serializer import decode, encode
 from .topology.model import AgentSpec, Drain
 from .tracebacks import format_exception
@@ -95,6 +95,7 @@ class Seat:
         self._loop = loop
         # All hooks of an agent share one context, as if they ran in one task.
         self._context = contextvars.Context()
+        self._context.run(AGENT.set, agent.name)
         self._thread: HandlerThread | None = None
         self._handle: Callable[[Message], Awaitable[Message | None]] = agent.handle
         self._keeps_state = spec.state == "shm"

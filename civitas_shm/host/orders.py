@@ -14,22 +14,16 @@ import msgspec
 
 from ..events import AgentEvent, AgentExited, AgentFailed
 from ..loading import build_agent
-from ..process import HANDLED, AgentProcess
+from ..process import AgentProcess
 from ..runner import AgentRunner
 from ..topology.model import AgentSpec
 from ..tracebacks import format_exception
 from ..transport import Port
 from .protocol import AgentReport, StartAgent, StopAgent
 
-__all__ = ["Orders", "current_agent"]
+__all__ = ["Orders"]
 
 Build = Callable[[AgentSpec], AgentProcess]
-
-
-def current_agent() -> str:
-    """The agent whose handler runs here and now, or nothing."""
-    message = HANDLED.get()
-    return "" if message is None else message.recipient
 
 
 class Orders:

@@ -16,12 +16,13 @@ import socket
 import sys
 from typing import Any
 
+from ..process import AGENT
 from ..transport import Port, load_transport
 from . import kernel, wire
 from .forkserver import WorkerFds, ignore_interrupts, keep_descriptors_here
 from .logs import take_over_output
 from .loop import new_loop
-from .orders import Orders, current_agent
+from .orders import Orders
 from .protocol import Assign, Hello, Leave, Ready, ToWorker
 
 __all__ = ["main"]
@@ -43,7 +44,7 @@ def main(fds: WorkerFds, host_pid: int) -> int:
         return 0  # never needed
     try:
         _settle_in(assign)
-        finish_output = take_over_output(records, current_agent, assign.log_level, assign.log_levels)
+        finish_output = take_over_output(records, AGENT.get, assign.log_level, assign.log_levels)
         try:
             return _run(assign, control, early)
         finally:

@@ -124,6 +124,9 @@ class Hog(AgentProcess):
 class Says(AgentProcess):
     """Writes in every way there is."""
 
+    async def on_start(self) -> None:
+        print("at the start")
+
     async def handle(self, message: Message) -> Message:
         print("printed\ntwice")
         print("without an end", end="")

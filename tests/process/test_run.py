@@ -327,6 +327,7 @@ def test_every_way_of_writing_reaches_the_caller_with_process_and_agent(start_ru
             assert {line.process for line in run.lines} == {"w1"}
             seen = {(line.stream, line.agent, line.level, line.text) for line in run.lines}
             assert seen == {
+                ("stdout", "says", "", "at the start"),
                 ("stdout", "says", "", "printed"),
                 ("stdout", "says", "", "twice"),
                 ("stdout", "says", "", "without an end, later ended"),
