@@ -16,7 +16,6 @@
 #endif
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/falloc.h>
 #include <stdlib.h>
 
 #include "run.h"
