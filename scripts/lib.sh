@@ -40,6 +40,7 @@ need() { CI=true want "$@"; }
 has_compiler() { printf '#include <stdio.h>\nint main(void){return 0;}\n' | gcc -x c -o /dev/null - 2>/dev/null; }
 has_spin() { command -v spin >/dev/null; }
 has_clang() { command -v clang >/dev/null; }
+has_cross_compilers() { command -v aarch64-linux-gnu-gcc >/dev/null && command -v musl-gcc >/dev/null; }
 has_sanitizers() {
     local compiler flag
     for compiler in gcc clang; do
