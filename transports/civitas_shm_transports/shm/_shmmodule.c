@@ -598,7 +598,8 @@ static PyObject *port_stats_py(PyObject *object, PyObject *const *args, Py_ssize
                          m ? m->capacity[CV_LANE_NORMAL] : 0, waiting, m ? cv_hand_refs(m, refs) : 0,
                          at_peek(&c->handled), at_peek(&c->sent), at_peek(&c->redelivered), at_peek(&c->dropped),
                          at_peek(&c->garbage), at_peek(&c->busy_since_ns), mailbox_or_none(run, at_peek(&c->asking)),
-                         mailbox_or_none(run, at_peek(&c->wants_room_in)), m ? at_load(&m->readers) : (uint64_t)0,
+                         mailbox_or_none(run, at_peek(&c->wants_room_in)),
+                         m ? at_load(&m->readers) & ~0ull >> (64 - run->slots) : (uint64_t)0,
                          histogram, at_peek(&c->bytes_in), at_peek(&c->bytes_out));
 }
 
