@@ -28,6 +28,7 @@ from .snapshot import RuntimeSnapshot
 from .supervisor import Supervisor, spec_of
 from .topology.model import (
     AgentSpec,
+    LoggingSpec,
     PoolSpec,
     ProcessSpec,
     StopSpec,
@@ -77,6 +78,7 @@ class Runtime:
             pool=pool or PoolSpec(),
             transport=TransportSpec(transport) if isinstance(transport, str) else transport,
             stop=stop or StopSpec(),
+            logging=LoggingSpec().overridden(os.environ),
         )
         self._name = name or _default_name()
         self._workers = workers
@@ -131,6 +133,7 @@ class Runtime:
 
         classes = dict(agent_classes or {})
         spec = load_topology(path, agent_types=classes.keys())
+        spec = replace(spec, logging=spec.logging.overridden(os.environ))
         if transport is not None:
             spec = replace(spec, transport=replace(spec.transport, type=transport))
         runtime = cls.from_spec(spec, **options)

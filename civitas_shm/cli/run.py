@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ..topology.model import LoggingSpec
 
 __all__ = ["command"]
-
-LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 @click.command("run")
@@ -91,12 +89,9 @@ def command(
 
 def logging_of(topology: LoggingSpec, quiet: bool, log_format: str | None, environ: Mapping[str, str]) -> LoggingSpec:
     """What is logged: options before LOG_LEVEL before the topology."""
-    from ..errors import ConfigurationError
+    from ..topology.model import LOG_LEVELS
 
-    level = environ.get("LOG_LEVEL", "").upper() or topology.level
-    if level not in LEVELS:
-        raise ConfigurationError(f"LOG_LEVEL is {environ['LOG_LEVEL']!r}; allowed: {', '.join(LEVELS)}")
-    if quiet and LEVELS.index(level) < LEVELS.index("WARNING"):
-        level = "WARNING"
-    chosen = replace(topology, level=level)
+    chosen = topology.overridden(environ)
+    if quiet and LOG_LEVELS.index(chosen.level) < LOG_LEVELS.index("WARNING"):
+        chosen = replace(chosen, level="WARNING")
     return chosen if log_format is None else replace(chosen, format="json" if log_format == "json" else "text")

@@ -7,14 +7,17 @@ process without pickle.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
+from ..errors import ConfigurationError
 from ..transport import Overflow
 
 __all__ = [
+    "LOG_LEVELS",
     "AgentSpec",
     "LoggingSpec",
     "PoolSpec",
@@ -29,6 +32,8 @@ Strategy = Literal["ONE_FOR_ONE", "ONE_FOR_ALL", "REST_FOR_ONE"]
 Backoff = Literal["CONSTANT", "LINEAR", "EXPONENTIAL"]
 Restart = Literal["permanent", "transient", "temporary"]
 Drain = Literal["current", "all"]
+
+LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +144,13 @@ class LoggingSpec:
     level: str = "INFO"
     agents: dict[str, str] = field(default_factory=dict)
     format: Literal["text", "json"] = "text"
+
+    def overridden(self, environ: Mapping[str, str]) -> LoggingSpec:
+        """This, with the level that LOG_LEVEL asks for; ConfigurationError when that is none."""
+        level = environ.get("LOG_LEVEL", "").upper() or self.level
+        if level not in LOG_LEVELS:
+            raise ConfigurationError(f"LOG_LEVEL is {environ['LOG_LEVEL']!r}; allowed: {', '.join(LOG_LEVELS)}")
+        return LoggingSpec(level, self.agents, self.format)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
+from .model import LOG_LEVELS
 from .yaml12 import resolve
 
 __all__ = [
@@ -44,7 +45,6 @@ PROCESSES_MAX = 60
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]*\Z")
 _RUN_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?\Z")
 _CLASS_PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+\Z")
-_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 class Variable(str):
@@ -115,8 +115,8 @@ def _refuse(problem_of: Callable[[str], str | None]) -> AfterValidator:
 
 
 def _level(value: str) -> str:
-    if value.upper() not in _LEVELS:
-        raise ValueError(f"{value!r} is no level; allowed: {', '.join(_LEVELS)}")
+    if value.upper() not in LOG_LEVELS:
+        raise ValueError(f"{value!r} is no level; allowed: {', '.join(LOG_LEVELS)}")
     return value.upper()
 
 

@@ -394,3 +394,21 @@ def test_an_invalid_topology_is_refused_with_its_place(project: Path) -> None:
     (project / "topology.yaml").write_text(TOPOLOGY.replace("kwargs", "kwarg"))
     with pytest.raises(TopologyError, match=r"topology\.yaml:5:"):
         Runtime.from_config(project / "topology.yaml", {"echo": Echo})
+
+
+def test_log_level_of_the_environment_goes_before_the_topologys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topology = tmp_path / "topology.yaml"
+    topology.write_text(
+        "transport: in_process\nlogging: {level: ERROR}\n"
+        "supervision:\n  children:\n    - agent: {name: echo, type: civitas_shm.process.AgentProcess}\n"
+    )
+    monkeypatch.setenv("LOG_LEVEL", "debug")
+    assert Runtime.from_config(topology)._given.logging.level == "DEBUG"
+    assert Runtime(tree())._given.logging.level == "DEBUG"
+    monkeypatch.setenv("LOG_LEVEL", "loud")
+    with pytest.raises(ConfigurationError, match="LOG_LEVEL is 'loud'; allowed: DEBUG"):
+        Runtime(tree())
+    monkeypatch.delenv("LOG_LEVEL")
+    assert Runtime.from_config(topology)._given.logging.level == "ERROR"
