@@ -139,6 +139,13 @@ static void safety_poll_leaves_an_idle_run_alone(void) {
     EXPECT(cv_park(&reader.run));
     for (int i = 0; i < 3; i++) EXPECT(cv_safety_poll(&host.run) == 0);
 }
+static void what_was_announced_before_the_park_word_keeps_its_reader_awake(void) {
+    begin(8, CV_BLOCK_SENDER, ONE);
+    at_or(&cv_mailbox_at(&w.map, box)->listening, ONE);
+    EXPECT(world_send_number(&sender, box, 1) == PORT_SENT);
+    EXPECT(!world_bell_rang(&w, READER)); /* the sender saw it awake: nobody will wake it */
+    EXPECT(!cv_park(&reader.run));
+}
 static void successor_of_a_sleeper_is_rung_again(void) {
     begin(8, CV_BLOCK_SENDER, ONE);
     EXPECT(cv_park(&reader.run));
@@ -409,6 +416,7 @@ static const struct {
     CASE(safety_poll_finds_a_reply_that_a_stopped_producer_left),
     CASE(safety_poll_wakes_an_idle_replica_beside_a_busy_one),
     CASE(safety_poll_leaves_an_idle_run_alone),
+    CASE(what_was_announced_before_the_park_word_keeps_its_reader_awake),
     CASE(successor_of_a_sleeper_is_rung_again),
     CASE(many_ready_mailboxes_all_have_their_turn),
     CASE(waiter_is_told_of_a_place),

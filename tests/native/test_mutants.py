@@ -67,7 +67,7 @@ MUTANTS = {
     ),
     "no_look_after_the_park_word": Mutant(
         "park.h", "if (!cv_announced(run)) return true;\n", "return true;\n",
-        "threads", ("messages=20000", "watchdog_s=5"), says="",
+        "mailbox_cases", ("what_was_announced_before_the_park_word_keeps_its_reader_awake",),
     ),
     "ring_out_of_bounds": Mutant(
         "run.h", " ||\n        at + (8ull << log2) > size)", ")", "hostile_words", (), "address", says="",
