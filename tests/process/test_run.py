@@ -140,11 +140,8 @@ def test_deaths_by_chaos_count_against_nobody(start_run: Any, agent: Agent) -> N
     async def test() -> None:
         async with start_run(agent("Echo"), supervision={"max_restarts": 0}, options={"chaos_kill_s": 0.05}) as run:
             await run.until(lambda: len(run.named("process_recovered")) >= 5)
-            # The number goes up and down with the processes that are being started and mourned at that moment.
-            before = max([len(list(fds.iterdir())) for _ in range(20) if not await asyncio.sleep(0.01)])
-            await run.until(lambda: len(run.named("process_recovered")) >= 55)
-            after = min([len(list(fds.iterdir())) for _ in range(20) if not await asyncio.sleep(0.01)])
-            assert after <= before
+            assert (await run.ask("echo", {"n": 1}))["n"] == 1
+            assert {death["cause"] for death in run.named("process_died")} == {"SIGKILL (chaos)"}
 
     run_async(test)
 
@@ -310,11 +307,11 @@ def test_the_host_leaks_no_descriptor_over_fifty_restarts(start_run: Any, agent:
         async with start_run(agent("Echo"), options={"chaos_kill_s": 0.03}) as run:
             fds = Path(f"/proc/{run.client.host_pid}/fd")
             await run.until(lambda: len(run.named("process_recovered")) >= 5)
-                before = max([len(list(fds.iterdir())) for _ in range(20) if not await asyncio.sleep(0.01)])
+            # The number goes up and down with the processes that are being started and mourned at that moment.
+            before = max([len(list(fds.iterdir())) for _ in range(20) if not await asyncio.sleep(0.01)])
             await run.until(lambda: len(run.named("process_recovered")) >= 55)
-                after = min([len(list(fds.iterdir())) for _ in range(20) if not await asyncio.sleep(0.01)])
-            # How many there are depends on how many processes are being started or mourned at that moment.
-                assert after <= before
+            after = min([len(list(fds.iterdir())) for _ in range(20) if not await asyncio.sleep(0.01)])
+            assert after <= before
 
     run_async(test)
 
