@@ -1,7 +1,8 @@
 """Say what a run of code_atlas under `--chaos` has shown: deaths, redeliveries, and whether the totals are exact.
 
-Usage: demo_verdict.py REPORT EVENTS. Exit code 1 when the report differs from the independent count. Imports nothing of
-the project; `redeliveries` are the messages that dead processes had in hand: each is handed over once more.
+Usage: demo_verdict.py REPORT EVENTS [ARGUMENT_OF_OWN_COUNT...]. Exit code 1 when the report differs from the
+independent count. Imports nothing of the project; `redeliveries` are the messages that dead processes had in hand: each
+is handed over once more.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ def summary(events: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    report, events = map(Path, sys.argv[1:])
+    report, events = map(Path, sys.argv[1:3])
     print(summary([json.loads(line) for line in events.read_text().splitlines()]))
     # Without a directory own_count takes the standard library of its Python, as the example does.
-    check = subprocess.run([sys.executable, OWN_COUNT, "--check", report], capture_output=True, text=True, check=False)
+    check = subprocess.run(
+        [sys.executable, OWN_COUNT, "--check", report, *sys.argv[3:]], capture_output=True, text=True, check=False
+    )
     if check.returncode != 0:
         print(f"totals:       NOT EXACT\n{check.stdout}{check.stderr}")
         return 1

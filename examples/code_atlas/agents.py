@@ -46,6 +46,7 @@ class Walker(AgentProcess):
         if not os.path.isdir(path):
             raise NotADirectoryError(f"walker.path: {path!r} is not a directory; set it with --set walker.path=DIR")
         self._root = os.fsencode(path)
+        self._skip = [os.fsencode(name) for name in self.config.get("skip") or []]
         if not self.state:
             self.state.update(chunk=0, after=b"", files=0, done=False)
         if not self.state["done"]:
@@ -57,11 +58,11 @@ class Walker(AgentProcess):
         if state["done"] or message.payload["chunk"] < state["chunk"]:
             return
         number, after, named = state["chunk"], state["after"], state["files"]
-        files = python_files(self._root, after, self._unreadable_directory)
+        files = python_files(self._root, after, self._unreadable_directory, self._skip)
         for _ in range(CHUNKS_PER_TURN):
             chunk = next_chunk(files)
             if not chunk:
-                end = {"root": self._root, "chunks": number, "files": named}
+                end = {"root": self._root, "skip": self._skip, "chunks": number, "files": named}
                 await self.send("report", end, message_type="end")
                 state["done"] = True
                 break
@@ -125,7 +126,7 @@ class Report(AgentProcess):
         if end is None or len(chunks) < end["chunks"]:
             return
         rows = [row for number in range(end["chunks"]) for row in _unpack(chunks[number])]
-        report = summary(os.fsdecode(end["root"]), rows)
+        report = summary(os.fsdecode(end["root"]), [os.fsdecode(name) for name in end["skip"]], rows)
         try:
             write_json(self._out, report)
         except OSError as error:
@@ -143,11 +144,12 @@ def _unpack(packed: bytes) -> list[FileRow]:
     return _decoder.decode(packed)
 
 
-def summary(root: str, rows: list[FileRow]) -> dict[str, Any]:
+def summary(root: str, skip: list[str], rows: list[FileRow]) -> dict[str, Any]:
     """The report: exact totals, and the numbers of each file. A file that cannot be read is listed and not counted."""
     read = [row for row in rows if row.status != UNREADABLE]
     return {
         "root": root,
+        "skip": skip,
         "files": len(read),
         "bytes": sum(row.size_bytes for row in read),
         "lines": sum(row.lines for row in read),
@@ -193,6 +195,8 @@ def draw(report: dict[str, Any], out: str) -> None:
     from rich.text import Text
 
     title = Text(f"{report['files']:,} Python files below {_printable(report['root'])}")
+    if report["skip"]:
+        title.append(f", without {', '.join(map(_printable, report['skip']))}")
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
     table.add_column("most complex")
     columns = ("lines", "functions", "classes", "imports", "complexity")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import msgspec
 
@@ -41,12 +41,16 @@ class FileRow(msgspec.Struct, array_like=True, frozen=True):
 
 
 def python_files(
-    root: bytes, after: bytes = b"", on_error: Callable[[OSError], None] | None = None
+    root: bytes,
+    after: bytes = b"",
+    on_error: Callable[[OSError], None] | None = None,
+    skip: Collection[bytes] = (),
 ) -> Iterator[tuple[bytes, int]]:
     """Yield (path, size in bytes) of each `*.py` below `root`, in the order of the paths' components.
 
     Starts behind the path `after`; directories that lie wholly before it are not read, so going on is cheap.
     Symbolic links, to files or directories, are not followed and not counted; neither is what is no regular file.
+    Directories whose own name is in `skip` are left out, wherever they lie.
     A directory that cannot be read is told to `on_error` and left out.
     """
     pending = [_entries(root, b"", after.split(b"/") if after else [], on_error)]
@@ -57,6 +61,8 @@ def python_files(
             continue
         entry, path, rest = step
         if entry.is_dir(follow_symlinks=False):
+            if entry.name in skip:
+                continue
             pending.append(_entries(entry.path, path + b"/", rest, on_error))
         elif path != after and entry.name.endswith(b".py") and entry.is_file(follow_symlinks=False):
             yield path, _size_bytes(entry)

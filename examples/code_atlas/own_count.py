@@ -20,11 +20,13 @@ from typing import Any
 TOTALS = ("files", "bytes", "lines", "functions", "classes", "imports", "unparsable", "complexity")
 
 
-def find(root: str) -> list[str]:
-    """Regular files named *.py below `root`, by no way that leads through a symbolic link."""
+def find(root: str, skip: list[str]) -> list[str]:
+    """Regular files named *.py below `root`, by no way that leads through a symbolic link or a directory to skip."""
     found = []
     for directory, subdirectories, names in os.walk(root, followlinks=False):
-        subdirectories[:] = [name for name in subdirectories if not os.path.islink(os.path.join(directory, name))]
+        subdirectories[:] = [
+            name for name in subdirectories if name not in skip and not os.path.islink(os.path.join(directory, name))
+        ]
         for name in names:
             path = os.path.join(directory, name)
             if name.endswith(".py") and stat.S_ISREG(os.lstat(path).st_mode):
@@ -96,11 +98,11 @@ def count_file(data: bytes) -> dict[str, int]:
     }
 
 
-def count_tree(root: str) -> dict[str, Any]:
+def count_tree(root: str, skip: list[str]) -> dict[str, Any]:
     totals = dict.fromkeys(TOTALS, 0)
     per_file: dict[str, dict[str, int]] = {}
     unreadable = []
-    for path in sorted(find(root)):
+    for path in sorted(find(root, skip)):
         try:
             with open(os.path.join(root, path), "rb") as file:
                 data = file.read()
@@ -137,13 +139,16 @@ def differences(own: dict[str, Any], report: dict[str, Any]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Count a tree of Python files with the standard library alone.")
     parser.add_argument("directory", nargs="?", default=sysconfig.get_path("stdlib"), help="default: standard library")
+    parser.add_argument(
+        "--skip", metavar="NAME", action="append", default=[], help="leave out directories of that name"
+    )
     parser.add_argument("--per-file", action="store_true", help="print the list of files too")
     parser.add_argument("--check", metavar="REPORT", help="compare with a report of code_atlas")
     arguments = parser.parse_args()
     if not os.path.isdir(arguments.directory):
         parser.error(f"{arguments.directory!r} is not a directory")
     warnings.simplefilter("ignore")  # ast.parse warns about other people's escapes
-    own = count_tree(arguments.directory)
+    own = count_tree(arguments.directory, arguments.skip)
     if arguments.check:
         with open(arguments.check, encoding="utf-8") as file:
             found = differences(own, json.load(file))

@@ -77,8 +77,8 @@ def atlas(tmp_path: Path) -> Run:
     return run
 
 
-def assert_exact(tree: Path, report: Path) -> None:
-    checked = program(ATLAS / "own_count.py", tree, "--check", report)
+def assert_exact(tree: Path, report: Path, *options: str) -> None:
+    checked = program(ATLAS / "own_count.py", tree, "--check", report, *options)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert checked.stdout.startswith("exact:")
 
@@ -111,6 +111,25 @@ def test_the_totals_equal_an_independent_count(small_tree: Path, tmp_path: Path,
     assert_exact(small_tree, tmp_path / "report.json")
     assert [events[0]["event"], events[-1]["event"]] == ["run_started", "run_stopped"]
     assert "process_died" not in {event["event"] for event in events}
+
+
+def test_directories_to_skip_are_left_out_wherever_they_lie_and_named_in_the_report(tmp_path: Path, atlas: Run) -> None:
+    tree = tmp_path / "tree"
+    for path in (
+        "site-packages/a.py",
+        "lib/site-packages/deep/b.py",
+        "lib/c.py",
+        "site-packages.py",
+        "e/site-packages2/d.py",
+    ):
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+        (tree / path).write_text("import os\n")
+    finished, _ = atlas(tree, "--set", "walker.skip=[site-packages]")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert_exact(tree, tmp_path / "report.json", "--skip", "site-packages")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [row["path"] for row in report["per_file"]] == ["e/site-packages2/d.py", "lib/c.py", "site-packages.py"]
+    assert report["skip"] == ["site-packages"]
 
 
 def test_one_worker_gives_the_same_totals(small_tree: Path, tmp_path: Path, atlas: Run) -> None:
