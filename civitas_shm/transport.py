@@ -232,6 +232,7 @@ class Port(Protocol):
         """Answer the message whose header is `cause`. Never waits: the asker keeps a place for it.
 
         False when the asker is gone, its deadline has passed, or the message was no ask: the reply was dropped.
+        PayloadTooLarge, SharedMemoryFull: somebody still waits and this reply cannot be stored; a smaller one may be.
         """
         ...
 

@@ -152,8 +152,8 @@ static inline uint8_t *cv_chunk_at(const cv_run *run, uint64_t ref, uint64_t siz
 
 /* Begin to fetch a chunk's first lines, which another core has written. Of an unchecked ref: a prefetch cannot fault. */
 static inline void cv_prefetch(const cv_run *run, uint64_t ref) {
-    const uint8_t *at = run->arena[cv_ref_arena(ref)] + cv_ref_granule(ref) * CV_GRANULE;
-    for (unsigned line = 0; line < 3; line++) __builtin_prefetch(at + line * CV_GRANULE);
+    uintptr_t at = (uintptr_t)run->arena[cv_ref_arena(ref)] + cv_ref_granule(ref) * CV_GRANULE;
+    for (unsigned line = 0; line < 3; line++) __builtin_prefetch((const void *)(at + line * CV_GRANULE));
 }
 
 /* Check of a header: seeded with the run, so that a chunk of another run, mailbox or position does not pass. */
