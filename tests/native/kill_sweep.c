@@ -2,10 +2,10 @@
  * has changed shared memory (between two of these all kills are the same) what must hold is checked: the host recovers,
  * a successor attaches, everything must be found.
  *
- * kill_sweep list | kill_sweep OPERATION [STRIDE]
+ * kill_sweep list | kill_sweep OPERATION [KILLS]
  *
  * The check runs on a copy of the memory while the child stands still, which is as good as dead: nothing else of it
- * would survive. With STRIDE, children are really killed too, at every STRIDE-th step (1: at every instruction; hours).
+ * would survive. With KILLS, that many children are really killed too, evenly spread over all steps.
  * Ends with 77 where ptrace is not permitted.
  */
 #include "world.h"
@@ -551,8 +551,8 @@ static void forget_all(void) {
 /* Two runs of one operation differ by a few instructions: the clock is read in a loop. */
 enum { STEPS_OFF = 300 };
 
-static uint32_t really_kill(unsigned o, uint32_t steps, unsigned stride) {
-    uint32_t kills = 0, found_at = 0;
+static uint32_t really_kill(unsigned o, uint32_t steps, uint32_t most) {
+    uint32_t kills = 0, found_at = 0, stride = steps / most ? steps / most : 1;
     for (uint32_t k = stride; k <= steps; k += stride, kills++) {
         OPERATIONS[o].before();
         pid_t pid = fork_to_act(OPERATIONS[o].act);
@@ -573,7 +573,7 @@ int main(int argc, char **argv) {
         for (unsigned i = 0; i < count; i++) puts(OPERATIONS[i].name);
         return 0;
     }
-    unsigned o = 0, stride = argc > 2 ? (unsigned)atoi(argv[2]) : 0;
+    unsigned o = 0, most = argc > 2 ? (unsigned)atoi(argv[2]) : 0;
     while (o < count && strcmp(OPERATIONS[o].name, argv[1])) o++;
     CHECK(o < count, "no operation %s", argv[1]);
 
@@ -594,7 +594,7 @@ int main(int argc, char **argv) {
     CHECK(check_a_copy(OPERATIONS[o].after), "the effect of the complete operation is not found");
     kill_child(pid);
     forget_all();
-    uint32_t kills = stride ? really_kill(o, steps, stride) : 0;
-    printf("%s: %u instructions, %u states of shared memory, %u kills\n", argv[1], steps, states, kills);
+    uint32_t kills = most ? really_kill(o, steps, most) : 0;
+    printf("%s: instructions %u states %u kills %u\n", argv[1], steps, states, kills);
     return 0;
 }

@@ -82,7 +82,7 @@ def test_kill_at_every_instruction_of(harness: Any, operation: str) -> None:
 
 @pytest.mark.parametrize("operation", ["publish", "take", "release", "commit_state", "close"])
 def test_real_kills_find_what_the_copies_find(harness: Any, operation: str) -> None:
-    harness.run(harness.build("kill_sweep"), operation, 29)
+    harness.run(harness.build("kill_sweep"), operation, 30)
 
 
 # --- damaged memory -------------------------------------------------------------------------------------------------
