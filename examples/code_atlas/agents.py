@@ -26,9 +26,6 @@ from measure import OK, UNPARSABLE, UNREADABLE, FileRow, measure_file, next_chun
 
 from civitas_shm import AgentProcess, ErrorAction, MailboxFull, Message
 
-CHUNKS_PER_TURN = 16
-"""Chunks per message of the walker to itself: half a second of analysis, redone at most once per kill."""
-
 TABLE_ROWS = 10
 PATH_WIDTH = 32
 """Characters of a path in the table; its end is what tells files apart."""
@@ -57,20 +54,18 @@ class Walker(AgentProcess):
         state = self.state
         if state["done"] or message.payload["chunk"] < state["chunk"]:
             return
-        number, after, named = state["chunk"], state["after"], state["files"]
-        files = python_files(self._root, after, self._unreadable_directory, self._skip)
-        for _ in range(CHUNKS_PER_TURN):
-            chunk = next_chunk(files)
-            if not chunk:
-                end = {"root": self._root, "skip": self._skip, "chunks": number, "files": named}
-                await self.send("report", end, message_type="end")
-                state["done"] = True
-                break
-            await self.send("analyser", {"chunk": number, "root": self._root, "files": chunk}, message_type="chunk")
-            number, after, named = number + 1, chunk[-1], named + len(chunk)
-        else:
-            await self.send(self.name, {"chunk": number}, message_type="walk")
-        state.update(chunk=number, after=after, files=named)
+        # One chunk a turn: a turn that waits for many lives longer than a process under --chaos, and would come back
+        # for ever with all its chunks sent again.
+        number = state["chunk"]
+        chunk = next_chunk(python_files(self._root, state["after"], self._unreadable_directory, self._skip))
+        if not chunk:
+            end = {"root": self._root, "skip": self._skip, "chunks": number, "files": state["files"]}
+            await self.send("report", end, message_type="end")
+            state["done"] = True
+            return
+        await self.send("analyser", {"chunk": number, "root": self._root, "files": chunk}, message_type="chunk")
+        await self.send(self.name, {"chunk": number + 1}, message_type="walk")
+        state.update(chunk=number + 1, after=chunk[-1], files=state["files"] + len(chunk))
 
     async def on_error(self, error: Exception, message: Message) -> ErrorAction:
         """Analysers that made no room for 30 s are busy with giant files: start the turn again."""
