@@ -94,6 +94,12 @@ static void damaged_tail_does_not_stop_senders(void) {
     }
 }
 
+static void lane_of_no_places_is_damaged_and_costs_a_sender_no_patience(void) {
+    begin(8, CV_DROP_OLDEST, ONE);
+    cv_mailbox_at(&w.map, box)->capacity[CV_LANE_NORMAL] = 0;
+    EXPECT(world_send_number(&sender, box, 1) == PORT_CLOSED);
+}
+
 /* --- wake-up ------------------------------------------------------------------------------------------------------- */
 
 static void safety_poll_finds_what_a_stopped_producer_left(void) {
@@ -412,6 +418,7 @@ static const struct {
     CASE(tail_left_behind_head_does_not_stop_closing),
     CASE(message_of_a_producer_that_died_before_helping_is_counted),
     CASE(damaged_tail_does_not_stop_senders),
+    CASE(lane_of_no_places_is_damaged_and_costs_a_sender_no_patience),
     CASE(safety_poll_finds_what_a_stopped_producer_left),
     CASE(safety_poll_finds_a_reply_that_a_stopped_producer_left),
     CASE(safety_poll_wakes_an_idle_replica_beside_a_busy_one),

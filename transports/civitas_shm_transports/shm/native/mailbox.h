@@ -99,7 +99,7 @@ static inline int mb_refuses(const cv_ring *r) {
 }
 
 /* Commit chunk `ref` (complete but for its seal; `h` is its header). *position is where it went.
- * MB_FULL: capacity reached (or, after MB_TRIES lost races, given up); MB_CLOSED: the lane ends in a MARK. */
+ * MB_FULL: capacity reached; MB_CLOSED: the lane ends in a MARK; MB_AGAIN: given up after MB_TRIES lost races. */
 static inline int mb_publish(cv_run *run, const cv_ring *r, cv_header *h, uint64_t ref, uint64_t *position) {
     for (unsigned tries = 0; tries < MB_TRIES; tries++) {
         uint64_t tail = at_load(r->tail), head = at_load(r->head);
@@ -129,7 +129,7 @@ static inline int mb_publish(cv_run *run, const cv_ring *r, cv_header *h, uint64
             return MB_FULL; /* the lap before is not released: full by ring */
         }
     }
-    return MB_FULL;
+    return MB_AGAIN;
 }
 
 /* End a lane: nothing can be committed behind the MARK. Waits for nothing: the ring has more places than `capacity`

@@ -179,7 +179,7 @@ static inline int port_send(cv_port *p, const port_post *post) {
     }
     if (outcome != MB_OK) {
         cv_free(&p->arena, ref);
-        return outcome == MB_FULL ? PORT_FULL : PORT_CLOSED;
+        return outcome == MB_CLOSED ? PORT_CLOSED : PORT_FULL;
     }
     /* Readers are looked up after the publish, never cached: a mailbox that just changed its reader is scanned by the
      * new one after the host stored it (route.pml). */

@@ -124,7 +124,8 @@ static inline bool cv_ring_of(const cv_run *run, uint32_t index, cv_mailbox *m, 
     unsigned log2 = m->ring_log2[lane];
     uint64_t at = m->ring_at[lane], size = r->mail_size, left = run->mail_size - (uint64_t)((uint8_t *)m - run->mail);
     if (size > left) size = left; /* changed since cv_mailbox_at looked */
-    if (log2 < CV_RING_MIN_LOG2 || log2 > CV_RING_MAX_LOG2 || at % 8 || at < sizeof(cv_mailbox) ||
+    uint32_t capacity = m->capacity[lane];
+    if (!capacity || log2 < CV_RING_MIN_LOG2 || log2 > CV_RING_MAX_LOG2 || at % 8 || at < sizeof(cv_mailbox) ||
         at + (8ull << log2) > size)
         return false;
     ring->tail = &m->lane[lane].tail;
@@ -132,7 +133,7 @@ static inline bool cv_ring_of(const cv_run *run, uint32_t index, cv_mailbox *m, 
     ring->ring = (at_u64 *)((uint8_t *)m + at);
     ring->mask = (1ull << log2) - 1;
     ring->log2 = log2;
-    ring->capacity = m->capacity[lane];
+    ring->capacity = capacity;
     return true;
 }
 
