@@ -310,7 +310,7 @@ int main(int argc, char **argv) {
     cv_ring_all(&host.run);
     for (unsigned s = 1; s <= with.consumers; s++) reap(s, false);
 
-    uint64_t written = 0, counted = 0, garbage = 0, doubles = 0;
+    uint64_t written = 0, unnoted = 0, counted = 0, garbage = 0, doubles = 0;
     for (unsigned i = 0; i < with.boxes; i++) {
         garbage += at_load(&cv_cell_at(&w.map, box[i])->garbage);
         for (unsigned p = 0; p < with.producers; p++) {
@@ -320,8 +320,12 @@ int main(int argc, char **argv) {
                 CHECK(b->times[p][i][n], "LOST: number %llu of producer %u to box %u", (unsigned long long)n, p, i);
                 doubles += b->times[p][i][n] - 1;
             }
-            CHECK(with.replicas || b->last[i][p] == numbers, "box %u, producer %u: ended at %llu of %llu", i, p,
-                  (unsigned long long)b->last[i][p], (unsigned long long)numbers);
+            /* One more than noted: the producer was killed between the commit and its note, and its successor was told
+             * to finish before it sent that number again. */
+            uint64_t more = with.replicas ? 0 : b->last[i][p] - numbers;
+            CHECK(more <= 1, "box %u, producer %u: ended at %llu of %llu", i, p, (unsigned long long)b->last[i][p],
+                  (unsigned long long)numbers);
+            unnoted += more;
         }
         mb_message stored;
         agent_state state;
@@ -329,7 +333,7 @@ int main(int argc, char **argv) {
         memcpy(&state, stored.body, sizeof state);
         counted += state.counted;
     }
-    CHECK(!with.state || counted == written, "%llu written, the states counted %llu", (unsigned long long)written,
+    CHECK(!with.state || counted == written + unnoted, "%llu written, the states counted %llu", (unsigned long long)written,
           (unsigned long long)counted);
     CHECK(doubles <= in_hand_at_kills + producer_kills, "%llu doubles for %llu messages in hand at kills and %llu killed producers",
           (unsigned long long)doubles, (unsigned long long)in_hand_at_kills, (unsigned long long)producer_kills);
