@@ -89,7 +89,17 @@ def pytest_timeout_cancel_timer(item: pytest.Item) -> None:
 
 
 def _segments() -> set[str]:
-    return {path.name for path in SHM.iterdir() if "civitas" in path.name} if SHM.is_dir() else set()
+    """Those of this user. What others do on the machine is not ours to complain of, nor could we see who holds it."""
+    if not SHM.is_dir():
+        return set()
+    found = set()
+    for path in SHM.iterdir():
+        try:
+            if "civitas" in path.name and path.lstat().st_uid == os.geteuid():
+                found.add(path.name)
+        except FileNotFoundError:  # removed while it was looked at
+            continue
+    return found
 
 
 def _used_by_others(segments: set[str], ours: set[int]) -> set[str]:
