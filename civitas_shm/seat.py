@@ -8,7 +8,7 @@ Guarantees:
 - whatever a handler raises, SystemExit and CancelledError included, ends at most the agent, never the loop;
 - an asker whose message failed for good gets the error at once.
 
-No task per message and none per idle agent: one task per busy period (before Python 3.12 a kept one, see `parked`).
+No task per message and none per idle agent: one task for many busy periods, see `parked`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import asyncio
 import contextvars
 import inspect
 import logging
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -43,7 +42,7 @@ from .events import (
 )
 from .handler_thread import HandlerThread
 from .messages import FLAG_ASK, Message
-from .parked import Park
+from .parked import Nap, Park
 from .process import AGENT, HANDLED, AgentProcess, Attachment, ProcessStatus
 from .serializer import decode, encode
 from .topology.model import AgentSpec, Drain
@@ -104,7 +103,7 @@ class Seat:
         self._task: asyncio.Task[Any] | None = None
         self._hook_task: asyncio.Task[BaseException | None] | None = None
         self._park = park
-        self._parked_task: asyncio.Task[None] | None = None
+        self._nap = Nap(loop, self._context)
         self._busy = False
         self._draining: Drain | None = None
         self._cancelling = False
@@ -179,85 +178,72 @@ class Seat:
         if self._busy or self._ended:
             return
         self._busy = True
-        if sys.version_info >= (3, 12):  # starts here and now instead of one turn of the loop later
-            task = asyncio.Task(self._work(), loop=self._loop, context=self._context, eager_start=True)
-            self._task = None if task.done() else task
-        elif self._parked_task is not None and self._park.wake(self):
-            self._task = self._parked_task
-        else:
-            self._task = self._loop.create_task(self._work_and_park(), context=self._context)
+        if not self._nap.end(True):
+            self._task = self._loop.create_task(self._work(), context=self._context)
 
-    async def _work_and_park(self) -> None:
-        """Before Python 3.12: one task for many busy periods, because a new one costs more than a small handler."""
-        task = asyncio.current_task()
-        assert task is not None
-        while True:
-            if not await self._work() or self._ended:
-                return
-            self._parked_task = task
-            if not await self._park.stay(self, self._loop):
-                self._parked_task = None
-                return
+    async def _work(self) -> None:
+        """Take and handle until nothing waits, then park; ends when the agent ends or drains, or may not park.
 
-    async def _work(self) -> bool:
-        """Take and handle until nothing waits. The hot loop: what it does not need stands elsewhere.
-
-        True: something was handled and nothing waits now. False: nothing came, or the agent ended, drains, was cut off.
+        The hot loop: what it does not need stands elsewhere.
         """
         port, mailbox, name = self._port, self.mailbox, self.agent.name
         take, handle, set_handled, now = port.take, self._handle, HANDLED.set, time.monotonic
         post_reply, received, keeps_state = port.post_reply, Message.received, self._keeps_state
-        done = -1
-        left, batch_end = BATCH_MESSAGES, now() + BATCH_S
-        try:
-            while (delivery := take(mailbox, done)) is not None:
-                done, header, kind, sender, data, count = delivery
-                try:
-                    payload = decode(data)
-                except DeserializationError as error:
-                    self._reject(delivery, error)
-                    continue
-                if keeps_state and count > 1 and header[_ID] == self._committed_id:
-                    continue  # its state was committed, only the release was cut off
-                message = received(header, kind, sender, name, payload, count)
-                set_handled(message)
-                try:
-                    answer = await handle(message)
-                    if answer is not None:
-                        if not isinstance(answer, Message):
-                            raise TypeError(_NO_MESSAGE.format(type(answer).__name__))
-                        if header[_FLAGS] & FLAG_ASK:  # else nobody waits for it
-                            post_reply(header, encode(answer.payload), answer.type, mailbox)
-                except GeneratorExit:
-                    raise  # the loop is being torn down: nothing may be awaited any more
-                except BaseException as error:  # noqa: BLE001 - the user's code, see the guarantees
-                    if not await self._recovered(error, message, done):
-                        return False
-                if keeps_state and not await self._state_committed(message, done):
-                    return False
-                left -= 1
-                if left == 0 or self._draining == "current" or now() >= batch_end:
-                    port.release(mailbox, done)
-                    done = -1
-                    if self._draining == "current":
-                        return False
-                    await asyncio.sleep(0)
-                    left, batch_end = BATCH_MESSAGES, now() + BATCH_S
-            return done >= 0
-        except TransportClosed:
-            pass  # the process leaves the run; what is in hand stays there for the successor
-        except asyncio.CancelledError as error:
-            if not self._cancelling:  # else `stop` did it; either way an unfinished message stays in hand
-                await self._fail(self._uncancelled(error), "handle", None)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must be as visible as one of theirs
-            await self._fail(error, "handle", None)
-        finally:
-            set_handled(None)
-            self._busy = False
-            self._task = None
-            if self._quiet is not None and not self._quiet.done():
-                self._quiet.set_result(None)
-        return False
+        worked, goes_on = False, True
+        while goes_on:
+            goes_on = False
+            done = -1
+            left, batch_end = BATCH_MESSAGES, now() + BATCH_S
+            try:
+                while (delivery := take(mailbox, done)) is not None:
+                    done, header, kind, sender, data, count = delivery
+                    try:
+                        payload = decode(data)
+                    except DeserializationError as error:
+                        self._reject(delivery, error)
+                        continue
+                    if keeps_state and count > 1 and header[_ID] == self._committed_id:
+                        continue  # its state was committed, only the release was cut off
+                    message = received(header, kind, sender, name, payload, count)
+                    set_handled(message)
+                    try:
+                        answer = await handle(message)
+                        if answer is not None:
+                            if not isinstance(answer, Message):
+                                raise TypeError(_NO_MESSAGE.format(type(answer).__name__))
+                            if header[_FLAGS] & FLAG_ASK:  # else nobody waits for it
+                                post_reply(header, encode(answer.payload), answer.type, mailbox)
+                    except GeneratorExit:
+                        raise  # the loop is being torn down: nothing may be awaited any more
+                    except BaseException as error:  # noqa: BLE001 - the user's code, see the guarantees
+                        if not await self._recovered(error, message, done):
+                            return
+                    if keeps_state and not await self._state_committed(message, done):
+                        return
+                    left -= 1
+                    if left == 0 or self._draining == "current" or now() >= batch_end:
+                        port.release(mailbox, done)
+                        done = -1
+                        if self._draining == "current":
+                            return
+                        await asyncio.sleep(0)
+                        left, batch_end = BATCH_MESSAGES, now() + BATCH_S
+                goes_on = worked or done >= 0
+            except TransportClosed:
+                pass  # the process leaves the run; what is in hand stays there for the successor
+            except asyncio.CancelledError as error:
+                if not self._cancelling:  # else `stop` did it; either way an unfinished message stays in hand
+                    await self._fail(self._uncancelled(error), "handle", None)
+            except Exception as error:  # noqa: BLE001 - a fault of ours must be as visible as one of theirs
+                await self._fail(error, "handle", None)
+            finally:
+                set_handled(None)
+                self._busy = False
+                if self._quiet is not None and not self._quiet.done():
+                    self._quiet.set_result(None)
+            if goes_on:
+                worked = True
+                goes_on = not self._ended and await self._park.admit(self, self._nap)
 
     async def _handle_in_thread(self, message: Message) -> Message | None:
         assert self._thread is not None
@@ -427,7 +413,7 @@ class Seat:
             if not self._busy:
                 return True
         self._cancelling = True
-        task: asyncio.Task[Any] | None = self._task or self._hook_task
+        task: asyncio.Task[Any] | None = self._task if self._busy else self._hook_task
         if task is not None:
             task.cancel()
             _, left = await asyncio.wait([task], timeout=CANCEL_GRACE_S)

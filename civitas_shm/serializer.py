@@ -42,19 +42,15 @@ def encode(payload: dict[str, Any], root: str = "payload") -> bytes:
     """The bytes of a payload; MessageValidationError names the field that cannot be sent by its path from `root`."""
     if type(payload) is not dict:
         raise MessageValidationError(f"{root} must be a dict; {_name(payload)} cannot be sent.")
-    # The common payload is flat. Plain loops: for a handful of fields they are faster than any set operation.
-    for key in payload:
-        if type(key) is not str:
+    # The common payload is flat. A plain loop: for a handful of fields it is faster than any set operation.
+    for key, value in payload.items():
+        if type(key) is not str or type(value) not in _SCALARS:
             break
     else:
-        for value in payload.values():
-            if type(value) not in _SCALARS:
-                break
-        else:
-            try:
-                return _encode(payload)
-            except (OverflowError, UnicodeEncodeError):
-                pass  # the walk below says which field
+        try:
+            return _encode(payload)
+        except (OverflowError, UnicodeEncodeError):
+            pass  # the walk below says which field
     return _bytes(_guarded(payload, root, strict=False), payload, root)
 
 

@@ -67,7 +67,10 @@ def test_bars_name_cases_that_are_measured_and_hold_on_their_side() -> None:
         assert {bar.case, bar.reference} <= names
         limit = bar.at_most if bar.at_most is not None else bar.at_least
         assert bar.holds(limit)
-        assert not bar.holds(limit * (1.1 if bar.at_most is not None else 0.9))
+        missed = limit * (1.1 if bar.at_most is not None else 0.9)
+        assert not bar.holds(missed)
+        assert bar.holds(missed, bar.or_at_most_us) == (bar.or_at_most_us is not None)
+        assert not bar.holds(missed, 8.1)
 
 
 def test_the_page_that_is_kept_is_made_from_the_results_that_are_kept() -> None:
