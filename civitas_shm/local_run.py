@@ -196,19 +196,9 @@ class LocalRun:
                     queue=stats.waiting,
                     handled=stats.handled,
                     rate_per_s=(stats.handled - handled_before) / passed_s if passed_s > 0 else None,
-                    handler_p50_us=_median_us(stats.handler_ns),
+                    handler_p50_us=stats.handler_p50_us,
                     restarts=child.restarts,
                     state="running" if child.status == "ready" else child.status,
                 )
             )
         return tuple(found)
-
-
-def _median_us(histogram: tuple[int, ...]) -> float | None:
-    """The upper end of the bucket that holds the median; entry i counts what took less than 2**i microseconds."""
-    half, seen = sum(histogram) / 2, 0
-    for index, count in enumerate(histogram):
-        seen += count
-        if count and seen >= half:
-            return float(2**index)
-    return None

@@ -128,6 +128,18 @@ class MailboxStats:
     handling: str = ""
     """Type of the message in hand, or the empty text when idle or not known."""
 
+    @property
+    def handler_p50_us(self) -> float | None:
+        """Median handler time, linear within the histogram's entry; None when no handler has finished."""
+        total = sum(self.handler_ns)
+        seen = 0
+        for exponent, count in enumerate(self.handler_ns):
+            below, seen = seen, seen + count
+            if count and seen * 2 >= total:
+                low, high = (0.0 if exponent == 0 else 2.0 ** (exponent - 1)), 2.0**exponent
+                return low + (high - low) * (total / 2 - below) / count
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class InHand:

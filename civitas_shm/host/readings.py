@@ -16,7 +16,7 @@ from ..transport import MailboxStats, RunMemory
 from .driver import Driver
 from .probes import Sample
 
-__all__ = ["Readings", "agent_state", "median_us"]
+__all__ = ["Readings", "agent_state"]
 
 _ORDER = (
     ChildStatus.STARTING,
@@ -27,20 +27,6 @@ _ORDER = (
     ChildStatus.GONE,
 )
 """The first of these that a replica is in, is what the agent is in."""
-
-
-def median_us(histogram: tuple[int, ...]) -> float | None:
-    """Median handler time from `MailboxStats.handler_ns` (entry i: less than 2**i microseconds); None when none ran."""
-    total = sum(histogram)
-    if not total:
-        return None
-    seen = 0
-    for exponent, count in enumerate(histogram):
-        below, seen = seen, seen + count
-        if seen * 2 >= total:
-            low, high = (0.0 if exponent == 0 else 2.0 ** (exponent - 1)), 2.0**exponent
-            return low + (high - low) * (total / 2 - below) / count
-    raise AssertionError("a histogram with entries has a median")
 
 
 def agent_state(children: list[ChildState]) -> str:
@@ -125,7 +111,7 @@ class Readings:
             queue=stats.waiting if stats else 0,
             handled=handled - self._first_handled.get(name, 0),
             rate_per_s=rate,
-            handler_p50_us=median_us(stats.handler_ns) if stats else None,
+            handler_p50_us=stats.handler_p50_us if stats else None,
             restarts=sum(self._driver.restarts.get(child.key, 0) for child in children),
             state=agent_state(children),
         )

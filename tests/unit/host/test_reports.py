@@ -14,7 +14,7 @@ from civitas_shm.errors import ConfigurationError
 from civitas_shm.host.events import EventLog
 from civitas_shm.host.kernel import Exit
 from civitas_shm.host.probes import Probes
-from civitas_shm.host.readings import agent_state, median_us
+from civitas_shm.host.readings import agent_state
 from civitas_shm.host.reports import Death, cause_of, death_report, failure_report, waiting_sentence
 from civitas_shm.supervision.state import ChildState, ChildStatus
 
@@ -104,14 +104,6 @@ def test_a_file_that_cannot_be_opened_is_refused_and_one_that_fills_up_is_not_fa
 
 
 # --- readings -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("histogram", "median"),
-    [((), None), ((0, 0), None), ((4,), 0.5), ((0, 0, 2), 3.0), ((1, 1), 1.0), ((0, 0, 0, 1, 3), 10.666666666666666)],
-)
-def test_a_median_lies_inside_its_bucket(histogram: tuple[int, ...], median: float | None) -> None:
-    assert median_us(histogram) == median
 
 
 def test_an_agent_is_what_the_most_restless_of_its_replicas_is() -> None:
