@@ -33,9 +33,12 @@ __all__ = [
     "SENDER_PROGRAM",
     "SENT",
     "SLOT_HOST",
+    "STRIKES_MAX",
     "SLOT_MAIN",
     "SLOT_FIRST_WORKER",
     "TOO_LARGE",
+    "Buried",
+    "Burials",
     "Delivery",
     "InHand",
     "MailboxSpec",
@@ -66,6 +69,9 @@ TOO_LARGE: Final = -4
 SLOT_HOST: Final = 0
 SLOT_MAIN: Final = 1
 SLOT_FIRST_WORKER: Final = 2
+
+STRIKES_MAX: Final = 15
+"""As far as strikes are counted: four bits beside each message in hand. The most that `max_deliveries` may be."""
 
 SENDER_PROGRAM: Final = 0xFFFF_FFFF
 """Sender of what the program itself sends (`Runtime.send`, `Runtime.ask`): no mailbox; its name reads `_runtime`."""
@@ -153,6 +159,30 @@ class InHand:
     type: str
     sender: str
     payload_len: int
+    running: bool = True
+    """False: its handler had not begun (or it waited in hand), so the death was not its doing."""
+    strikes: int = 0
+    """Deaths and failures that count against it; saturates at STRIKES_MAX."""
+    kills: int = 0
+    """Unexplained SIGKILLs while it ran alone; saturates too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Buried:
+    """A message that no handler will get again. It stays where it is until `discard`."""
+
+    mailbox: int
+    token: int
+    delivery: int
+    strikes: int
+    header: bytes
+    type: str
+    sender: str
+    payload: bytes
+    note: bytes = b""
+    """What its reader said about it, `letters.Note` encoded; empty when nothing is known."""
+    sound: bool = True
+    """False: header and payload did not check out; the bytes are what was found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +319,30 @@ class Port(Protocol):
 
     def stats(self, mailbox: int) -> MailboxStats:
         """One reading, from anywhere, at no cost to the agent."""
+        ...
+
+
+class Burials(Protocol):
+    """Where messages lie that were given up, until their letters are stored: the RunMemory, or the Port in process."""
+
+    def resolve(self, name: str) -> int:
+        """The mailbox of an agent, or -1 when no record of that name exists."""
+        ...
+
+    def buried(self) -> list[Buried]:
+        """The next ones, at most a few hundred; the same again until they are discarded. Empty: there are none."""
+        ...
+
+    def discard(self, mailbox: int, token: int) -> None:
+        """Its letter is stored: a buried message, or one that a dead reader had in hand, is gone for good."""
+        ...
+
+    def answer_failed(self, header: bytes, payload: bytes, mailbox: int) -> None:
+        """Tell who asks, if somebody does, that the message of this header failed; `payload` as `AgentError` fields."""
+        ...
+
+    def repost(self, mailbox: int, letter: Buried, sender: int) -> int:
+        """Commit a copy of a letter: new id, one hop more, never an ask. An outcome as `Port.post` gives it."""
         ...
 
 
