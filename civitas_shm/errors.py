@@ -28,6 +28,8 @@ __all__ = [
     "RunAlive",
     "RunFailed",
     "RunHasMessages",
+    "RunNotAnswering",
+    "RunNotFound",
     "SharedMemoryFull",
     "SpawnError",
     "TopologyError",
@@ -117,6 +119,24 @@ class RunHasMessages(CivitasError):
     """
 
     exit_code = 6
+
+
+class RunNotFound(CivitasError):
+    """There is no run of that name, or several when none was named.
+
+    Way out: `civitas-shm ps --all` lists what there is.
+    """
+
+    exit_code = 7
+
+
+class RunNotAnswering(CivitasError):
+    """The host of a run does not answer on its control socket, or refused the request; the text says which, and why.
+
+    Way out: what the text says. A stopped host (SIGSTOP) goes on with SIGCONT; `stop --now` ends one that hangs.
+    """
+
+    exit_code = 8
 
 
 class RunFailed(CivitasError):

@@ -24,6 +24,7 @@ from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from .errors import ConfigurationError, TransportUnavailable
 from .messages import Cause
+from .runs import RunFound
 
 __all__ = [
     "BUILTIN_TRANSPORTS",
@@ -48,7 +49,6 @@ __all__ = [
     "Port",
     "Reply",
     "RunMemory",
-    "StaleRun",
     "Transport",
     "TransportModule",
     "load_transport",
@@ -352,6 +352,8 @@ class RunMemory(Protocol):
     run_id: str
     name: str
     plan: MemoryPlan
+    run_dir: Path
+    """The run's own directory, which this host holds: for its control socket and its log."""
 
     def fds(self) -> list[int]:
         """Every file descriptor that a process of the run needs, in the order that `attach` expects."""
@@ -450,20 +452,6 @@ BUILTIN_TRANSPORTS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class StaleRun:
-    """What a dead run has left behind: nobody holds it, so it may be resumed or removed."""
-
-    name: str
-    run_id: str
-    waiting: int
-    """Messages that wait or were in hand, lost when it is removed; -1 when its memory cannot be read."""
-    size_bytes: int
-    """Memory and disk that it takes."""
-    path: Path
-    """Its run directory."""
-
-
-@dataclass(frozen=True, slots=True)
 class TransportModule:
     """What a transport module offers to the runtime."""
 
@@ -477,10 +465,14 @@ class TransportModule:
     limits: dict[str, int] = field(default_factory=dict)
     layout_version: int | None = None
     """Of the shared memory; processes of different ones cannot share a run. None: it has none."""
-    stale_runs: Callable[[], list[StaleRun]] | None = None
-    """What dead runs of this user have left behind; None unless runs outlive processes."""
-    remove_stale: Callable[[StaleRun], None] | None = None
-    """Remove one of them, unless it has come to life again (then RunAlive)."""
+    find_runs: Callable[[], list[RunFound]] | None = None
+    """Every run of this user and what is left of runs, live ones too; None unless runs outlive processes."""
+    stale_runs: Callable[[], list[RunFound]] | None = None
+    """Those of them that are dead: nobody holds them, so they may be resumed or removed."""
+    remove_stale: Callable[[RunFound], None] | None = None
+    """Remove one that is not live, with all that is in it; RunAlive when it has come to life again."""
+    run_directory: Callable[[str], Path] | None = None
+    """Where the run of a name has its directory: control socket, log. It need not be there."""
 
 
 def load_transport(scheme: str) -> TransportModule:

@@ -37,7 +37,7 @@ def test_every_error_can_be_caught_as_civitas_error_and_has_an_exit_code(name: s
     value = getattr(errors, name)
     if name != "ErrorAction":
         assert issubclass(value, errors.CivitasError)
-        assert value.exit_code in {1, 3, 4, 5, 6}
+        assert value.exit_code in {1, 3, 4, 5, 6, 7, 8}
 
 
 def test_an_unknown_name_is_an_attribute_error_that_says_so() -> None:

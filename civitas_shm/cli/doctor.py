@@ -18,6 +18,8 @@ from typing import Final, Literal
 import rich_click as click
 
 from ..dashboard.model import bytes_text, cpus_text
+from ..runs import RunFound
+from .found import count, state_text, way_out
 from .options import cores
 
 __all__ = ["Finding", "Machine", "command", "examine", "read_machine"]
@@ -64,6 +66,7 @@ class Machine:
     pids_max: int | None
     pids_used: int | None
     cpu_quota_cores: float | None
+    runs: tuple[RunFound, ...] = ()
 
 
 @click.command("doctor")
@@ -97,7 +100,7 @@ def _show(findings: list[Finding]) -> None:
 
 def examine(machine: Machine) -> list[Finding]:
     """All checks, in the order in which a failure would make later ones pointless."""
-    return [check(machine) for check in _CHECKS]
+    return [*(check(machine) for check in _CHECKS), *_runs(machine)]
 
 
 def _system(machine: Machine) -> Finding:
@@ -192,6 +195,22 @@ def _quota(machine: Machine) -> Finding:
     return Finding("cgroup cpu", "note", text, "docker run --cpuset-cpus=0-1 ...    (cores instead of a quota)")
 
 
+def _runs(machine: Machine) -> list[Finding]:
+    """What there is of runs. None of it makes a run fail, but that of its own name."""
+    live = [run.name for run in machine.runs if run.state == "live"]
+    ended = [run for run in machine.runs if run.state == "ended"]
+    text = f"{count(len(live), 'run')} alive: {', '.join(live)}" if live else "no run is alive"
+    if ended:
+        text += f"; {count(len(ended), 'log')} of ended ones, {bytes_text(sum(run.size_bytes for run in ended))}"
+    findings = [Finding("runs", "ok", text)]
+    for run in machine.runs:
+        if run.state in ("live", "ended"):
+            continue
+        found = f"run {run.name}: {state_text(run)} ({bytes_text(run.size_bytes)}, {run.path})"
+        findings.append(Finding("runs", "note", found, way_out(run)))
+    return findings
+
+
 _CHECKS: Final[tuple[Callable[[Machine], Finding], ...]] = (
     _system,
     _python,
@@ -234,6 +253,7 @@ def read_machine(
         memory_used_bytes=memory_used_bytes,
         pids_max=pids_max,
         pids_used=pids_used,
+        runs=_found_runs(),
         cpu_quota_cores=min((q for group in groups if (q := _cpu_quota(group / "cpu.max")) is not None), default=None),
     )
 
@@ -247,6 +267,18 @@ def _native_error() -> str | None:
     except TransportUnavailable as error:
         return str(error.__cause__ or error)
     return None
+
+
+def _found_runs() -> tuple[RunFound, ...]:
+    """None where the transport cannot be had: then there can be no run."""
+    from ..errors import TransportUnavailable
+    from ..transport import load_transport
+
+    try:
+        transport = load_transport("shm")
+    except TransportUnavailable:
+        return ()
+    return tuple(transport.find_runs()) if transport.find_runs is not None else ()
 
 
 def _has_pidfd() -> bool:

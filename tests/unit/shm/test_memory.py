@@ -21,7 +21,8 @@ from civitas_shm.errors import ConfigurationError, RunAlive, RunHasMessages, Tra
 from civitas_shm.transport import CLOSED, SENT, MailboxSpec, MemoryPlan
 from civitas_shm_transports.shm import _shm, segments
 from civitas_shm_transports.shm.memory import ShmRunMemory, create
-from civitas_shm_transports.shm.segments import RunDirectory, remove_stale, stale_runs
+from civitas_shm_transports.shm.segments import RunDirectory
+from civitas_shm_transports.shm.survey import remove_stale, stale_runs
 from civitas_shm_transports.shm.transport import attach
 
 PLAN = MemoryPlan(slots=4, mailboxes=16, arena_bytes=4 << 20, mailbox_bytes=4 << 20)
@@ -269,7 +270,8 @@ def test_a_dead_run_that_cannot_be_read_is_kept_until_told_otherwise(name: str, 
     with pytest.raises(ConfigurationError, match="layout version"):
         create(name, PLAN, run_dir=runs, resume=True)
     [stale] = stale_runs(runs)
-    assert stale.waiting == -1
+    assert (stale.state, stale.waiting) == ("unreadable", None)
+    assert "layout version is 99" in stale.problem
     create(name, PLAN, run_dir=runs, fresh=True).close(keep=False)
     assert segments_of(name) == []
 

@@ -13,10 +13,10 @@ from civitas_shm.transport import TransportModule
 
 from . import _shm
 from .memory import create
-from .segments import remove_stale, stale_runs
+from .survey import find_runs, remove_stale, run_directory, stale_runs
 from .transport import attach
 
-__all__ = ["remove_stale", "stale_runs", "transport"]
+__all__ = ["find_runs", "remove_stale", "stale_runs", "transport"]
 
 
 def transport() -> TransportModule:
@@ -28,6 +28,8 @@ def transport() -> TransportModule:
         attach=attach,
         limits={"slots": _shm.SLOTS_MAX, "mailboxes": _shm.MAILBOXES_MAX, "layout": _shm.LAYOUT_VERSION},
         layout_version=_shm.LAYOUT_VERSION,
+        find_runs=find_runs,
         stale_runs=stale_runs,
         remove_stale=remove_stale,
+        run_directory=run_directory,
     )

@@ -18,7 +18,7 @@ from civitas_shm.errors import ConfigurationError, RunHasMessages, SharedMemoryF
 from civitas_shm.transport import SLOT_HOST, InHand, MailboxSpec, MailboxStats, MemoryPlan
 
 from . import _shm
-from .segments import RunDirectory, RunFiles, Segments, new_run_files, runs_directory
+from .segments import RunDirectory, RunFiles, Segments, UnreadableRun, new_run_files, runs_directory
 from .transport import OVERFLOW, read_stats
 
 __all__ = ["ShmRunMemory", "count_waiting", "create"]
@@ -44,9 +44,11 @@ class ShmRunMemory:
         files = segments.files
         self.name = files.name
         self.run_id = files.run_id
+        self.run_dir = directory.path
         self.plan = plan
         self.adopted = False
         self.place = files.place
+        segments.hold()
         self._slot_locks = directory.open_slot_locks()
         self._doors = [_shm.eventfd() for _ in range(files.slots)]
         self._native = _native_port(segments, self._doors, 1)
@@ -241,17 +243,25 @@ def create(
     directory = RunDirectory.take((run_dir or runs_directory()) / name)
     with contextlib.ExitStack() as undo:
         undo.callback(directory.release)
-        old = directory.files()
+        try:
+            old = directory.files()
+        except UnreadableRun as reason:
+            old = None
+            directory.wait_for_the_dead()
+            if directory.may_hold_messages() and not fresh:
+                raise RunHasMessages(
+                    f"The run {name!r} died and left what cannot be read: {reason}. Messages may wait there. "
+                    + ("It cannot be resumed by this version. " if resume else "")
+                    + "Go on with them with the version that made it; drop them: --fresh."
+                ) from reason
+            directory = _emptied(directory, None, undo)
         if old is not None:
             directory.wait_for_the_dead(old.slots)
             memory = None if fresh else _adopt(directory, old, plan, resume)
             if memory is not None:
                 undo.pop_all()
                 return memory
-            directory.remove(old)
-            directory = RunDirectory.take((run_dir or runs_directory()) / name)
-            undo.pop_all()
-            undo.callback(directory.release)
+            directory = _emptied(directory, old, undo)
         files = new_run_files(name, plan)
         undo.callback(directory.remove, files)
         directory.write(files)
@@ -265,19 +275,32 @@ def create(
         return memory
 
 
+def _emptied(directory: RunDirectory, old: RunFiles | None, undo: contextlib.ExitStack) -> RunDirectory:
+    """The same directory, made anew, with nothing of the earlier run but its log."""
+    if old is None:
+        directory.remove_unread()
+    else:
+        directory.remove(old)
+    undo.pop_all()
+    directory = RunDirectory.take(directory.path)
+    undo.callback(directory.release)
+    return directory
+
+
 def _adopt(directory: RunDirectory, old: RunFiles, plan: MemoryPlan, resume: bool) -> ShmRunMemory | None:
     """The old run's memory when it is wanted; None when it holds nothing and may go. RunHasMessages otherwise."""
     try:
         segments = Segments.open(old, directory.path)
     except ValueError as error:
-        if resume:
+        remains = directory.is_made() and Segments.remains(old, directory.path)
+        if resume and remains:
             raise ConfigurationError(f"The run {old.name!r} cannot be resumed: {error}. Start with --fresh.") from error
-        if directory.is_made() and Segments.remains(old, directory.path):
+        if remains:
             raise RunHasMessages(
                 f"The run {old.name!r} died and left memory that cannot be read: {error}. Messages may wait there; "
                 "--fresh drops them."
             ) from error
-        return None
+        return None  # killed before it began, or the machine was started anew: there is nothing to resume either
     if resume and plan.slots > old.slots:
         segments.close()
         raise ConfigurationError(

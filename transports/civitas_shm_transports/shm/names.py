@@ -1,14 +1,22 @@
-"""Segments by name: the one place that knows posix_ipc, which has no wheels for Python 3.14 and later.
+"""Segments by name: made, removed, found, and whether anybody uses them.
 
-On Linux a POSIX shared memory object is a file of /dev/shm (shm_open(3)), so without posix_ipc it is opened there.
+The one place that knows posix_ipc, which has no wheels for Python 3.14 and later. On Linux a POSIX shared memory object
+is a file of /dev/shm (shm_open(3)), so without posix_ipc it is opened there.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import re
+from pathlib import Path
+from typing import Final
 
-__all__ = ["open_named", "remove_named"]
+__all__ = ["SHM", "groups_by_name", "in_use", "open_named", "owners", "remove_named"]
+
+SHM: Final = Path("/dev/shm")
+"""Where the kernel shows POSIX shared memory."""
 
 try:
     import posix_ipc  # type: ignore[import-not-found, unused-ignore]  # it ships no types
@@ -37,3 +45,57 @@ def remove_named(name: str) -> None:
         os.unlink(f"/dev/shm/{name}")
     except FileNotFoundError:
         return
+
+
+_SEGMENT_NAME: Final = re.compile(r"civitas-(\d+)-(.+)-([0-9a-f]{8})-[a-z]+\d*")
+"""uid, name of the run, first digits of its id; what follows is the kind, of any layout version. A name that itself
+ends in 8 hex digits is not mistaken: no kind begins with a digit, and `.+` takes what it can."""
+
+
+def owners() -> dict[int, dict[tuple[str, str], list[str]]]:
+    """uid in the name -> (name of the run, first digits of its id) -> its segments in /dev/shm."""
+    found: dict[int, dict[tuple[str, str], list[str]]] = {}
+    for entry in sorted(os.listdir(SHM)) if SHM.is_dir() else []:
+        if match := _SEGMENT_NAME.fullmatch(entry):
+            found.setdefault(int(match[1]), {}).setdefault((match[2], match[3]), []).append(entry)
+    return found
+
+
+def groups_by_name() -> dict[tuple[str, str], list[str]]:
+    """Those of this user."""
+    return owners().get(os.getuid(), {})
+
+
+def in_use(segments: list[str]) -> bool:
+    """Whether any process has one of these open: by the lock that every host takes (`Segments.hold`), and, for hosts of
+    older versions, by what this user's processes have open. When in doubt they are in use.
+    """
+    for name in segments:
+        try:
+            fd = os.open(SHM / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return True
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+    wanted = {str(SHM / name) for name in segments}
+    return any(_has_open(process, wanted) for process in os.listdir("/proc") if process.isdigit())
+
+
+def _has_open(pid: str, paths: set[str]) -> bool:
+    try:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                if os.readlink(f"/proc/{pid}/fd/{fd}") in paths:
+                    return True
+            except FileNotFoundError:
+                continue
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
+            return any(line.split(maxsplit=5)[-1].rstrip() in paths for line in maps if "/dev/shm/" in line)
+    except OSError:  # it has ended, or belongs to another user, who cannot have opened ours
+        return False

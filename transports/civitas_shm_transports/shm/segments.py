@@ -6,7 +6,9 @@ Rules of this file:
 - a record lock on byte *slot* of `slots` says whether the process of that slot lives; it is released at death and not
   inherited by fork. A dead host's run is touched only when all of them can be had;
 - names and sizes go into `run.json` before the segments are made and stay until after they are removed, so whatever
-  dies in between leaves something that the next `run` or `gc` can clean.
+  dies in between leaves something that the next `run` or `gc` can clean;
+- a `run.json` that cannot be understood (damaged, another layout version) is never taken for an absent one: messages
+  may wait in what it speaks of.
 """
 
 from __future__ import annotations
@@ -15,22 +17,26 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
+import msgspec
+
+from civitas_shm import __version__
 from civitas_shm.errors import ConfigurationError, RunAlive, SharedMemoryFull, TransportUnavailable
-from civitas_shm.transport import MemoryPlan, StaleRun
+from civitas_shm.transport import MemoryPlan
 
 from . import _shm
-from .names import open_named, remove_named
+from .names import groups_by_name, in_use, open_named, remove_named
 
 __all__ = [
-    "KIND_ARENA", "KIND_CELLS", "KIND_DIRECTORY", "KIND_MAIL", "RunDirectory", "RunFiles", "Segments",
-    "remove_stale", "runs_directory", "stale_runs",
+    "KIND_ARENA", "KIND_CELLS", "KIND_DIRECTORY", "KIND_MAIL", "LOGS", "RunDirectory", "RunFiles", "Segments",
+    "UnreadableRun", "is_held", "runs_directory",
 ]  # fmt: skip
 
 KIND_DIRECTORY: Final = 1
@@ -43,7 +49,18 @@ ARENA_HEAD_BYTES: Final = 16 << 10
 START_BYTES: Final = 16 << 20
 """What a run should find free in /dev/shm at its start; with less, its segments are files in the run directory."""
 
+LOGS: Final = ("log", "log.1")
+"""What `run --detach` has written: stays in the run directory after the end, until the next run of the name or `gc`."""
+
+LOCK_TRIES: Final = 200
+LOCK_TRY_S: Final = 0.01
+"""Who looks whether a run lives holds a shared lock for a moment; whoever wants the run tries again meanwhile."""
+
 Place = Literal["shm", "files", "memfd"]
+
+
+class UnreadableRun(ValueError):
+    """What an earlier run left cannot be understood; the text says why, without a full stop."""
 
 
 def runs_directory() -> Path:
@@ -73,6 +90,8 @@ class RunFiles:
     mailbox_bytes: int
     layout: int
     created_s: float
+    made_by: str = ""
+    """Version of civitas_shm."""
 
     def segments(self) -> list[tuple[str, int, int, int]]:
         """(name, kind, size in bytes, owner slot) of each, in the order of `RunMemory.fds()` without the lock file."""
@@ -102,13 +121,12 @@ class RunDirectory:
                 fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             except FileNotFoundError:
                 continue  # removed by the owner that has just ended
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _lock(fd):
                 os.close(fd)
                 raise RunAlive(
-                    f"A run named {path.name!r} is alive ({path}). Give this one another --name, or stop the other."
-                ) from None
+                    f"A run named {path.name!r} is alive ({path}). Give this one another --name, or stop the other "
+                    f"(civitas-shm stop {path.name})."
+                )
             try:
                 if os.stat(path / "lock").st_ino == os.fstat(fd).st_ino:
                     return cls(path, fd)
@@ -118,13 +136,14 @@ class RunDirectory:
         raise RunAlive(f"{path} is made and removed by others faster than it can be locked.")
 
     def files(self) -> RunFiles | None:
-        """What an earlier run left here, or None."""
+        """What an earlier run left here, or None. UnreadableRun when there is something that cannot be understood."""
         try:
-            return RunFiles(**json.loads((self.path / "run.json").read_text()))
+            text = (self.path / "run.json").read_bytes()
         except FileNotFoundError:
+            if self.is_made():
+                raise UnreadableRun("its run.json is missing") from None
             return None
-        except (ValueError, TypeError):
-            return None  # never completely written: no segment was made yet
+        return _understood(text, self.path.name)
 
     def write(self, files: RunFiles) -> None:
         """Note what is about to be made."""
@@ -139,14 +158,18 @@ class RunDirectory:
     def is_made(self) -> bool:
         return (self.path / "made").exists()
 
+    def may_hold_messages(self) -> bool:
+        """Of a run that cannot be understood: whether there is any sign that it ever had some."""
+        return self.is_made() or any(name == self.path.name for name, _ in groups_by_name())
+
     def open_slot_locks(self) -> int:
         """The file of record locks, one byte a slot."""
         return os.open(self.path / "slots", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
-    def wait_for_the_dead(self, slots: int, patience_s: float = 2.0) -> None:
+    def wait_for_the_dead(self, slots: int = 0, patience_s: float = 2.0) -> None:
         """Return once no process of an earlier host lives; RunAlive when one still does after `patience_s`.
 
-        They are killed by the kernel when their host dies, which takes a few milliseconds.
+        They are killed by the kernel when their host dies, which takes a few milliseconds. `slots` 0: however many.
         """
         fd = self.open_slot_locks()
         until = time.monotonic() + patience_s
@@ -168,13 +191,43 @@ class RunDirectory:
             os.close(fd)
 
     def remove(self, files: RunFiles | None) -> None:
-        """Remove segments, then the directory; the lock goes last, with this process's hold on it."""
-        if files is not None:
+        """Remove segments, then the directory; the lock goes last, with this process's hold on it.
+
+        A log stays, and the directory with it: `drop_logs` is for who does not want that.
+        """
+        # First the mark: from here on what is left is a rest that anybody may sweep, wherever this is killed.
+        (self.path / "made").unlink(missing_ok=True)
+        if files is not None and files.place == "shm":
             for name, _, _, _ in files.segments():
-                if files.place == "shm":
-                    remove_named(name)
-        shutil.rmtree(self.path, ignore_errors=True)
+                remove_named(name)
+        for entry in [entry for entry in os.scandir(self.path) if entry.name not in ("lock", *LOGS)]:
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                os.unlink(entry.path)
+        # Not earlier: who finds the lock gone makes a new one, and writes beside it.
+        (self.path / "lock").unlink(missing_ok=True)
+        try:
+            self.path.rmdir()
+        except OSError:
+            pass  # a log stays, or somebody else has begun there
         self.release()
+
+    def remove_unread(self) -> None:
+        """As `remove`, for what cannot be understood: segments are found by their names.
+
+        Those that a process has open belong to a run of the same name under another CIVITAS_SHM_DIR, and stay.
+        """
+        for (name, _), segments in groups_by_name().items():
+            if name == self.path.name and not in_use(segments):
+                for segment in segments:
+                    remove_named(segment)
+        self.remove(None)
+
+    def drop_logs(self) -> None:
+        """Of an earlier run."""
+        for name in LOGS:
+            (self.path / name).unlink(missing_ok=True)
 
     def release(self) -> None:
         """Let go of the lock; what is in the directory stays."""
@@ -222,7 +275,8 @@ class Segments:
                 opened.fds.append(fd)
                 seen = _shm.inspect(fd, kind)
                 if isinstance(seen, str):
-                    raise ValueError(f"segment {name} is refused: {seen}")
+                    versions = _versions(fd) if "layout version" in seen else ""
+                    raise ValueError(f"segment {name} is refused: {seen}{versions}")
                 if seen[2].hex() != files.run_id or os.fstat(fd).st_size != size:
                     raise ValueError(f"segment {name} is not the one that run.json describes")
         except FileNotFoundError as error:
@@ -239,6 +293,17 @@ class Segments:
         base = {"shm": Path("/dev/shm"), "files": directory}.get(files.place)
         return base is not None and any((base / name).exists() for name, _, _, _ in files.segments())
 
+    def hold(self) -> None:
+        """Mark them as in use for as long as any process has them open: for `in_use`, where no run directory tells.
+
+        The lock belongs to the open file description, which workers inherit.
+        """
+        if self.files.place == "shm":
+            try:
+                fcntl.flock(self.fds[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass  # a forked child of a dead worker has it open, which says the same
+
     def used_bytes(self) -> int:
         """Memory that the kernel has really given."""
         return sum(os.fstat(fd).st_blocks * 512 for fd in self.fds)
@@ -250,44 +315,82 @@ class Segments:
         self.fds.clear()
 
 
-def stale_runs(base: Path | None = None) -> list[StaleRun]:
-    """Runs of this user whose host is dead. Looks only: takes each lock for a moment and changes nothing."""
-    from .memory import count_waiting
+# --- what is there, without changing it -------------------------------------------------------------------------------
 
-    found = []
-    base = base or runs_directory()
-    for path in sorted(base.iterdir()) if base.is_dir() else []:
-        if not (path / "lock").exists():
-            continue
+
+def is_held(path: Path) -> bool:
+    """Whether a run directory's owner lives. Changes nothing, makes nothing; OSError when it may not look."""
+    try:
+        fd = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+# --- reading and choosing ---------------------------------------------------------------------------------------------
+
+
+def _lock(fd: int) -> bool:
+    """The owner's lock; False when another owner has it. Who merely looks is waited for."""
+    for _ in range(LOCK_TRIES):
         try:
-            directory = RunDirectory.take(path)
-        except RunAlive:
-            continue
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            pass
         try:
-            files = directory.files()
-            waiting, size = 0, 0
-            if files is not None:
-                try:
-                    segments = Segments.open(files, path)
-                except ValueError:
-                    waiting = -1
-                else:
-                    size = segments.used_bytes()
-                    segments.close()
-                    waiting = sum(count_waiting(files, path).values())
-            found.append(StaleRun(path.name, files.run_id if files else "", waiting, size, path))
-        finally:
-            directory.release()
-    return found
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        time.sleep(LOCK_TRY_S)
+    return False
 
 
-def remove_stale(run: StaleRun) -> None:
-    """Remove all of it, messages included. RunAlive when it has come to life meanwhile."""
-    directory = RunDirectory.take(run.path)
-    files = directory.files()
-    if files is not None:
-        directory.wait_for_the_dead(files.slots)
-    directory.remove(files)
+def _understood(text: bytes, name: str) -> RunFiles:
+    """`run.json` of the run of that name; UnreadableRun with the reason."""
+    try:
+        plain: Any = json.loads(text)
+    except ValueError:
+        raise UnreadableRun(f"its run.json ({len(text):,} bytes) is damaged") from None
+    layout = plain.get("layout") if isinstance(plain, dict) else None
+    if not isinstance(layout, int):
+        raise UnreadableRun("its run.json is damaged: it names no layout version")
+    if layout != _shm.LAYOUT_VERSION:
+        maker = plain.get("made_by") or "of an unknown version"
+        raise UnreadableRun(
+            f"it was made by civitas_shm {maker} with layout version {layout}; this is civitas_shm {__version__} "
+            f"with layout version {_shm.LAYOUT_VERSION}"
+        )
+    try:
+        files = msgspec.convert(plain, RunFiles)
+    except msgspec.ValidationError as error:
+        raise UnreadableRun(f"its run.json is damaged: {error}") from None
+    if (
+        not re.fullmatch("[0-9a-f]{32}", files.run_id)
+        or files.prefix != _prefix(name, files.run_id)
+        or files.name != name
+        or not 3 <= files.slots <= _shm.SLOTS_MAX
+        or not 0 < files.mailboxes <= _shm.MAILBOXES_MAX
+    ):
+        raise UnreadableRun("its run.json is damaged: its values do not fit each other")
+    return files
+
+
+def _prefix(name: str, run_id: str) -> str:
+    return f"civitas-{os.getuid()}-{name}-{run_id[:8]}"
+
+
+def _versions(fd: int) -> str:
+    """Both layout versions, where they differ: native/layout.h has it as a u32 behind the magic of 8 bytes."""
+    version = int.from_bytes(os.pread(fd, 4, 8), "little")
+    return f" (its layout version is {version}; this is civitas_shm {__version__} with {_shm.LAYOUT_VERSION})"
 
 
 def new_run_files(name: str, plan: MemoryPlan) -> RunFiles:
@@ -304,13 +407,14 @@ def new_run_files(name: str, plan: MemoryPlan) -> RunFiles:
         name=name,
         run_id=run_id,
         place=place,
-        prefix=f"civitas-{os.getuid()}-{name}-{run_id[:8]}",
+        prefix=_prefix(name, run_id),
         slots=plan.slots,
         mailboxes=max(min(plan.mailboxes + plan.slots, _shm.MAILBOXES_MAX), plan.slots),
         arena_bytes=-(-max(plan.arena_bytes, 4 << 20) // (1 << 20)) * (1 << 20),
         mailbox_bytes=-(-plan.mailbox_bytes // (1 << 20)) * (1 << 20),
         layout=_shm.LAYOUT_VERSION,
         created_s=time.time(),
+        made_by=__version__,
     )
 
 
