@@ -32,6 +32,7 @@ from .supervision import (
     GiveUpChild,
     Running,
     SetTimer,
+    ShutDown,
     Start,
     StartChild,
     StopChild,
@@ -165,6 +166,8 @@ class LocalDriver:
                 self._close_mailbox(child, reason)
             case Escalated(_, _, reason):
                 log.error("%s", reason)
+            case ShutDown(_, _, reason):
+                log.info("%s", reason)
             case Running():
                 self._set_running()
             case Stopped():

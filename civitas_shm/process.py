@@ -83,7 +83,10 @@ class AgentProcess:
     """Processes that pull from this agent's mailbox; the `in_process` transport runs one."""
     overflow: Overflow = "block"
     """What its full mailbox does with one more message."""
-    restart: Restart = "permanent"
+    restart: Restart | Literal["never"] = "permanent"
+    """`never` is Civitas's word for `temporary`."""
+    significant: bool = False
+    """Its end, if it is not restarted, may shut its supervisor down: `Supervisor(auto_shutdown=...)`."""
     state_storage: Literal["none", "shm"] = "none"
     """`shm`: `state` is committed together with the release of each message, and restored before `on_start`."""
 

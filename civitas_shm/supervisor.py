@@ -19,9 +19,10 @@ from .errors import ConfigurationError
 from .loading import class_path
 from .placement import MAIN
 from .process import AgentProcess
+from .supervision.policy import significance_problem
 from .topology.model import AgentSpec, SupervisorSpec
 
-__all__ = ["BackoffPolicy", "RestartStrategy", "Supervisor", "spec_of"]
+__all__ = ["AutoShutdown", "BackoffPolicy", "RestartMode", "RestartStrategy", "Supervisor", "spec_of"]
 
 E = TypeVar("E", bound=Enum)
 N = TypeVar("N", int, float)
@@ -43,11 +44,29 @@ class BackoffPolicy(Enum):
     EXPONENTIAL = "EXPONENTIAL"
 
 
+class RestartMode(Enum):
+    """What becomes of a child that ended by itself; Civitas's `never` is `temporary`."""
+
+    permanent = "permanent"
+    transient = "transient"
+    temporary = "temporary"
+    never = temporary
+
+
+class AutoShutdown(Enum):
+    """When the end of significant children, which are not restarted, ends their supervisor."""
+
+    never = "never"
+    any_significant = "any_significant"
+    all_significant = "all_significant"
+
+
 class Supervisor:
     """Starts its children in order, restarts those that crash, stops them in reverse order.
 
     More than `max_restarts` within `restart_window` seconds: it gives up, and its own supervisor decides; the root's
-    giving up ends the run.
+    giving up ends the run. `auto_shutdown`: the end of one (or all) of its significant children ends it well; at the
+    root, the run with exit code 0. `restart`, `significant`: what its own supervisor does with it then.
     """
 
     def __init__(
@@ -60,6 +79,11 @@ class Supervisor:
         backoff: str | BackoffPolicy = "CONSTANT",
         backoff_base: float = 1.0,
         backoff_max: float = 60.0,
+        *,
+        backoff_reset: float | None = None,
+        auto_shutdown: str | AutoShutdown = "never",
+        restart: str | RestartMode = "permanent",
+        significant: bool = False,
     ) -> None:
         if not isinstance(name, str) or not name:
             raise ValueError(f"a supervisor's name must be a text that is not empty, not {name!r}")
@@ -71,6 +95,12 @@ class Supervisor:
         self.backoff = _member(BackoffPolicy, backoff, f"backoff of supervisor {name!r}")
         self.backoff_base = _at_least(0, backoff_base, f"backoff_base of supervisor {name!r}")
         self.backoff_max = _at_least(0, backoff_max, f"backoff_max of supervisor {name!r}")
+        self.backoff_reset = backoff_reset
+        self.auto_shutdown = _member(AutoShutdown, auto_shutdown, f"auto_shutdown of supervisor {name!r}")
+        self.restart = _restart_mode(restart, f"restart of supervisor {name!r}")
+        self.significant = significant
+        if backoff_reset is not None and not backoff_reset > 0:
+            raise ValueError(f"backoff_reset of supervisor {name!r} is {backoff_reset!r}; it must be more than 0")
         if restart_window == 0:
             raise ValueError(f"restart_window of supervisor {name!r} is 0; it must be more")
         for child in self.children:
@@ -81,6 +111,10 @@ class Supervisor:
                 )
             if not hasattr(child, "name"):
                 raise ValueError(f"{type(child).__qualname__}.__init__ does not call super().__init__(name)")
+            mode = _restart_mode(child.restart, f"restart of {child.name!r}")
+            problem = significance_problem(child.significant, mode.value, self.auto_shutdown.value)
+            if problem is not None:
+                raise ValueError(f"{child.name!r} below supervisor {name!r}: {problem}")
         names = [supervisor.name for supervisor in self.all_supervisors()]
         names += [agent.name for agent in self.all_agents()]
         twice = sorted(one for one, count in Counter(names).items() if count > 1)
@@ -113,6 +147,10 @@ def _member(kind: type[E], value: str | E, what: str) -> E:
         raise ValueError(f"{what} is {value!r}; it must be {', '.join(one.value for one in kind)}") from None
 
 
+def _restart_mode(value: str | RestartMode, what: str) -> RestartMode:
+    return RestartMode.temporary if value == "never" else _member(RestartMode, value, what)
+
+
 def _at_least(least: int, value: N, what: str) -> N:
     if not value >= least:
         raise ValueError(f"{what} is {value!r}; it must be {least} or more")
@@ -132,6 +170,10 @@ def spec_of(supervisor: Supervisor, *, portable: bool) -> SupervisorSpec:
         backoff=supervisor.backoff.value,
         backoff_base_s=supervisor.backoff_base,
         backoff_max_s=supervisor.backoff_max,
+        backoff_reset_s=supervisor.backoff_reset,
+        auto_shutdown=supervisor.auto_shutdown.value,
+        restart=supervisor.restart.value,
+        significant=supervisor.significant,
         children=[
             spec_of(child, portable=portable) if isinstance(child, Supervisor) else _agent_spec(child, portable)
             for child in supervisor.children
@@ -163,7 +205,8 @@ def _agent_spec(agent: AgentProcess, portable: bool) -> AgentSpec:
         mailbox_size=agent.mailbox_size,
         overflow=agent.overflow,
         max_retries=agent.max_retries,
-        restart=agent.restart,
+        restart=_restart_mode(agent.restart, f"restart of agent {agent.name!r}").value,
+        significant=agent.significant,
         shutdown_timeout_s=agent.shutdown_timeout,
         state=agent.state_storage,
     )

@@ -37,6 +37,7 @@ from ..supervision import (
     ProcessDied,
     Running,
     SetTimer,
+    ShutDown,
     Start,
     StartChild,
     StopChild,
@@ -108,12 +109,15 @@ class Driver:
         self.seats[MAIN].ready = True
         self._mailboxes: dict[str, int] = {}
         self._names: dict[int, str] = {}
+        self._closed: set[str] = set()
+        """Agents whose last child was given up."""
         self._inbox: deque[Event] = deque()
         self._stepping = False
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._oom_kills = kernel.oom_kills()
         self._stop_code: int | None = None
         self._stop_asked = False
+        self._begun = False
         self._verdict: Outcome | None = None
         """Why the run must end though the tree would go on."""
         self._last_words: dict[str, str] = {}
@@ -155,14 +159,18 @@ class Driver:
     def start(self) -> None:
         """Make all mailboxes, say who reads them, start the tree. So agents may send to later ones from `on_start`."""
         for agent in self._agents.values():
-            mailbox = self._memory.add_mailbox(
-                MailboxSpec(agent.name, agent.mailbox_size, overflow=agent.overflow, replicas=agent.replicas)
-            )
-            self._mailboxes[agent.name] = mailbox
-            self._names[mailbox] = agent.name
-        for name, mailbox in self._mailboxes.items():
-            self._memory.set_readers(mailbox, self._reader_slots(name))
+            self._open_mailbox(agent)
         self._feed(Start())
+
+    def _open_mailbox(self, agent: AgentSpec) -> None:
+        """Make it, or another one where the last was closed; say who reads it."""
+        mailbox = self._memory.add_mailbox(
+            MailboxSpec(agent.name, agent.mailbox_size, overflow=agent.overflow, replicas=agent.replicas)
+        )
+        self._mailboxes[agent.name] = mailbox
+        self._names[mailbox] = agent.name
+        self._closed.discard(agent.name)
+        self._memory.set_readers(mailbox, self._reader_slots(agent.name))
 
     def stop(self, exit_code: int = 0) -> None:
         """Stop in good order: drain as the topology says, last started first. The first call's exit code holds."""
@@ -297,12 +305,22 @@ class Driver:
                 self._give_up_child(child, reason)
             case Escalated():
                 pass  # the report that follows says it
+            case ShutDown(supervisor, child, reason):
+                self._events.emit("supervisor_shut_down", supervisor=supervisor, agent=child, cause=reason)
             case Running():
-                self._on_running()
+                self._run_begins()
             case Stopped():
+                if not self._stop_asked:
+                    self._run_begins()  # it shut down by itself: whoever waits for its start has not been failed
                 self._end(self._verdict or Outcome(self._stop_code or 0))
             case Failed(reason, _, child):
                 self._end(Outcome(1, self._failure(reason, child), "RunFailed"))
+
+    def _run_begins(self) -> None:
+        """Said once."""
+        if not self._begun:
+            self._begun = True
+            self._on_running()
 
     def _time(self, timer: int) -> None:
         self._timers.pop(timer, None)
@@ -312,6 +330,8 @@ class Driver:
         state = self._tree.children[child]
         spec = self._agents[state.agent]
         seat = self.seats[self._placement.process_of(child).name]
+        if state.agent in self._closed:
+            self._open_mailbox(spec)
         resident = Resident(child, incarnation, spec)
         seat.residents[spec.name] = resident
         if incarnation > 1:
@@ -353,6 +373,7 @@ class Driver:
         if slots:
             self._memory.set_readers(self._mailboxes[agent], slots)
         else:
+            self._closed.add(agent)
             self.counts.dead_letters += len(self._memory.close_mailbox(self._mailboxes[agent]))
 
     def _reader_slots(self, agent: str, without: str = "") -> list[int]:

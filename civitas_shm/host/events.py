@@ -26,6 +26,7 @@ EVENTS: Final = (
     "process_restarting",
     "process_recovered",
     "agent_failed",
+    "supervisor_shut_down",
     "run_stopped",
 )
 """All names, in the order of a life."""

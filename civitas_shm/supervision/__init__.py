@@ -7,6 +7,7 @@ driver reads `events` (what it must promise) and `tree` (what it gets), and asks
     backoff   how long to wait before a restart
     events    the words between the tree and its drivers
     state     the tree's state, and questions to it
+    work      the copy of a tree that one step changes
     tree      step(tree, event, now_s) -> (tree, actions)
 """
 
@@ -25,6 +26,7 @@ from .events import (
     ProcessDied,
     Running,
     SetTimer,
+    ShutDown,
     Start,
     StartChild,
     StopChild,
@@ -59,6 +61,7 @@ __all__ = [
     "ProcessDied",
     "Running",
     "SetTimer",
+    "ShutDown",
     "Start",
     "StartChild",
     "StopChild",

@@ -9,7 +9,8 @@ its seed.
 | LINEAR      | min(base * n, max)                                                    |
 | EXPONENTIAL | uniform over [0, min(base * 2**(n-1), max)): "full jitter"            |
 
-The first restart in a window is immediate and is not counted in n: the second restart in the window has n = 1.
+The first restart of a series (policy: **Backoff**; a window is one unless it was stable in between) is immediate and
+is not counted in n: the second restart has n = 1.
 Full jitter is drawn *below the cap*, so that many crashing systems spread out also when all of them are at the cap.
 """
 
@@ -27,9 +28,9 @@ _LARGEST_EXPONENT: Final = 1023
 _MASK_64: Final = (1 << 64) - 1
 
 
-def backoff_s(kind: Backoff, base_s: float, max_s: float, restarts_in_window: int, random01: float) -> float:
-    """Seconds to wait before this restart, the `restarts_in_window`-th (1 = the first) of its supervisor's window."""
-    n = restarts_in_window - 1
+def backoff_s(kind: Backoff, base_s: float, max_s: float, number: int, random01: float) -> float:
+    """Seconds to wait before this restart, the `number`-th (1 = the first) of its series."""
+    n = number - 1
     if n <= 0:
         return 0.0
     if kind == "CONSTANT":

@@ -30,6 +30,7 @@ __all__ = [
     "ProcessDied",
     "Running",
     "SetTimer",
+    "ShutDown",
     "Start",
     "StartChild",
     "StopChild",
@@ -163,6 +164,16 @@ class Escalated:
 
 
 @dataclass(frozen=True, slots=True)
+class ShutDown:
+    """For reports: a supervisor's significant children have ended, so it stops the others and ends well."""
+
+    supervisor: str
+    child: str
+    """The significant child that was the last straw (a supervisor below, perhaps)."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Running:
     """Every child has been started and is ready, for the first time. Sent once."""
 
@@ -179,7 +190,9 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """Everything is down, as requested. Final."""
+    """Everything is down, as requested or because the root shut down. Final: the run has ended well (exit code 0)."""
 
 
-Action = StartChild | StopChild | SetTimer | CancelTimer | GiveUpChild | Escalated | Running | Failed | Stopped
+Action = (
+    StartChild | StopChild | SetTimer | CancelTimer | GiveUpChild | Escalated | ShutDown | Running | Failed | Stopped
+)

@@ -26,10 +26,26 @@ replicas of one agent side by side in one *group*; groups start one after the ot
 A child that falls while it is being taken down is not counted. A temporary child that is taken down does not return;
 a transient child that had ended before does, both as in OTP.
 
+**Auto-shutdown** (`shuts_down`): a *significant* child has ended by itself and is not restarted.
+
+| the supervisor's auto_shutdown | it shuts down                                            |
+|--------------------------------|----------------------------------------------------------|
+| never                          | no                                                       |
+| any_significant                | yes                                                      |
+| all_significant                | yes, when no other significant child lives or will again |
+
+A child that was taken down, with its group or with the whole, ends nobody. What shut down is FINISHED for the
+supervisor above: restarted if permanent, gone if transient or temporary. `significance_problem` refuses what OTP
+refuses: a significant child that is permanent, or whose supervisor never shuts down.
+
 **Intensity** (`add_restart`): a supervisor may restart `max_restarts` times within `restart_window_s` seconds; the
 next restart inside the window is refused and the supervisor gives up. A restart is inside the window as long as
 `now - then <= restart_window_s`: a restart that is exactly as old as the window still counts (OTP's boundary). There
 is one window per supervisor, not per child.
+
+**Backoff** (`backoff_number`): the wait grows with the restarts of the *series*: those in the window since the
+supervisor was last *stable*, that is, since all its children had been up together for `backoff_reset_s`. Without
+that setting a series ends with the window only. The budget is not affected by it.
 """
 
 from __future__ import annotations
@@ -37,10 +53,25 @@ from __future__ import annotations
 from enum import Enum
 from typing import Literal, NamedTuple
 
-__all__ = ["Counted", "Ending", "Restart", "Strategy", "add_restart", "first_fallen_group", "in_window", "is_restarted"]
+__all__ = [
+    "AutoShutdown",
+    "Counted",
+    "Ending",
+    "Restart",
+    "Strategy",
+    "add_restart",
+    "backoff_number",
+    "first_fallen_group",
+    "in_window",
+    "is_restarted",
+    "is_stable",
+    "shuts_down",
+    "significance_problem",
+]
 
 Restart = Literal["permanent", "transient", "temporary"]
 Strategy = Literal["ONE_FOR_ONE", "ONE_FOR_ALL", "REST_FOR_ONE"]
+AutoShutdown = Literal["never", "any_significant", "all_significant"]
 
 
 class Ending(Enum):
@@ -77,6 +108,40 @@ def first_fallen_group(strategy: Strategy, group: int, groups: int) -> int:
     if strategy == "REST_FOR_ONE":
         return group + 1
     return groups
+
+
+def shuts_down(auto_shutdown: AutoShutdown, significant: bool, other_significant_left: bool) -> bool:
+    """The table **Auto-shutdown** above, for a child that has ended by itself and is not restarted."""
+    if not significant or auto_shutdown == "never":
+        return False
+    return auto_shutdown == "any_significant" or not other_significant_left
+
+
+def significance_problem(significant: bool, restart: Restart, auto_shutdown: AutoShutdown) -> str | None:
+    """Why a child of a supervisor with this `auto_shutdown` cannot be so, or None when it can: OTP's combinations."""
+    if not significant:
+        return None
+    if restart == "permanent":
+        return (
+            "significant: true needs restart: transient or temporary; a permanent child is always restarted, so its "
+            "end never shuts anything down"
+        )
+    if auto_shutdown == "never":
+        return (
+            "significant: true has no effect here: its supervisor has auto_shutdown: never; set any_significant or "
+            "all_significant there"
+        )
+    return None
+
+
+def is_stable(up_since_s: float | None, now_s: float, backoff_reset_s: float | None) -> bool:
+    """Whether all children have been up together for long enough that a backoff begins anew."""
+    return backoff_reset_s is not None and up_since_s is not None and now_s - up_since_s >= backoff_reset_s
+
+
+def backoff_number(counted: tuple[Counted, ...], series: int) -> int:
+    """Which restart of its series the last one is, 1 = the first; `series`: the cause that the series began with."""
+    return sum(restart.cause >= series for restart in counted)
 
 
 def in_window(counted: tuple[Counted, ...], now_s: float, restart_window_s: float) -> tuple[Counted, ...]:

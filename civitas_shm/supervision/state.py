@@ -16,7 +16,7 @@ from typing import Literal
 
 from ..errors import ConfigurationError
 from ..topology.model import AgentSpec, SupervisorSpec
-from .policy import Counted, Restart, in_window
+from .policy import Counted, Restart, in_window, significance_problem
 
 __all__ = [
     "ChildReport",
@@ -67,6 +67,8 @@ class Phase(Enum):
     STOPPING = "stopping"
     WAITING = "waiting"
     """Down because it gave up; its parent restarts it after a backoff."""
+    GONE = "gone"
+    """Ended, and is not restarted for its own sake; all below it is gone too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class ChildState:
     """Index in the supervisor's `groups`."""
     restart: Restart
     shutdown_timeout_s: float
+    significant: bool = False
     status: ChildStatus = ChildStatus.DOWN
     incarnation: int = 0
     """Of the last start; 0 = never started."""
@@ -124,8 +127,14 @@ class SupervisorState:
     """CLEARING, HOLDING: when the fallen groups may start again."""
     counted: tuple[Counted, ...] = ()
     """Restarts that were in the window when the last one was added."""
+    up_since_s: float | None = None
+    """When all its children came to be up together, if they are; kept only where `backoff_reset_s` is set."""
+    series: int = 0
+    """The cause that the present series of restarts began with (policy: **Backoff**)."""
     escalation: Fall | None = None
     """STOPPING because the budget is used up."""
+    shutdown: Fall | None = None
+    """STOPPING because its significant children have ended."""
 
     @property
     def name(self) -> str:
@@ -162,6 +171,8 @@ class Tree:
         """The tree before its start. ConfigurationError when names clash or a limit is impossible."""
         children: dict[str, ChildState] = {}
         supervisors: dict[str, SupervisorState] = {}
+        if spec.significant:
+            raise ConfigurationError(f"supervisor {spec.name!r}: the root cannot be significant: nothing is above it.")
         _plant(spec, None, 0, children, supervisors)
         _refuse_clashes(spec)
         return cls(root=spec.name, children=children, supervisors=supervisors, seed=seed)
@@ -185,6 +196,9 @@ def _plant(
     groups = tuple((c.name,) if isinstance(c, SupervisorSpec) else child_keys(c) for c in spec.children)
     supervisors[spec.name] = SupervisorState(spec=spec, parent=parent, group=group, groups=groups)
     for index, child in enumerate(spec.children):
+        problem = significance_problem(child.significant, child.restart, spec.auto_shutdown)
+        if problem is not None:
+            raise ConfigurationError(f"{child.name!r} below supervisor {spec.name!r}: {problem}.")
         if isinstance(child, SupervisorSpec):
             _plant(child, spec.name, index, children, supervisors)
             continue
@@ -192,7 +206,7 @@ def _plant(
             raise ConfigurationError(f"agent {child.name!r}: replicas is {child.replicas}; at least 1 is needed.")
         for replica, key in enumerate(child_keys(child)):
             children[key] = ChildState(
-                key, child.name, replica, spec.name, index, child.restart, child.shutdown_timeout_s
+                key, child.name, replica, spec.name, index, child.restart, child.shutdown_timeout_s, child.significant
             )
 
 
@@ -213,6 +227,14 @@ def _check_limits(spec: SupervisorSpec) -> None:
             f"{where}: backoff_base is {spec.backoff_base_s} s and backoff_max {spec.backoff_max_s} s; "
             "neither may be negative."
         )
+    if spec.backoff_reset_s is not None and not spec.backoff_reset_s > 0:
+        raise ConfigurationError(f"{where}: backoff_reset is {spec.backoff_reset_s} s; it must be more than 0.")
+    if spec.auto_shutdown not in ("never", "any_significant", "all_significant"):
+        raise ConfigurationError(
+            f"{where}: auto_shutdown is {spec.auto_shutdown!r}; it must be never, any_significant or all_significant."
+        )
+    if spec.restart not in ("permanent", "transient", "temporary"):
+        raise ConfigurationError(f"{where}: restart is {spec.restart!r}; it must be permanent, transient or temporary.")
 
 
 def _refuse_clashes(spec: SupervisorSpec) -> None:
@@ -317,5 +339,5 @@ def is_settled(tree: Tree) -> bool:
     if tree.outcome is not None:
         return True
     return all(c.status in (ChildStatus.READY, ChildStatus.GONE) for c in tree.children.values()) and all(
-        s.phase is Phase.UP and s.ready for s in tree.supervisors.values()
+        (s.phase is Phase.UP and s.ready) or s.phase is Phase.GONE for s in tree.supervisors.values()
     )

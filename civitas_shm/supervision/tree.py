@@ -30,7 +30,7 @@ Rules of this file: no I/O, no clock, no asyncio, no global chance; a Tree is ne
 |                          |                                    | reverse order; then Stopped                        |
 |                          | the root has given up              | nothing: it is going down, and will be Failed      |
 
-A child (or a supervisor that gave up, as a permanent one) *falls*. The first line that fits:
+A child *falls*, or a supervisor that gave up (FAILED) or shut down (FINISHED). The first line that fits:
 
 | its supervisor                      | the child                           | what happens                           |
 |-------------------------------------|-------------------------------------|----------------------------------------|
@@ -38,7 +38,11 @@ A child (or a supervisor that gave up, as a permanent one) *falls*. The first li
 | is CLEARING the child's group       | temporary                           | GiveUpChild                            |
 |                                     | any other                           | down; not counted; it starts again     |
 |                                     |                                     | with its group                         |
-| any                                 | not restarted (policy: **Restart**) | GiveUpChild                            |
+| any                                 | not restarted (policy: **Restart**) | GiveUpChild; of a supervisor, for each |
+|                                     |                                     | child below                            |
+|                                     | and the last significant one        | ShutDown; all its children stop in     |
+|                                     | (policy: **Auto-shutdown**)         | reverse order, then it has ended       |
+|                                     |                                     | itself; the root: Stopped              |
 | has no restart left (**Intensity**) | restarted                           | Escalated; all its children stop in    |
 |                                     |                                     | reverse order, then it falls itself,   |
 |                                     |                                     | of the same cause; at the root: Failed |
@@ -52,7 +56,8 @@ A child (or a supervisor that gave up, as a permanent one) *falls*. The first li
 
 Guarantees:
 - a child is started only when its last incarnation has ended, and incarnations only grow;
-- a stop beats a restart: from StopRequested, and from the moment the root gives up, no StartChild is emitted;
+- a stop beats a restart: from StopRequested, and from the moment the root gives up or shuts down, no StartChild is
+  emitted; a shutdown beats the restart of a child that fell in the same event;
 - one cause is counted once against each supervisor, also when it reaches it through several supervisors below;
 - a start that fails is counted like a crash, the very first one too (OTP gives up at once; here a service that is a
   second late at boot gets the same patience as later);
@@ -65,34 +70,38 @@ A supervisor that is restarted begins anew: empty window, all its children start
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Literal
 
 from .backoff import backoff_s, next_random
 from .events import (
     Action,
-    CancelTimer,
     ChildExited,
     ChildFailed,
     ChildReady,
     Escalated,
     Event,
     Failed,
-    GiveUpChild,
     ProcessDied,
     Running,
-    SetTimer,
+    ShutDown,
     Start,
-    StartChild,
     StopChild,
     Stopped,
     StopRequested,
     Timer,
 )
-from .policy import Ending, add_restart, first_fallen_group, is_restarted
-from .state import ChildState, ChildStatus, Fall, Phase, SupervisorState, TimerTarget, Tree
+from .policy import (
+    Ending,
+    add_restart,
+    backoff_number,
+    first_fallen_group,
+    is_restarted,
+    is_stable,
+    shuts_down,
+)
+from .state import ChildStatus, Fall, Phase, SupervisorState, TimerTarget, Tree
+from .work import Work, flat
 
 __all__ = ["Tree", "step"]
 
@@ -108,38 +117,13 @@ def step(tree: Tree, event: Event, now_s: float) -> tuple[Tree, list[Action]]:
     return work.tree(), work.actions
 
 
-class _Step:
-    """One step: private copies of the maps, changed in place, then frozen again.
+class _Step(Work):
+    """One step.
 
     `take` handles the event; whatever makes a supervisor look again at its children puts it in the queue; `settle`
     lets each look until none has to. Only `_advance` walks over groups, and it is called from `settle` alone, so
     no supervisor's walk is ever interrupted by another's.
     """
-
-    def __init__(self, tree: Tree, now_s: float) -> None:
-        self._before = tree
-        self._now_s = now_s
-        self._children = dict(tree.children)
-        self._supervisors = dict(tree.supervisors)
-        self._timers = dict(tree.timers)
-        self._next_timer = tree.next_timer
-        self._next_cause = tree.next_cause
-        self._seed = tree.seed
-        self._outcome: Literal["stopped", "failed"] | None = None
-        self._queue: deque[str] = deque()
-        self.actions: list[Action] = []
-
-    def tree(self) -> Tree:
-        return Tree(
-            root=self._before.root,
-            children=self._children,
-            supervisors=self._supervisors,
-            seed=self._seed,
-            timers=self._timers,
-            next_timer=self._next_timer,
-            next_cause=self._next_cause,
-            outcome=self._outcome,
-        )
 
     # --- events ---------------------------------------------------------------------------------------------------
 
@@ -202,7 +186,7 @@ class _Step:
                 continue
             concerned.add(child.supervisor)
             if child.status is ChildStatus.STOPPING:
-                self._rest(child, "taken down")
+                self._rest(key, "taken down")
             else:
                 self._set_child(child, ChildStatus.DOWN)
                 fell.setdefault(child.supervisor, []).append(key)
@@ -236,15 +220,18 @@ class _Step:
         if supervisor.phase in (Phase.HALTED, Phase.STOPPING):
             return
         restarted: list[str] = []
+        significant: str | None = None
         for name in names:
-            child = self._children.get(name)
             if supervisor.phase is Phase.CLEARING and self._group(name) >= supervisor.scope:
-                if child is not None:
-                    self._rest(child, fall.reason)
-            elif child is not None and not is_restarted(child.restart, ending):
-                self._give_up(child, fall.reason)
-            else:
+                self._rest(name, fall.reason)
+            elif is_restarted(self._restart_of(name), ending):
                 restarted.append(name)
+            else:
+                self._give_up(name, fall.reason)
+                significant = name if self._is_significant(name) else significant
+        if significant is not None and self._shuts_down(supervisor):
+            self._shut_down(supervisor, significant, fall)
+            return
         if not restarted:
             return
         spec = supervisor.spec
@@ -253,16 +240,33 @@ class _Step:
             counted, allowed = add_restart(
                 supervisor.counted, self._now_s, fall.cause, spec.max_restarts, spec.restart_window_s
             )
+            if is_stable(supervisor.up_since_s, self._now_s, spec.backoff_reset_s):
+                supervisor = self._set(supervisor, series=fall.cause)
             supervisor = self._set(supervisor, counted=counted)
             if not allowed:
                 self._escalate(supervisor, restarted[-1], fall)
                 return
             self._seed, random01 = next_random(self._seed)
-            delay_s = backoff_s(spec.backoff, spec.backoff_base_s, spec.backoff_max_s, len(counted), random01)
+            number = backoff_number(counted, supervisor.series)
+            delay_s = backoff_s(spec.backoff, spec.backoff_base_s, spec.backoff_max_s, number, random01)
+        supervisor = self._set(supervisor, up_since_s=None)
         if spec.strategy == "ONE_FOR_ONE":
             self._restart(supervisor, restarted, delay_s)
         else:
             self._clear(supervisor, min(map(self._group, restarted)), delay_s)
+
+    def _shuts_down(self, supervisor: SupervisorState) -> bool:
+        left = any(self._is_significant(name) and not self._is_over(name) for name in flat(supervisor.groups))
+        return shuts_down(supervisor.spec.auto_shutdown, True, left)
+
+    def _shut_down(self, supervisor: SupervisorState, name: str, fall: Fall) -> None:
+        reason = (
+            f"supervisor {supervisor.name!r} shuts down ({supervisor.spec.auto_shutdown}): {name!r} has ended and is "
+            f"not restarted: {fall.reason}"
+        )
+        self.actions.append(ShutDown(supervisor.name, name, reason))
+        self._take_down(supervisor)
+        self._set(self._supervisors[supervisor.name], shutdown=replace(fall, counts=True, reason=reason))
 
     def _restart(self, supervisor: SupervisorState, names: list[str], delay_s: float) -> None:
         if delay_s <= 0:
@@ -294,7 +298,7 @@ class _Step:
             scope=scope,
             hold_until_s=hold_until_s,
         )
-        for name in _flat(supervisor.groups[scope:]):
+        for name in flat(supervisor.groups[scope:]):
             self._halt(name)
         self._queue.append(supervisor.name)
 
@@ -341,7 +345,9 @@ class _Step:
             frontier += 1
         was_ready = supervisor.ready
         ready = was_ready or frontier == len(supervisor.groups)
-        self._set(supervisor, frontier=frontier, ready=ready)
+        all_up = supervisor.spec.backoff_reset_s is not None and all(map(self._is_up, flat(supervisor.groups)))
+        up_since_s = (self._now_s if supervisor.up_since_s is None else supervisor.up_since_s) if all_up else None
+        self._set(supervisor, frontier=frontier, ready=ready, up_since_s=up_since_s)
         if ready and not was_ready:
             if supervisor.parent is None:
                 self.actions.append(Running())
@@ -368,30 +374,35 @@ class _Step:
 
     def _is_down(self, supervisor: SupervisorState) -> None:
         """Everything below is down: tell the parent, or end."""
-        fall = supervisor.escalation
-        self._set(supervisor, phase=Phase.DOWN, ready=False, counted=(), escalation=None)
+        gave_up, shut_down = supervisor.escalation, supervisor.shutdown
+        fresh = replace(supervisor, ready=False, counted=(), series=0, up_since_s=None, escalation=None, shutdown=None)
+        self._set(fresh, phase=Phase.DOWN)
         if supervisor.parent is None:
-            if fall is None:
+            if gave_up is None:
                 self._end("stopped", Stopped())
             else:
-                self._end("failed", Failed(fall.reason, fall.supervisor, fall.child))
+                self._end("failed", Failed(gave_up.reason, gave_up.supervisor, gave_up.child))
             return
-        if fall is not None:
-            self._fall(self._supervisors[supervisor.parent], [supervisor.name], Ending.FAILED, fall)
+        parent = self._supervisors[supervisor.parent]
+        if gave_up is not None:
+            self._fall(parent, [supervisor.name], Ending.FAILED, gave_up)
+        elif shut_down is not None:
+            self._fall(parent, [supervisor.name], Ending.FINISHED, shut_down)
+        else:
+            self._rest(supervisor.name, "taken down")
         self._queue.append(supervisor.parent)
 
     def _resume(self, supervisor: SupervisorState) -> None:
         """What had to fall is down and the backoff is over: start again, from the group of the child that fell."""
-        for name in _flat(supervisor.groups[supervisor.scope :]):
-            child = self._children.get(name)
-            if child is not None and child.status is ChildStatus.GONE and child.restart != "temporary":
-                self._set_child(child, ChildStatus.DOWN)
+        for name in flat(supervisor.groups[supervisor.scope :]):
+            if self._is_over(name) and self._restart_of(name) != "temporary":
+                self._set_down(name)
         self._set(supervisor, phase=Phase.UP, frontier=max(supervisor.scope - 1, 0))
         self._queue.append(supervisor.name)
 
     def _take_down(self, supervisor: SupervisorState) -> None:
         """Begin to stop all of it, unless it is down or about to be."""
-        if supervisor.phase in (Phase.DOWN, Phase.STOPPING):
+        if supervisor.phase in (Phase.DOWN, Phase.GONE, Phase.STOPPING):
             return
         self._halt(supervisor.name)
         self._set(self._supervisors[supervisor.name], phase=Phase.STOPPING, scope=0)
@@ -400,95 +411,12 @@ class _Step:
     def _halt(self, name: str) -> None:
         """From here on nothing below `name` is started; nothing is stopped yet. A child has nothing below it."""
         supervisor = self._supervisors.get(name)
-        if supervisor is None or supervisor.phase in (Phase.DOWN, Phase.HALTED, Phase.STOPPING):
+        if supervisor is None or supervisor.phase in (Phase.DOWN, Phase.GONE, Phase.HALTED, Phase.STOPPING):
             return
         self._cancel_timers(supervisor)
         self._set(supervisor, phase=Phase.HALTED, frontier=_top(supervisor))
-        for below in _flat(supervisor.groups):
+        for below in flat(supervisor.groups):
             self._halt(below)
-
-    # --- small changes ------------------------------------------------------------------------------------------------
-
-    def _start(self, name: str) -> None:
-        child = self._children.get(name)
-        if child is not None:
-            incarnation = child.incarnation + 1
-            self._children[name] = replace(child, status=ChildStatus.STARTING, incarnation=incarnation)
-            self.actions.append(StartChild(name, incarnation))
-            return
-        supervisor = self._supervisors[name]
-        for below in _flat(supervisor.groups):
-            if below in self._children:
-                self._set_child(self._children[below], ChildStatus.DOWN)
-        self._set(supervisor, phase=Phase.UP, frontier=0, scope=0)
-        self._queue.append(name)
-
-    def _rest(self, child: ChildState, reason: str) -> None:
-        """Down because it was taken down. A temporary child does not come back with its group."""
-        if child.restart == "temporary" and self._supervisors[child.supervisor].phase is Phase.CLEARING:
-            self._give_up(child, reason)
-        else:
-            self._set_child(child, ChildStatus.DOWN)
-
-    def _give_up(self, child: ChildState, reason: str) -> None:
-        self._set_child(child, ChildStatus.GONE)
-        self.actions.append(GiveUpChild(child.key, child.incarnation, reason))
-
-    def _end(self, outcome: Literal["stopped", "failed"], action: Action) -> None:
-        self._outcome = outcome
-        self.actions.append(action)
-
-    def _set_timer(self, target: TimerTarget, at_s: float) -> None:
-        timer = self._next_timer
-        self._next_timer += 1
-        self._timers[timer] = target
-        self.actions.append(SetTimer(timer, at_s, target.names or (target.supervisor,)))
-
-    def _cancel_timers(self, supervisor: SupervisorState) -> None:
-        """The supervisor's own timers; what waited for them is down."""
-        for timer, target in list(self._timers.items()):
-            if target.supervisor != supervisor.name:
-                continue
-            del self._timers[timer]
-            self.actions.append(CancelTimer(timer))
-            for name in target.names:
-                if name in self._children:
-                    self._set_child(self._children[name], ChildStatus.DOWN)
-                else:
-                    self._set(self._supervisors[name], phase=Phase.DOWN)
-
-    def _set(self, supervisor: SupervisorState, **changes: object) -> SupervisorState:
-        changed = replace(supervisor, **changes)  # type: ignore[arg-type]  # names are checked by replace()
-        self._supervisors[supervisor.name] = changed
-        return changed
-
-    def _set_child(self, child: ChildState, status: ChildStatus) -> None:
-        self._children[child.key] = replace(child, status=status)
-
-    # --- small questions ----------------------------------------------------------------------------------------------
-
-    def _group(self, name: str) -> int:
-        child = self._children.get(name)
-        return self._supervisors[name].group if child is None else child.group
-
-    def _is_idle(self, name: str) -> bool:
-        child = self._children.get(name)
-        if child is None:
-            return self._supervisors[name].phase is Phase.DOWN
-        return child.status is ChildStatus.DOWN
-
-    def _is_up(self, name: str) -> bool:
-        """Whether what comes after it may start."""
-        child = self._children.get(name)
-        if child is None:
-            return self._supervisors[name].ready
-        return child.status in (ChildStatus.READY, ChildStatus.GONE)
-
-    def _is_down_now(self, name: str) -> bool:
-        child = self._children.get(name)
-        if child is None:
-            return self._supervisors[name].phase is Phase.DOWN
-        return child.status in (ChildStatus.DOWN, ChildStatus.GONE)
 
 
 def _top(supervisor: SupervisorState) -> int:
@@ -496,7 +424,3 @@ def _top(supervisor: SupervisorState) -> int:
     if supervisor.phase is Phase.UP:
         return min(supervisor.frontier + 1, len(supervisor.groups))
     return supervisor.frontier
-
-
-def _flat(groups: Iterable[tuple[str, ...]]) -> Iterable[str]:
-    return (name for group in groups for name in group)

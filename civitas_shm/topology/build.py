@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
+from ..supervision.policy import significance_problem
 from . import schema
 from .check import Checker, value_text
 from .model import (
@@ -98,9 +99,12 @@ class Builder:
             self.checker.at_value(path, "the key 'name' is missing")
         else:
             self._claim("supervisor", mapping.get("name", "root"), path)
+        if block is not None and len(path) == 1:
+            self._root_alone(block, path)
         children = self._children(mapping, path)
         if block is None:
             return SupervisorSpec(children=children)
+        self._significant(block, children, path)
         return SupervisorSpec(
             name=block.name,
             strategy=block.strategy,
@@ -109,8 +113,26 @@ class Builder:
             backoff=block.backoff,
             backoff_base_s=block.backoff_base_s,
             backoff_max_s=block.backoff_max_s,
+            backoff_reset_s=block.backoff_reset_s,
+            auto_shutdown=block.auto_shutdown,
+            restart=block.restart,
+            significant=block.significant,
             children=children,
         )
+
+    def _root_alone(self, block: schema.Supervisor, path: Path) -> None:
+        """What the root's own supervisor would do, has no meaning: there is none."""
+        for key in ("restart", "significant"):
+            if key in block.model_fields_set:
+                self.checker.at_key((*path, key), f"the root has no supervisor above it; remove {key!r}")
+
+    def _significant(self, block: schema.Supervisor, children: list[AgentSpec | SupervisorSpec], path: Path) -> None:
+        """OTP's combinations; a place is known by the name that stands there."""
+        for child in children:
+            problem = significance_problem(child.significant, child.restart, block.auto_shutdown)
+            if problem is not None and child.name in self._names:  # else the missing name is the problem
+                _, named = self._names[child.name]
+                self.checker.at_value((*named[:-1], "significant"), problem)
 
     def _children(self, mapping: dict[Any, Any], path: Path) -> list[AgentSpec | SupervisorSpec]:
         data = mapping.get("children")
@@ -194,6 +216,7 @@ class Builder:
             overflow=block.overflow,
             max_retries=block.max_retries,
             restart=block.restart,
+            significant=block.significant,
             start_timeout_s=block.start_timeout_s,
             shutdown_timeout_s=block.shutdown_timeout_s,
             state=block.state,

@@ -31,6 +31,7 @@ __all__ = [
 Strategy = Literal["ONE_FOR_ONE", "ONE_FOR_ALL", "REST_FOR_ONE"]
 Backoff = Literal["CONSTANT", "LINEAR", "EXPONENTIAL"]
 Restart = Literal["permanent", "transient", "temporary"]
+AutoShutdown = Literal["never", "any_significant", "all_significant"]
 Drain = Literal["current", "all"]
 
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -57,6 +58,8 @@ class AgentSpec:
     overflow: Overflow = "block"
     max_retries: int = 3
     restart: Restart = "permanent"
+    significant: bool = False
+    """Its end, if it is not restarted, may shut its supervisor down: `SupervisorSpec.auto_shutdown`."""
     start_timeout_s: float = 30.0
     shutdown_timeout_s: float = 30.0
     state: Literal["none", "shm"] = "none"
@@ -76,6 +79,13 @@ class SupervisorSpec:
     backoff: Backoff = "CONSTANT"
     backoff_base_s: float = 1.0
     backoff_max_s: float = 60.0
+    backoff_reset_s: float | None = None
+    """All children up together for so long: the backoff begins anew. None: only with the window."""
+    auto_shutdown: AutoShutdown = "never"
+    """When the end of significant children ends this supervisor: well, and at the root the run with exit code 0."""
+    restart: Restart = "permanent"
+    """What its own supervisor does when it has given up (a failure) or shut down (a clean end)."""
+    significant: bool = False
     children: list[AgentSpec | SupervisorSpec] = field(default_factory=list)
 
     def agents(self) -> list[AgentSpec]:

@@ -148,10 +148,13 @@ TextList = Annotated[list[str], BeforeValidator(_free)]
 TextMapping = Annotated[dict[str, str], BeforeValidator(_empty_mapping)]
 Seconds = Annotated[Number, Field(gt=0, le=1_000_000)]
 """Up to eleven days; what is longer is a unit mistaken for another."""
+RestartMode = Annotated[
+    Literal["permanent", "transient", "temporary"], BeforeValidator(_restart), BeforeValidator(_text)
+]
 Devices = Annotated[list[Annotated[Whole, Field(ge=0, lt=4096)]], AfterValidator(_distinct)]
 
 
-def _seconds(name: str, default: float) -> Any:
+def _seconds(name: str, default: float | None) -> Any:
     """A duration under our name (`x_s`) and under Civitas's (`x`)."""
     return Field(default, validation_alias=AliasChoices(f"{name}_s", name))
 
@@ -193,8 +196,6 @@ class Top(Block):
 class Supervisor(Block):
     """`supervision:` at the top, `supervisor:` below."""
 
-    NOT_YET = frozenset(["auto_shutdown", "significant", "backoff_reset_s", "restart"])
-
     name: Name = "root"
     strategy: Annotated[
         Literal["ONE_FOR_ONE", "ONE_FOR_ALL", "REST_FOR_ONE"], BeforeValidator(_upper), BeforeValidator(_text)
@@ -206,6 +207,10 @@ class Supervisor(Block):
     ] = "CONSTANT"
     backoff_base_s: Annotated[Number, Field(ge=0, le=1_000_000)] = _seconds("backoff_base", 1.0)
     backoff_max_s: Annotated[Number, Field(ge=0, le=1_000_000)] = _seconds("backoff_max", 60.0)
+    backoff_reset_s: Seconds | None = _seconds("backoff_reset", None)
+    auto_shutdown: Annotated[Literal["never", "any_significant", "all_significant"], BeforeValidator(_text)] = "never"
+    restart: RestartMode = "permanent"
+    significant: Flag = False
     children: Any = None
 
 
@@ -215,7 +220,7 @@ class Agent(Block):
     NOT_YET = frozenset(
         {"canary", "credentials", "delivery", "handle_timeout", "heartbeat_interval", "heartbeat_timeout", "host"}
         | {"hosts", "max_deliveries", "mcp", "missed_heartbeats_threshold", "model", "plugins", "public_key"}
-        | {"sandbox", "significant", "tools"}
+        | {"sandbox", "tools"}
     )
 
     name: Name
@@ -228,9 +233,8 @@ class Agent(Block):
     mailbox_size: Annotated[Whole, Field(ge=1, le=1_000_000)] = 1000
     overflow: Annotated[Literal["block", "error", "drop_oldest", "latest"], BeforeValidator(_text)] = "block"
     max_retries: Annotated[Whole, Field(ge=0, le=1_000)] = 3
-    restart: Annotated[
-        Literal["permanent", "transient", "temporary"], BeforeValidator(_restart), BeforeValidator(_text)
-    ] = "permanent"
+    restart: RestartMode = "permanent"
+    significant: Flag = False
     start_timeout_s: Seconds = _seconds("start_timeout", 30.0)
     shutdown_timeout_s: Seconds = _seconds("shutdown_timeout", 30.0)
     state: Annotated[Literal["none", "shm"], BeforeValidator(_text)] = "none"

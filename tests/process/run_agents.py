@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from civitas_shm import AgentProcess, Message
+from civitas_shm import AgentProcess, ErrorAction, Message
 
 
 class Echo(AgentProcess):
@@ -64,6 +64,16 @@ class Dies(AgentProcess):
             case "segv":
                 ctypes.string_at(0)
         return None
+
+
+class Finishes(AgentProcess):
+    """Ends well, by its own word, at the first message."""
+
+    async def handle(self, message: Message) -> None:
+        raise LookupError("nothing left to do")
+
+    async def on_error(self, exc: Exception, message: Message) -> ErrorAction:
+        return ErrorAction.STOP
 
 
 class Fails(AgentProcess):

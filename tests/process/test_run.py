@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from civitas_shm.errors import AgentImportError, RunFailed, RunHasMessages
+from civitas_shm.errors import AgentImportError, AgentStopped, RunFailed, RunHasMessages
 from civitas_shm.topology.model import LoggingSpec, PoolSpec, ProcessSpec, StopSpec
 
 pytestmark = pytest.mark.process
@@ -92,6 +92,34 @@ def test_an_ask_survives_the_death_of_who_answers_it(start_run: Any, agent: Agen
             assert answer["pid"] == run.pid() != before
             assert [death["in_hand"][0]["delivery"] for death in run.named("process_died")] == [1, 2]
             await run.until(lambda: len(run.named("process_recovered")) == 2)  # the answer is faster than the event
+
+    run_async(test)
+
+
+def test_the_end_of_a_significant_agent_ends_the_run_well(start_run: Any, agent: Agent) -> None:
+    async def test() -> None:
+        job = agent("Finishes", restart="transient", significant=True)
+        async with start_run(job, agent("Echo"), supervision={"auto_shutdown": "any_significant"}) as run:
+            await run.send("finishes", {})
+            assert (await run.client.wait()).exit_code == 0
+        [shut_down] = run.named("supervisor_shut_down")
+        assert (shut_down["supervisor"], shut_down["agent"]) == ("root", "finishes")
+
+    run_async(test)
+
+
+def test_an_agent_that_was_given_up_comes_back_with_its_group_and_a_mailbox_of_its_own(
+    start_run: Any, agent: Agent
+) -> None:
+    async def test() -> None:
+        agents = agent("Finishes", restart="transient"), agent("Dies")
+        async with start_run(*agents, supervision={"strategy": "ONE_FOR_ALL"}) as run:
+            await run.send("finishes", {})
+            with pytest.raises(AgentStopped):
+                await run.ask("finishes", {})  # whoever waits is told when the mailbox closes
+            await run.send("dies", {"how": "exit", "code": 1, "until": 1})
+            await run.until(lambda: len(run.named("process_recovered")) == 1)
+            await run.send("finishes", {})
 
     run_async(test)
 

@@ -18,6 +18,7 @@ from civitas_shm.errors import (
     AgentImportError,
     AgentStopped,
     ConfigurationError,
+    ErrorAction,
     MessageRoutingError,
     RunFailed,
     TopologyError,
@@ -40,14 +41,24 @@ class Echo(AgentProcess):
         match message.type:
             case "crash":
                 raise ValueError("told to")
+            case "finish":
+                raise LookupError("nothing left to do")
             case "end":
                 await self.stop_runtime(message.payload["code"])
             case "log":
                 self.log.info("seen %s", message.payload)
         return self.reply({"text": self.greeting, "sender": message.sender, "config": self.config})
 
+    async def on_error(self, exc: Exception, message: Message) -> ErrorAction:
+        return ErrorAction.STOP if message.type == "finish" else ErrorAction.ESCALATE
+
     async def on_stop(self) -> None:
         self.stopped = True
+
+
+class Job(Echo):
+    restart = "never"
+    significant = True
 
 
 class Stillborn(AgentProcess):
@@ -119,6 +130,18 @@ def test_an_agent_ends_the_run_with_its_exit_code() -> None:
     agent = Echo("echo")
     assert run(Runtime(tree(agent)), scene) == 7
     assert agent.stopped
+
+
+def test_the_end_of_the_significant_agents_ends_the_run_with_exit_code_0() -> None:
+    async def scene(runtime: Runtime) -> int:
+        await runtime.send("one", {}, "finish")
+        assert (await runtime.ask("other", {})).payload["text"] == "hello"
+        await runtime.send("two", {}, "crash")  # it is not restarted: an end, too
+        return await runtime.wait()
+
+    other = Echo("other")
+    assert run(Runtime(tree(Job("one"), other, Job("two"), auto_shutdown="all_significant")), scene) == 0
+    assert other.stopped
 
 
 def test_a_signal_handler_ends_the_run_by_request_stop() -> None:

@@ -108,7 +108,7 @@ def test_a_file_that_cannot_be_opened_is_refused_and_one_that_fills_up_is_not_fa
 
 def test_an_agent_is_what_the_most_restless_of_its_replicas_is() -> None:
     def child(status: ChildStatus) -> ChildState:
-        return ChildState("a", "a", 0, "root", 0, "permanent", 1.0, status)
+        return ChildState("a", "a", 0, "root", 0, "permanent", 1.0, status=status)
 
     assert agent_state([child(ChildStatus.READY), child(ChildStatus.READY)]) == "running"
     assert agent_state([child(ChildStatus.READY), child(ChildStatus.WAITING)]) == "waiting"

@@ -13,7 +13,7 @@ ALMOST_ONE = 1 - 2.0**-53
 
 @pytest.mark.parametrize("kind", ["CONSTANT", "LINEAR", "EXPONENTIAL"])
 def test_the_first_restart_in_a_window_is_immediate(kind: Backoff) -> None:
-    assert backoff_s(kind, base_s=5.0, max_s=60.0, restarts_in_window=1, random01=ALMOST_ONE) == 0.0
+    assert backoff_s(kind, base_s=5.0, max_s=60.0, number=1, random01=ALMOST_ONE) == 0.0
 
 
 @pytest.mark.parametrize(

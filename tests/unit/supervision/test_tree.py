@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from civitas_shm.errors import ConfigurationError
 from civitas_shm.supervision import (
     Action,
     CancelTimer,
@@ -19,6 +20,7 @@ from civitas_shm.supervision import (
     ProcessDied,
     Running,
     SetTimer,
+    ShutDown,
     Start,
     StartChild,
     StopChild,
@@ -26,14 +28,17 @@ from civitas_shm.supervision import (
     StopRequested,
     Timer,
     Tree,
+    is_settled,
     restarts_in_window,
     step,
 )
 from civitas_shm.topology.model import AgentSpec, Restart, Strategy, SupervisorSpec
 
 
-def agent(name: str, restart: Restart = "permanent", replicas: int = 1) -> AgentSpec:
-    return AgentSpec(name=name, type="m:A", restart=restart, replicas=replicas, shutdown_timeout_s=5.0)
+def agent(name: str, restart: Restart = "permanent", replicas: int = 1, significant: bool = False) -> AgentSpec:
+    return AgentSpec(
+        name=name, type="m:A", restart=restart, replicas=replicas, shutdown_timeout_s=5.0, significant=significant
+    )
 
 
 def supervisor(*children: AgentSpec | SupervisorSpec | str, **settings: Any) -> SupervisorSpec:
@@ -548,3 +553,186 @@ def test_a_step_leaves_the_tree_it_was_given_as_it_was() -> None:
     driver.fail("b")
     assert {key: child.status for key, child in before.children.items()} == statuses
     assert not before.timers
+
+
+# --- significant children and auto-shutdown --------------------------------------------------------------------------
+
+
+def significant(name: str, restart: Restart = "transient", replicas: int = 1) -> AgentSpec:
+    return agent(name, restart, replicas, significant=True)
+
+
+def test_the_end_of_any_significant_child_stops_the_others_in_reverse_and_ends_the_run_well() -> None:
+    driver = Driver(supervisor("a", significant("b"), "c", auto_shutdown="any_significant")).start()
+    gave_up, shut_down, *rest = driver.exit("b", stop_action=False)
+    assert isinstance(gave_up, GiveUpChild)
+    assert isinstance(shut_down, ShutDown)
+    assert (shut_down.supervisor, shut_down.child) == ("root", "b")
+    assert rest == [StopChild("c", 1, 1005.0)]
+    assert driver.fail("c") == [StopChild("a", 1, 1005.0)], "a stop beats a restart"
+    assert driver.exit("a") == [Stopped()]
+
+
+def test_all_significant_shuts_down_with_the_last_of_them_only() -> None:
+    driver = Driver(
+        supervisor(significant("a"), significant("b", "temporary"), "c", auto_shutdown="all_significant")
+    ).start()
+    assert [type(action) for action in driver.exit("a")] == [GiveUpChild]
+    assert [type(action) for action in driver.fail("b")] == [GiveUpChild, ShutDown, StopChild]
+    assert driver.exit("c")[-1] == Stopped()
+
+
+def test_a_significant_child_that_is_restarted_shuts_nothing_down() -> None:
+    driver = Driver(supervisor(significant("a"), "b", auto_shutdown="any_significant")).start()
+    assert driver.fail("a") == [StartChild("a", 2)]
+
+
+def test_the_end_of_an_insignificant_child_shuts_nothing_down() -> None:
+    driver = Driver(supervisor(significant("a"), agent("b", "temporary"), auto_shutdown="any_significant")).start()
+    assert [type(action) for action in driver.fail("b")] == [GiveUpChild]
+
+
+def test_a_significant_child_that_waits_for_its_restart_still_counts_as_there() -> None:
+    spec = supervisor(significant("a"), significant("b"), auto_shutdown="all_significant", max_restarts=5)
+    driver = Driver(spec).start()
+    driver.fail("a")
+    driver.ready("a")
+    driver.fail("a")  # waits out its backoff
+    assert [type(action) for action in driver.exit("b")] == [GiveUpChild]
+
+
+def test_a_significant_child_that_is_taken_down_with_its_group_shuts_nothing_down() -> None:
+    spec = supervisor(
+        "a", significant("b", "temporary"), strategy="ONE_FOR_ALL", auto_shutdown="any_significant", max_restarts=5
+    )
+    driver = Driver(spec).start()
+    assert told_to_stop(driver.fail("a")) == ["b"]
+    actions = driver.exit("b")
+    assert not [action for action in actions if isinstance(action, ShutDown)]
+    assert started(actions) == ["a"]
+
+
+def test_one_death_that_ends_a_significant_child_and_fells_others_shuts_down_and_restarts_nobody() -> None:
+    spec = supervisor("a", significant("b", "temporary"), "c", auto_shutdown="any_significant", max_restarts=0)
+    actions = Driver(spec).start().kill("a", "b")
+    assert [type(action) for action in actions] == [GiveUpChild, ShutDown, StopChild]
+
+
+@pytest.mark.parametrize("restart", ["permanent", "transient", "temporary"])
+def test_a_supervisor_that_shut_down_is_restarted_if_it_is_permanent(restart: Restart) -> None:
+    inner = supervisor(significant("b"), "c", name="inner", auto_shutdown="any_significant", restart=restart)
+    driver = Driver(supervisor("a", inner)).start()
+    assert told_to_stop(driver.exit("b")) == ["c"]
+    actions = driver.exit("c")
+    if restart == "permanent":
+        assert actions == [StartChild("b", 2)]
+        assert restarts_in_window(driver.tree, driver.now_s)["root"] == 1
+    else:
+        assert [(type(action), action.child) for action in actions if isinstance(action, GiveUpChild)] == [
+            (GiveUpChild, "c")
+        ]
+        assert is_settled(driver.tree)
+        assert driver.send(StopRequested()) == [StopChild("a", 1, 1005.0)]
+        assert driver.exit("a") == [Stopped()]
+
+
+@pytest.mark.parametrize("restart", ["permanent", "transient", "temporary"])
+def test_a_supervisor_that_gave_up_has_failed_so_it_is_restarted_unless_it_is_temporary(restart: Restart) -> None:
+    driver = Driver(supervisor("a", supervisor("b", name="inner", max_restarts=0, restart=restart))).start()
+    actions = driver.fail("b")
+    assert started(actions) == ([] if restart == "temporary" else ["b"])
+    assert bool([action for action in actions if isinstance(action, GiveUpChild)]) == (restart == "temporary")
+
+
+def test_a_significant_supervisor_that_shuts_down_shuts_down_the_one_above_it() -> None:
+    inner = supervisor(
+        significant("b"), name="inner", auto_shutdown="any_significant", restart="transient", significant=True
+    )
+    driver = Driver(supervisor("a", inner, auto_shutdown="all_significant")).start()
+    actions = driver.exit("b")
+    assert [action.supervisor for action in actions if isinstance(action, ShutDown)] == ["inner", "root"]
+    assert told_to_stop(actions) == ["a"]
+    assert driver.exit("a") == [Stopped()]
+
+
+def test_a_group_restart_brings_back_a_transient_supervisor_that_had_ended_and_no_temporary_one() -> None:
+    def ended(restart: Restart) -> list[str]:
+        inner = supervisor(significant("b"), name="inner", auto_shutdown="any_significant", restart=restart)
+        driver = Driver(supervisor("a", inner, strategy="ONE_FOR_ALL")).start()
+        driver.exit("b")
+        return [name for action in driver.fail("a") for name in started([action])] + started(driver.ready("a"))
+
+    assert ended("transient") == ["a", "b"]
+    assert ended("temporary") == ["a"]
+
+
+def test_what_comes_after_a_supervisor_that_shut_down_at_its_start_is_started() -> None:
+    inner = supervisor(significant("b"), name="inner", auto_shutdown="any_significant", restart="temporary")
+    driver = Driver(supervisor(inner, "c"))
+    driver.send(Start())
+    assert started(driver.exit("b")) == ["c"]
+    assert driver.ready("c") == [Running()]
+
+
+@pytest.mark.parametrize(
+    ("child", "auto_shutdown", "text"),
+    [
+        (significant("a", "permanent"), "any_significant", "needs restart: transient or temporary"),
+        (significant("a"), "never", "has auto_shutdown: never"),
+        (supervisor(name="s", significant=True), "all_significant", "needs restart: transient or temporary"),
+    ],
+)
+def test_combinations_that_otp_refuses_are_refused(
+    child: AgentSpec | SupervisorSpec, auto_shutdown: Any, text: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        Tree.from_spec(supervisor(child, auto_shutdown=auto_shutdown))
+
+
+def test_the_root_cannot_be_significant() -> None:
+    with pytest.raises(ConfigurationError, match="nothing is above it"):
+        Tree.from_spec(supervisor("a", significant=True, restart="transient"))
+
+
+# --- backoff that begins anew ----------------------------------------------------------------------------------------
+
+
+def waits_s(driver: Driver, *pauses_s: float) -> list[float]:
+    """How long each failure of `a` waits; it is ready at once, then runs for so long before it fails."""
+    found = []
+    for pause_s in pauses_s:
+        driver.now_s += pause_s
+        actions = driver.fail("a")
+        timers = [action for action in actions if isinstance(action, SetTimer)]
+        found.append(timers[0].at_s - driver.now_s if timers else 0.0)
+        if timers:
+            driver.now_s = timers[0].at_s
+            driver.send(Timer(timers[0].id))
+        driver.ready("a")
+    return found
+
+
+def test_backoff_begins_anew_after_a_stable_time_and_the_budget_does_not() -> None:
+    spec = supervisor("a", backoff="LINEAR", backoff_base_s=1.0, backoff_reset_s=10.0, max_restarts=5)
+    driver = Driver(spec).start()
+    assert waits_s(driver, 1, 1, 9.9, 10, 1) == [0.0, 1.0, 2.0, 0.0, 1.0]
+    assert restarts_in_window(driver.tree, driver.now_s) == {"root": 5}
+    assert isinstance(driver.fail("a")[0], Escalated)
+
+
+def test_without_a_stable_time_only_the_window_ends_the_growth_of_the_backoff() -> None:
+    driver = Driver(supervisor("a", backoff="LINEAR", backoff_base_s=1.0, max_restarts=5)).start()
+    assert waits_s(driver, 1, 1, 20, 20) == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_a_supervisor_with_a_child_that_waits_is_not_stable() -> None:
+    spec = supervisor("a", "b", backoff="LINEAR", backoff_base_s=20.0, backoff_reset_s=5.0, max_restarts=9)
+    driver = Driver(spec).start()
+    driver.now_s += 1
+    driver.fail("b")
+    driver.ready("b")
+    first = timer_of(driver.fail("b"))  # 20 s; meanwhile a has run for 19 s
+    driver.now_s += 19
+    second = timer_of(driver.fail("a"))
+    assert first.at_s - 1001.0 == 20.0
+    assert second.at_s - driver.now_s == 40.0

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +28,7 @@ from civitas_shm.supervision import (
     ProcessDied,
     Running,
     SetTimer,
+    ShutDown,
     Start,
     StartChild,
     StopChild,
@@ -50,17 +52,24 @@ FAIR_STEPS_MAX = 5_000
 def random_spec(chance: random.Random, depth: int = 0, names: list[int] | None = None) -> SupervisorSpec:
     """Up to three levels, mixed strategies, small budgets so that escalation is common."""
     names = [0] if names is None else names
+    auto_shutdown = chance.choice(["never", "never", "any_significant", "all_significant"])
+
+    def significance() -> dict[str, Any]:
+        restart = chance.choice(["permanent", "permanent", "transient", "temporary"])
+        can_be = auto_shutdown != "never" and restart != "permanent"
+        return {"restart": restart, "significant": can_be and chance.random() < 0.5}
+
     children: list[AgentSpec | SupervisorSpec] = []
     for _ in range(chance.randint(0 if depth else 1, 4)):
         names[0] += 1
         if depth < 2 and chance.random() < 0.3:
-            children.append(random_spec(chance, depth + 1, names))
+            children.append(replace(random_spec(chance, depth + 1, names), **significance()))
         else:
             children.append(
                 AgentSpec(
                     name=f"a{names[0]}",
                     type="m:A",
-                    restart=chance.choice(["permanent", "permanent", "transient", "temporary"]),
+                    **significance(),
                     replicas=chance.choice([1, 1, 1, 2, 3]),
                     shutdown_timeout_s=chance.choice([0.0, 5.0]),
                 )
@@ -74,6 +83,8 @@ def random_spec(chance: random.Random, depth: int = 0, names: list[int] | None =
         backoff=chance.choice(["CONSTANT", "LINEAR", "EXPONENTIAL"]),
         backoff_base_s=chance.choice([0.0, 0.5, 3.0]),
         backoff_max_s=10.0,
+        backoff_reset_s=chance.choice([None, None, 0.5, 5.0]),
+        auto_shutdown=auto_shutdown,
         children=children,
     )
 
@@ -97,6 +108,7 @@ class World:
     """Events that can change nothing when they come again."""
     stop_requested: bool = False
     root_gave_up: bool = False
+    root_shut_down: bool = False
     outcome: Action | None = None
     seen: Counter[str] = field(default_factory=Counter)
 
@@ -104,11 +116,16 @@ class World:
         self.tree = Tree.from_spec(self.spec, seed=self.chance.getrandbits(64))
         self.before: dict[str, list[str]] = {}
         self.after: dict[str, list[str]] = {}
+        self.significance: dict[str, tuple[bool, str]] = {}
+        """Of children and supervisors: (whether, below which supervisor)."""
         self._neighbours(self.spec)
 
     def _neighbours(self, spec: SupervisorSpec) -> list[str]:
         """For each child: all children in earlier and in later places of the supervisors above it."""
         places = [self._neighbours(c) if isinstance(c, SupervisorSpec) else list(child_keys(c)) for c in spec.children]
+        for child in spec.children:
+            for key in [child.name] if isinstance(child, SupervisorSpec) else child_keys(child):
+                self.significance[key] = (child.significant, spec.name)
         for index, place in enumerate(places):
             for key in place:
                 self.before.setdefault(key, []).extend(k for other in places[:index] for k in other)
@@ -134,6 +151,7 @@ class World:
                 assert incarnation == self.incarnations[child] + 1
                 assert not self.stop_requested, "a restart beat the stop"
                 assert not self.root_gave_up, "a start after the root gave up"
+                assert not self.root_shut_down, "a start after the root shut down"
                 if incarnation == 1:
                     assert set(self.before[child]) <= self.has_been_up, "started before its turn"
                 self.incarnations[child] = incarnation
@@ -153,6 +171,7 @@ class World:
                 assert at_s > self.now_s
                 assert not self.stop_requested
                 assert not self.root_gave_up
+                assert not self.root_shut_down
                 assert children
                 self.timers[id] = at_s
             case CancelTimer(id):
@@ -165,6 +184,10 @@ class World:
                 self.has_been_up.add(child)
             case Escalated(supervisor):
                 self.root_gave_up = self.root_gave_up or supervisor == self.spec.name
+            case ShutDown(supervisor, child):
+                assert child not in self.alive
+                assert self.significance[child] == (True, supervisor), "an insignificant child ended a supervisor"
+                self.root_shut_down = self.root_shut_down or supervisor == self.spec.name
             case Running():
                 assert self.seen["Running"] == 1
                 assert self.has_been_up == set(self.tree.children)
@@ -172,6 +195,7 @@ class World:
                 assert not self.alive
                 assert not self.timers
                 assert isinstance(action, Failed) == self.root_gave_up
+                assert self.root_gave_up or self.root_shut_down or self.stop_requested
                 self.outcome = action
 
     def _is_below(self, child: str, supervisor: str) -> bool:
@@ -218,8 +242,8 @@ class World:
         event = ProcessDied("w1", tuple(lives), counts)
         self.past.append(event)
         self.send(event)
-        if any(supervisor.escalation for supervisor in before.supervisors.values()):
-            return  # this death may complete an earlier escalation, which the parent then counts on its own
+        if any(supervisor.escalation or supervisor.shutdown for supervisor in before.supervisors.values()):
+            return  # this death may complete an earlier escalation or shutdown, which the parent then counts on its own
         for name, count in restarts_in_window(self.tree, self.now_s).items():
             assert count <= used[name] + (1 if counts else 0), "one death counted more than once"
 
@@ -282,6 +306,7 @@ class World:
         if self.outcome is None:
             assert not self.stop_requested
             assert not self.root_gave_up
+            assert not self.root_shut_down
             assert set(self.alive) | self.given_up == set(self.tree.children)
             assert self.seen["Running"] == 1
         else:
@@ -310,7 +335,7 @@ def test_the_schedules_reach_every_action_and_every_end() -> None:
         world.check_rest()
         seen.update(world.seen)
         seen["all running"] += world.outcome is None
-    kinds = [StartChild, StopChild, SetTimer, CancelTimer, GiveUpChild, Escalated, Running, Failed, Stopped]
+    kinds = [StartChild, StopChild, SetTimer, CancelTimer, GiveUpChild, Escalated, ShutDown, Running, Failed, Stopped]
     names = [kind.__name__ for kind in kinds] + [phase.value for phase in Phase] + ["all running"]
     rare = {name: seen[name] for name in names if seen[name] < 5}
     assert not rare, rare

@@ -34,6 +34,8 @@ supervision:
   backoff: exponential
   backoff_base: 0.5
   backoff_max_s: 8
+  backoff_reset: 4
+  auto_shutdown: all_significant
   children:
     - agent:
         name: walker
@@ -46,6 +48,7 @@ supervision:
         overflow: drop_oldest
         max_retries: 0
         restart: never
+        significant: true
         start_timeout: 3
         shutdown_timeout_s: 4
         state: shm
@@ -55,6 +58,8 @@ supervision:
     - {type: gen_server, name: store, module: agents, class: Store}
     - supervisor:
         name: inner
+        restart: transient
+        significant: true
         children:
           - agent: {name: report, type: agents.Report, process: main}
 """
@@ -85,6 +90,7 @@ def test_every_key_arrives_in_the_model() -> None:
         overflow="drop_oldest",
         max_retries=0,
         restart="temporary",
+        significant=True,
         start_timeout_s=3,
         shutdown_timeout_s=4,
         state="shm",
@@ -99,11 +105,18 @@ def test_every_key_arrives_in_the_model() -> None:
         backoff="EXPONENTIAL",
         backoff_base_s=0.5,
         backoff_max_s=8,
+        backoff_reset_s=4,
+        auto_shutdown="all_significant",
         children=[
             walker,
             AgentSpec(name="analyser", type="agents.Analyser", replicas=2),
             AgentSpec(name="store", type="agents.Store"),
-            SupervisorSpec(name="inner", children=[AgentSpec(name="report", type="agents.Report", process="main")]),
+            SupervisorSpec(
+                name="inner",
+                restart="transient",
+                significant=True,
+                children=[AgentSpec(name="report", type="agents.Report", process="main")],
+            ),
         ],
     )
     w1 = ProcessSpec("w1", cpus=[0, 1], nice=5, env={"OMP": "1"}, gpu=[0], numa=0, memory_limit_mb=512)
@@ -333,6 +346,26 @@ TABLE = [
     ("logging: {agents: {b: INFO}}\n" + MINIMAL, "1:20: logging.agents.b: there is no agent 'b'; allowed: a"),
     # text
     ("a: [", "2:1: not valid YAML"),
+    (
+        "supervision: {children: [agent: {name: a, type: m.A, significant: true}]}",
+        "1:67: supervision.children[0].agent.significant: significant: true needs restart: transient or temporary",
+    ),
+    (
+        "supervision: {children: [agent: {name: a, type: m.A, significant: true, restart: never}]}",
+        "1:67: supervision.children[0].agent.significant: significant: true has no effect here",
+    ),
+    (
+        "supervision: {significant: true, children: [agent: {name: a, type: m.A}]}",
+        "1:15: supervision.significant: the root has no supervisor above it; remove 'significant'",
+    ),
+    (
+        "supervision: {restart: transient, children: [agent: {name: a, type: m.A}]}",
+        "1:15: supervision.restart: the root has no supervisor above it; remove 'restart'",
+    ),
+    (
+        "supervision: {auto_shutdown: any, children: [agent: {name: a, type: m.A}]}",
+        "1:30: supervision.auto_shutdown: ",
+    ),
     (MINIMAL + MINIMAL, "2:1: supervision: the key 'supervision' is set twice; first in line 1"),
     (MINIMAL + 'name: "${X}"', "2:7: name: the environment variable 'X' is not set; export X=..."),
     (MINIMAL + 'name: "${X-y}"', "2:7: name: '${X-y}' is no variable; write ${NAME}, or $${ for the characters"),
