@@ -22,9 +22,9 @@ limited = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 native = Extension(
     "civitas_shm_transports.shm._shm",
-    sources=[str(SHM / "_shmmodule.c")],
+    sources=sorted(str(source) for source in SHM.glob("_shm*.c")),
     # Headers named here are put into the sdist, and a change of one of them rebuilds the extension.
-    depends=sorted(str(header) for header in SHM.glob("native/*.h")),
+    depends=sorted(str(header) for header in [SHM / "_shm.h", *SHM.glob("native/*.h")]),
     include_dirs=[str(SHM / "native")],
     define_macros=[("Py_LIMITED_API", LIMITED_API)] if limited else [],
     py_limited_api=limited,

@@ -77,7 +77,7 @@ find_python() {
 native_is_current() {
     [ "$(uname -s)" = Linux ] || return 0
     local built=$NATIVE/_shm.abi3.so
-    [ -e "$built" ] && [ -z "$(find "$NATIVE/_shmmodule.c" "$NATIVE/native" setup.py -newer "$built" -print -quit)" ]
+    [ -e "$built" ] && [ -z "$(find "$NATIVE"/_shm*.[ch] "$NATIVE/native" setup.py -newer "$built" -print -quit)" ]
 }
 
 # make_venv EXTRA: sets PY to the interpreter of an environment that has the project, editable, with that extra ("" = none).

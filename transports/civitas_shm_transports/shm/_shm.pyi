@@ -1,4 +1,4 @@
-"""Types of the native part. What each call promises stands in `_shmmodule.c` and in `civitas_shm.transport`."""
+"""Types of the native part. What each call promises stands in `_shm*.c` and in `civitas_shm.transport`."""
 
 from asyncio import Future
 from collections.abc import Callable, Sequence

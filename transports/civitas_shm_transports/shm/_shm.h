@@ -1,0 +1,120 @@
+/* What the parts of the binding share: the Port object, checks of arguments, and the list of its methods.
+ *
+ * The binding is thin: argument checks, buffers, error mapping of native/ to Python (limited API 3.11). No algorithm.
+ * Rules of every _shm*.c: methods run under the GIL on the thread of the process's event loop; only the spin releases
+ * it. Bytes given to us are copied before the call returns; bytes we return are private copies. Expected outcomes are
+ * numbers (see civitas_shm/transport.py), exceptions are for misuse and for a run that cannot be attached.
+ *
+ *   _shmmodule.c      the module: tables, and what needs no Port
+ *   _shm_life.c       attach, close, detach
+ *   _shm_values.c     str of names and types, headers
+ *   _shm_sending.c    post, post_ask, post_reply
+ *   _shm_receiving.c  take, release, listen, poll, replies, waiting for room
+ *   _shm_state.c      an agent's committed state
+ *   _shm_looking.c    numbers and records for those who look
+ *   _shm_host.c       what only the host does
+ */
+#ifndef CV_SHM_BINDING_H
+#define CV_SHM_BINDING_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "directory.h"
+
+#define TYPE_CACHE 64
+
+/* What this process knows about one mailbox; entries are in-hand entries, one bit each. */
+typedef struct {
+    PyObject *name;      /* str, made at first use */
+    uint64_t redeliver;  /* entries of dead readers that this process inherited */
+    uint64_t taken;      /* entries that it took itself and has not released */
+    bool listens;
+} mailbox_view;
+
+typedef struct {
+    PyObject_HEAD
+    cv_port port;
+    bool open, spinning;
+    int mail_fd, arena_fd;
+    mailbox_view *views;              /* by mailbox */
+    PyObject *type_cache[TYPE_CACHE]; /* str of recent message types, by a hash of their bytes */
+    PyObject *closed_error;           /* civitas_shm.errors.TransportClosed */
+    PyObject *pending;                /* dict: correlation -> future of an ask of this process; see bind */
+    PyObject *wake;                   /* called when an ask is posted while the process is parked */
+    PyObject *done, *set_result;      /* names of the future's methods */
+} PortObject;
+
+/* Between attach and close. False: TransportClosed is set. */
+static inline bool is_open(PortObject *self) {
+    if (self->open) return true;
+    PyErr_SetString(self->closed_error,
+                    "This process has left the run (stopped, or a forked child): nothing can be sent or received here.");
+    return false;
+}
+
+/* --- arguments ---------------------------------------------------------------------------------------------------- */
+
+static inline bool as_u32(PyObject *object, const char *what, uint32_t *out) {
+    unsigned long value = PyLong_AsUnsignedLong(object);
+    if (value == (unsigned long)-1 && PyErr_Occurred()) return false;
+    if (value > UINT32_MAX) {
+        PyErr_Format(PyExc_OverflowError, "%s does not fit 32 bits: %lu", what, value);
+        return false;
+    }
+    *out = (uint32_t)value;
+    return true;
+}
+static inline bool as_u64(PyObject *object, uint64_t *out) {
+    *out = PyLong_AsUnsignedLongLong(object);
+    return !(*out == (uint64_t)-1 && PyErr_Occurred());
+}
+static inline bool count_is(Py_ssize_t n, Py_ssize_t least, Py_ssize_t most, const char *name) {
+    if (n >= least && n <= most) return true;
+    PyErr_Format(PyExc_TypeError, "%s() takes %zd to %zd arguments, %zd given", name, least, most, n);
+    return false;
+}
+/* A mailbox that exists. NULL: its header is damaged (then nothing can be had from it), or, with an exception set, there
+ * is none of that number. */
+static inline cv_mailbox *mailbox_at(PortObject *self, uint32_t mailbox) {
+    cv_mailbox *m = cv_mailbox_at(&self->port.run, mailbox);
+    if (!m && mailbox >= cv_records(&self->port.run)) PyErr_SetString(PyExc_IndexError, "no mailbox of that number");
+    return m;
+}
+
+/* --- the methods of a Port, each once: PORT_FAST(name) takes an array of arguments, PORT_PLAIN(name) none ------------- */
+
+#define PORT_METHODS(PORT_FAST, PORT_PLAIN)                                                              \
+    PORT_FAST(post) PORT_FAST(post_ask) PORT_FAST(post_reply)                           /* sending */    \
+    PORT_FAST(take) PORT_FAST(release) PORT_FAST(listen) PORT_FAST(poll)                /* receiving */  \
+    PORT_FAST(bind) PORT_FAST(want_room) PORT_FAST(note) PORT_PLAIN(unpark)                              \
+    PORT_FAST(commit_state) PORT_FAST(stored_state)                                     /* state */      \
+    PORT_PLAIN(records) PORT_FAST(record) PORT_FAST(stats) PORT_FAST(in_hand)           /* looking */    \
+    PORT_PLAIN(memory) PORT_FAST(trim)                                                                   \
+    PORT_FAST(add_mailbox) PORT_FAST(set_readers) PORT_FAST(close_lanes)                /* host */       \
+    PORT_FAST(set_slot) PORT_FAST(slot) PORT_FAST(recover) PORT_PLAIN(ring_all) PORT_PLAIN(safety_poll)  \
+    PORT_PLAIN(close) PORT_PLAIN(detach)                                                /* life */
+
+#define PORT_FAST(name) PyObject *port_##name##_py(PyObject *object, PyObject *const *args, Py_ssize_t n);
+#define PORT_PLAIN(name) PyObject *port_##name##_py(PyObject *object, PyObject *unused);
+PORT_METHODS(PORT_FAST, PORT_PLAIN)
+#undef PORT_FAST
+#undef PORT_PLAIN
+
+/* --- _shm_life.c ---------------------------------------------------------------------------------------------------- */
+
+/* Port(directory_fd, cells_fd, mail_fd, arena_fds, door_fds, slot, incarnation) */
+PyObject *port_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
+void port_dealloc(PyObject *object);
+
+/* --- _shm_values.c -------------------------------------------------------------------------------------------------- */
+
+/* The 128 bytes of a header, copied; None leaves *present false. False: an exception is set. */
+bool as_header(PyObject *object, cv_header *h, bool *present);
+/* New references, or NULL with an exception; bytes in shared memory may change under us, so both decode private copies. */
+PyObject *name_of(PortObject *self, uint32_t mailbox);
+PyObject *type_of(PortObject *self, const uint8_t *at, size_t size);
+/* An outcome of a post as an int; PORT_UNKNOWN as an IndexError. */
+PyObject *outcome(int rc);
+
+#endif

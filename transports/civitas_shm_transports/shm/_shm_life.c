@@ -1,0 +1,157 @@
+/* Attach, close, detach: where a process's view of the run is mapped and let go. */
+#include "_shm.h" /* Python.h comes before every header of the system */
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+static void unmap(cv_run *run) {
+    if (run->directory) munmap(run->directory, run->directory_size);
+    if (run->cells) munmap(run->cells, run->cells_size);
+    if (run->mail) munmap(run->mail, run->mail_size);
+    for (unsigned i = 0; i < CV_SLOTS_MAX; i++)
+        if (run->arena[i]) munmap(run->arena[i], run->arena_size[i]);
+    memset(run, 0, sizeof *run);
+}
+
+static void leave(PortObject *self) {
+    if (self->views)
+        for (uint32_t i = 0; i < self->port.run.mailboxes; i++) Py_CLEAR(self->views[i].name);
+    for (unsigned i = 0; i < TYPE_CACHE; i++) Py_CLEAR(self->type_cache[i]);
+    Py_CLEAR(self->pending);
+    Py_CLEAR(self->wake);
+    if (!self->open) return;
+    self->open = false;
+    cv_ledger_free_all(&self->port.ledger);
+    cv_arena_free_all(&self->port.arena);
+    free(self->views);
+    self->views = NULL;
+    unmap(&self->port.run);
+}
+
+PyObject *port_close_py(PyObject *object, PyObject *unused) {
+    (void)unused;
+    if (((PortObject *)object)->spinning) { /* the mappings are being read without the GIL */
+        PyErr_SetString(PyExc_RuntimeError, "close() was called while another thread is in poll(); close on the loop's thread.");
+        return NULL;
+    }
+    leave((PortObject *)object);
+    Py_RETURN_NONE;
+}
+
+/* detach(): in a forked child. The mappings are gone there (MADV_DONTFORK), so nothing may be touched or unmapped. */
+PyObject *port_detach_py(PyObject *object, PyObject *unused) {
+    (void)unused;
+    ((PortObject *)object)->open = false;
+    Py_RETURN_NONE;
+}
+
+void port_dealloc(PyObject *object) {
+    PyTypeObject *type = Py_TYPE(object);
+    leave((PortObject *)object);
+    Py_CLEAR(((PortObject *)object)->closed_error);
+    Py_CLEAR(((PortObject *)object)->done);
+    Py_CLEAR(((PortObject *)object)->set_result);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(object);
+    Py_DECREF(type);
+}
+
+/* Map one segment and check its header; NULL with an exception set. */
+static uint8_t *map_segment(int fd, bool writable, bool keep_in_fork, uint32_t kind, const uint8_t *run_id,
+                            uint64_t *size) {
+    struct stat st;
+    if (fstat(fd, &st) < 0) return (uint8_t *)PyErr_SetFromErrno(PyExc_OSError);
+    *size = (uint64_t)st.st_size;
+    if (*size < CV_PAGE) {
+        PyErr_SetString(PyExc_ValueError, "segment refused: it is smaller than a header");
+        return NULL;
+    }
+    uint8_t *at = mmap(NULL, *size, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+    if (at == MAP_FAILED) return (uint8_t *)PyErr_SetFromErrno(PyExc_OSError);
+    if (!keep_in_fork) madvise(at, *size, MADV_DONTFORK);
+    madvise(at, *size, MADV_DONTDUMP);
+    const char *why = cv_segment_refuse(at, *size, kind, run_id);
+    if (why) {
+        munmap(at, *size);
+        PyErr_Format(PyExc_ValueError, "segment refused: %s", why);
+        return NULL;
+    }
+    return at;
+}
+
+static bool fill_fds(PyObject *sequence, int *fds, Py_ssize_t want) {
+    if (PySequence_Size(sequence) != want) {
+        PyErr_Format(PyExc_ValueError, "expected %zd descriptors, got %zd", want, PySequence_Size(sequence));
+        return false;
+    }
+    for (Py_ssize_t i = 0; i < want; i++) {
+        PyObject *item = PySequence_GetItem(sequence, i);
+        long fd = item ? PyLong_AsLong(item) : -1;
+        Py_XDECREF(item);
+        if (fd == -1 && PyErr_Occurred()) return false;
+        fds[i] = (int)fd;
+    }
+    return true;
+}
+
+/* Port(directory_fd, cells_fd, mail_fd, arena_fds, door_fds, slot, incarnation) */
+PyObject *port_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    int directory_fd, cells_fd, mail_fd, arenas[CV_SLOTS_MAX];
+    unsigned slot;
+    unsigned long long incarnation;
+    PyObject *arena_fds, *door_fds;
+    if ((kwargs && PyDict_Size(kwargs)) || !PyArg_ParseTuple(args, "iiiOOIK", &directory_fd, &cells_fd, &mail_fd,
+                                                            &arena_fds, &door_fds, &slot, &incarnation))
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "Port takes positional arguments");
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    PortObject *self = (PortObject *)allocate(type, 0);
+    if (!self) return NULL;
+    cv_run *run = &self->port.run;
+    PyObject *errors = PyImport_ImportModule("civitas_shm.errors");
+    self->closed_error = errors ? PyObject_GetAttrString(errors, "TransportClosed") : NULL;
+    Py_XDECREF(errors);
+    self->done = PyUnicode_InternFromString("done");
+    self->set_result = PyUnicode_InternFromString("set_result");
+    if (!self->closed_error || !self->done || !self->set_result) goto fail;
+    if (!(run->directory = map_segment(directory_fd, true, false, CV_KIND_DIRECTORY, NULL, &run->directory_size))) goto fail;
+    cv_segment head;
+    memcpy(&head, run->directory, sizeof head);
+    run->slots = head.slots;
+    run->mailboxes = head.mailboxes;
+    run->me = slot;
+    run->incarnation = incarnation;
+    if (slot >= head.slots) {
+        PyErr_Format(PyExc_ValueError, "slot %u of %u", slot, head.slots);
+        goto fail;
+    }
+    if (run->directory_size != cv_directory_size(head.slots, head.mailboxes)) {
+        PyErr_SetString(PyExc_ValueError, "segment refused: its size does not fit its counts");
+        goto fail;
+    }
+    if (!fill_fds(arena_fds, arenas, head.slots) || !fill_fds(door_fds, run->door, head.slots)) goto fail;
+    if (!(run->cells = map_segment(cells_fd, true, false, CV_KIND_CELLS, head.run_id, &run->cells_size))) goto fail;
+    if (!(run->mail = map_segment(mail_fd, true, false, CV_KIND_MAIL, head.run_id, &run->mail_size))) goto fail;
+    for (unsigned i = 0; i < head.slots; i++)
+        if (!(run->arena[i] = map_segment(arenas[i], i == slot, i != slot, CV_KIND_ARENA, head.run_id, &run->arena_size[i])))
+            goto fail;
+    if (run->cells_size < cv_cells_size(head.mailboxes)) {
+        PyErr_SetString(PyExc_ValueError, "segment refused: the cells are too few");
+        goto fail;
+    }
+    memcpy(&run->seed, head.run_id, 8);
+    run->seed = cv_bytes_mix(run->seed, head.run_id, 2);
+    self->mail_fd = mail_fd;
+    self->arena_fd = arenas[slot];
+    self->port.random = run->seed ^ cv_now_ns(CLOCK_REALTIME) ^ (uint64_t)getpid() << 40 ^ incarnation << 20 ^ slot;
+    self->views = calloc(head.mailboxes, sizeof *self->views);
+    self->open = true;
+    if (!self->views || port_attach(&self->port, self->arena_fd)) {
+        PyErr_NoMemory();
+        goto fail;
+    }
+    return (PyObject *)self;
+fail:
+    if (!self->open) unmap(run);
+    Py_DECREF(self);
+    return NULL;
+}

@@ -1,0 +1,103 @@
+/* Numbers, records and what is in hand, for those who look: no cost to the agents, out of date at once. */
+#include "_shm.h"
+
+PyObject *port_records_py(PyObject *object, PyObject *unused) {
+    (void)unused;
+    PortObject *self = (PortObject *)object;
+    return is_open(self) ? PyLong_FromUnsignedLong(cv_records(&self->port.run)) : NULL;
+}
+/* record(mailbox) -> (name, open); half closed, or with a damaged header, it is not open */
+PyObject *port_record_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
+    PortObject *self = (PortObject *)object;
+    uint32_t mailbox;
+    if (!is_open(self) || !count_is(n, 1, 1, "record") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
+    if (mailbox >= cv_records(&self->port.run)) return outcome(PORT_UNKNOWN);
+    cv_mailbox *m = cv_mailbox_at(&self->port.run, mailbox);
+    PyObject *name = name_of(self, mailbox);
+    if (!name) return NULL;
+    return Py_BuildValue("NN", name, PyBool_FromLong(m && !mb_is_closed(&self->port.run, m, mailbox)));
+}
+
+/* A cell's word of the form "1 + mailbox, 0 = none" as a mailbox or -1. */
+static long long mailbox_or_none(const cv_run *run, uint64_t word) {
+    return word - 1 < run->mailboxes ? (long long)(word - 1) : -1;
+}
+
+/* stats(mailbox) -> (overflow, capacity, waiting, in_hand, handled, sent, redelivered, dropped, garbage, busy_since_ns, asking,
+ * wants_room_in, readers bits, histogram list, bytes_in, bytes_out) */
+PyObject *port_stats_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
+    PortObject *self = (PortObject *)object;
+    uint32_t mailbox;
+    if (!is_open(self) || !count_is(n, 1, 1, "stats") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
+    cv_run *run = &self->port.run;
+    cv_mailbox *m = mailbox_at(self, mailbox);
+    if (!m && PyErr_Occurred()) return NULL;
+    cv_cell *c = cv_cell_at(run, mailbox);
+    cv_ring r;
+    uint64_t waiting = 0, refs[CV_HAND];
+    unsigned overflow = m ? m->overflow : CV_ERROR;
+    for (unsigned lane = 0; m && lane < CV_LANES; lane++)
+        if (cv_ring_of(run, mailbox, m, lane, &r)) waiting += mb_waiting(&r);
+    PyObject *histogram = PyList_New(0);
+    for (unsigned i = 0; histogram && i < CV_HISTOGRAM; i++) {
+        PyObject *number = PyLong_FromUnsignedLongLong(at_peek(&c->histogram[i]));
+        if (!number || PyList_Append(histogram, number) < 0) Py_CLEAR(histogram);
+        Py_XDECREF(number);
+    }
+    if (!histogram) return NULL;
+    return Py_BuildValue("IIKIKKKKKKLLKNKK", overflow > CV_LATEST ? CV_ERROR : overflow,
+                         m ? m->capacity[CV_LANE_NORMAL] : 0, waiting, m ? cv_hand_refs(m, refs) : 0,
+                         at_peek(&c->handled), at_peek(&c->sent), at_peek(&c->redelivered), at_peek(&c->dropped),
+                         at_peek(&c->garbage), at_peek(&c->busy_since_ns), mailbox_or_none(run, at_peek(&c->asking)),
+                         mailbox_or_none(run, at_peek(&c->wants_room_in)),
+                         m ? at_load(&m->readers) & ~0ull >> (64 - run->slots) : (uint64_t)0,
+                         histogram, at_peek(&c->bytes_in), at_peek(&c->bytes_out));
+}
+
+/* in_hand(mailbox) -> [(token, reader, deliveries, header, type, sender, payload_len)] */
+PyObject *port_in_hand_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
+    PortObject *self = (PortObject *)object;
+    uint32_t mailbox;
+    if (!is_open(self) || !count_is(n, 1, 1, "in_hand") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
+    cv_run *run = &self->port.run;
+    cv_mailbox *m = mailbox_at(self, mailbox);
+    if (!m && PyErr_Occurred()) return NULL;
+    PyObject *list = PyList_New(0);
+    for (unsigned e = 0; m && list && e < CV_HAND; e++) {
+        uint64_t meta = at_load(&m->hand[e].meta), word = at_load(&m->hand[e].ref);
+        mb_message message;
+        unsigned lane = (unsigned)(word >> 40) & 3u;
+        if (cv_meta_state(meta) != CV_HAND_RUNNING || lane >= CV_LANES ||
+            !mb_read(run, mailbox, lane, cv_meta_position(meta), cv_word_ref(word), &message))
+            continue;
+        PyObject *type = type_of(self, message.body, message.header.type_len);
+        PyObject *sender = name_of(self, message.header.sender);
+        PyObject *tuple = type && sender ? Py_BuildValue("IIIy#OOI", e, cv_meta_reader(meta), cv_meta_deliveries(meta),
+                                                         &message.header, (Py_ssize_t)sizeof message.header, type, sender,
+                                                         message.header.payload_len)
+                                         : NULL;
+        Py_XDECREF(type);
+        Py_XDECREF(sender);
+        if (!tuple || PyList_Append(list, tuple) < 0) Py_CLEAR(list);
+        Py_XDECREF(tuple);
+    }
+    return list;
+}
+
+/* memory() -> (bytes used by chunks, bytes the kernel gave, limit, errno of the last refusal) */
+PyObject *port_memory_py(PyObject *object, PyObject *unused) {
+    (void)unused;
+    PortObject *self = (PortObject *)object;
+    if (!is_open(self)) return NULL;
+    cv_arena *a = &self->port.arena;
+    return Py_BuildValue("KKKi", a->used, a->backed, a->limit, a->last_errno);
+}
+
+/* trim(keep_bytes) -> bytes given back to the kernel */
+PyObject *port_trim_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
+    PortObject *self = (PortObject *)object;
+    uint64_t keep;
+    if (!is_open(self) || !count_is(n, 1, 1, "trim") || !as_u64(args[0], &keep)) return NULL;
+    cv_ledger_look_all(&self->port.ledger);
+    return PyLong_FromUnsignedLongLong(cv_arena_trim(&self->port.arena, keep));
+}

@@ -1,0 +1,118 @@
+/* Sending: post, post_ask, post_reply. The protocol is native/port.h. */
+#include "_shm.h"
+
+/* payload bytes and type text into a post; the views live as long as the arguments. */
+static bool fill_post(port_post *post, PyObject *payload, PyObject *type) {
+    char *bytes;
+    Py_ssize_t size, type_size;
+    if (PyBytes_AsStringAndSize(payload, &bytes, &size) < 0) return false;
+    const char *text = PyUnicode_AsUTF8AndSize(type, &type_size);
+    if (!text) return false;
+    post->payload = bytes;
+    post->payload_len = (uint64_t)size;
+    post->type = text;
+    post->type_len = (uint64_t)type_size;
+    return true;
+}
+
+static bool fill_optional(port_post *post, PyObject *const *args, Py_ssize_t n, Py_ssize_t at, cv_header *cause) {
+    bool present;
+    uint32_t lane = CV_LANE_NORMAL;
+    if (!as_header(n > at ? args[at] : NULL, cause, &present)) return false;
+    if (present) post->cause = cause;
+    if (n > at + 1 && !as_u32(args[at + 1], "lane", &lane)) return false;
+    post->lane = lane;
+    if (n > at + 2) {
+        long priority = PyLong_AsLong(args[at + 2]);
+        if (priority == -1 && PyErr_Occurred()) return false;
+        post->priority = (int32_t)priority;
+    }
+    return true;
+}
+
+/* post(mailbox, payload, type, sender, cause=None, lane=2, priority=0) -> outcome */
+PyObject *port_post_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
+    PortObject *self = (PortObject *)object;
+    port_post post = {0};
+    cv_header cause;
+    if (!is_open(self) || !count_is(n, 4, 7, "post") || !as_u32(args[0], "mailbox", &post.mailbox) ||
+        !fill_post(&post, args[1], args[2]) || !as_u32(args[3], "sender", &post.sender) ||
+        !fill_optional(&post, args, n, 4, &cause))
+        return NULL;
+    return outcome(port_send(&self->port, &post));
+}
+
+/* post_ask(mailbox, payload, type, sender, future, deadline_ns, cause=None, lane=2, priority=0) -> correlation, or
+ * outcome < 0. The future is kept in `pending` until the reply has come or the ask is forgotten. */
+PyObject *port_post_ask_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
+    PortObject *self = (PortObject *)object;
+    port_post post = {.flags = CV_FLAG_ASK};
+    cv_header cause;
+    if (!is_open(self) || !count_is(n, 6, 9, "post_ask") || !as_u32(args[0], "mailbox", &post.mailbox) ||
+        !fill_post(&post, args[1], args[2]) || !as_u32(args[3], "sender", &post.sender) ||
+        !as_u64(args[5], &post.deadline_ns) || !fill_optional(&post, args, n, 6, &cause))
+        return NULL;
+    if (!self->pending) return PyErr_Format(PyExc_RuntimeError, "post_ask before bind");
+    if (PyDict_Size(self->pending) >= (Py_ssize_t)PORT_REPLY_PLACES) return PyLong_FromLong(PORT_NO_MEMORY);
+    cv_port *port = &self->port;
+    post.correlation = cv_correlation(port->run.me, port->run.incarnation, ++port->asks);
+    cv_cell *cell = port_cell(port, post.sender);
+    if (cell) at_poke(&cell->asking, 1 + (uint64_t)post.mailbox);
+    PyObject *key = PyLong_FromUnsignedLongLong(post.correlation);
+    if (!key || PyDict_SetItem(self->pending, key, args[4]) < 0) { /* before the post: then nothing can fail after it */
+        Py_XDECREF(key);
+        return NULL;
+    }
+    int rc = port_send(port, &post);
+    if (rc == PORT_SENT) {
+        /* The reply is near: look for it before sleeping. */
+        if (at_peek(&cv_slot_at(&port->run, port->run.me)->park_seq) & 1) {
+            PyObject *none = PyObject_CallObject(self->wake, NULL);
+            if (!none) PyErr_WriteUnraisable(self->wake); /* the message is committed: no exception may deny it */
+            Py_XDECREF(none);
+        }
+        return key;
+    }
+    int forgotten = PyDict_DelItem(self->pending, key);
+    Py_DECREF(key);
+    if (cell) at_poke(&cell->asking, 0);
+    return forgotten < 0 ? NULL : outcome(rc);
+}
+
+/* A reply that cannot be committed for want of memory: an error of the replier, because the asker still waits. */
+static PyObject *reply_refused(PortObject *self, int rc, uint64_t size) {
+    PyObject *errors = PyImport_ImportModule("civitas_shm.errors"), *error = NULL;
+    const char *name = rc == PORT_TOO_LARGE ? "PayloadTooLarge" : "SharedMemoryFull";
+    PyObject *type = errors ? PyObject_GetAttrString(errors, name) : NULL;
+    if (type && rc == PORT_TOO_LARGE)
+        error = PyObject_CallFunction(type, "KK", size, port_payload_max(&self->port));
+    else if (type)
+        error = PyObject_CallFunction(type, "s", "There is no memory for this reply: earlier replies of this process have "
+                                                 "not been collected. Raise transport.arena_mb in the topology.");
+    if (error) PyErr_SetObject(type, error);
+    Py_XDECREF(error);
+    Py_XDECREF(type);
+    Py_XDECREF(errors);
+    return NULL;
+}
+
+/* post_reply(cause, payload, type, sender, failed=False) -> bool: False, nobody waits any more. PayloadTooLarge,
+ * SharedMemoryFull: somebody does, and gets nothing yet. */
+PyObject *port_post_reply_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
+    PortObject *self = (PortObject *)object;
+    port_post post = {0};
+    cv_header cause;
+    bool present;
+    if (!is_open(self) || !count_is(n, 4, 5, "post_reply") || !as_header(args[0], &cause, &present) ||
+        !fill_post(&post, args[1], args[2]) || !as_u32(args[3], "sender", &post.sender))
+        return NULL;
+    if (!present) Py_RETURN_FALSE;
+    if (n > 4) {
+        int failed = PyObject_IsTrue(args[4]);
+        if (failed < 0) return NULL;
+        if (failed) post.flags |= CV_FLAG_FAILED;
+    }
+    int rc = port_reply(&self->port, &cause, &post);
+    if (rc == PORT_NO_MEMORY || rc == PORT_TOO_LARGE) return reply_refused(self, rc, post.payload_len);
+    return PyBool_FromLong(rc == PORT_SENT);
+}

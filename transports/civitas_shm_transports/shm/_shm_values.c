@@ -1,0 +1,72 @@
+/* Values of both worlds: headers, outcomes, and the str of names and types, which are made once. */
+#include "_shm.h"
+
+bool as_header(PyObject *object, cv_header *h, bool *present) {
+    *present = false;
+    if (object == NULL || object == Py_None) return true;
+    char *at;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(object, &at, &size) < 0) return false;
+    if (size != sizeof *h) {
+        PyErr_Format(PyExc_ValueError, "a cause is the %zu header bytes of a message, not %zd bytes", sizeof *h, size);
+        return false;
+    }
+    memcpy(h, at, sizeof *h);
+    *present = true;
+    return true;
+}
+
+/* Decoded from a private copy: bytes in shared memory may change under the decoder. */
+static PyObject *text_of(const void *at, size_t size) {
+    PyObject *copy = PyBytes_FromStringAndSize(at, (Py_ssize_t)size);
+    PyObject *text = copy ? PyUnicode_FromEncodedObject(copy, "utf-8", "replace") : NULL;
+    Py_XDECREF(copy);
+    return text;
+}
+
+PyObject *name_of(PortObject *self, uint32_t mailbox) {
+    cv_run *run = &self->port.run;
+    if (mailbox == UINT32_MAX) return PyUnicode_FromString("_runtime"); /* SENDER_PROGRAM of transport.py */
+    if (mailbox >= cv_records(run)) return PyUnicode_FromString("?");
+    PyObject **name = &self->views[mailbox].name;
+    if (!*name) {
+        cv_record *r = cv_record_at(run, mailbox);
+        size_t size = r->name_len;
+        *name = text_of(r->name, size > CV_NAME_MAX ? CV_NAME_MAX : size);
+        if (!*name) return NULL;
+    }
+    Py_INCREF(*name);
+    return *name;
+}
+
+PyObject *type_of(PortObject *self, const uint8_t *at, size_t size) {
+    char copy[64];
+    if (size > sizeof copy) return text_of(at, size);
+    memcpy(copy, at, size);
+    uint64_t h = size;
+    for (size_t i = 0; i < size; i++) h = h * 31 + (uint8_t)copy[i];
+    PyObject **place = &self->type_cache[h % TYPE_CACHE];
+    if (*place) {
+        Py_ssize_t known_size;
+        const char *known = PyUnicode_AsUTF8AndSize(*place, &known_size);
+        if (known && (size_t)known_size == size && !memcmp(known, copy, size)) {
+            Py_INCREF(*place);
+            return *place;
+        }
+    }
+    PyObject *made = PyUnicode_DecodeUTF8(copy, (Py_ssize_t)size, "replace");
+    if (!made) return NULL;
+    PyObject *old = *place;
+    Py_INCREF(made);
+    *place = made;
+    Py_XDECREF(old);
+    return made;
+}
+
+PyObject *outcome(int rc) {
+    if (rc == PORT_UNKNOWN) {
+        PyErr_SetString(PyExc_IndexError, "no mailbox of that number");
+        return NULL;
+    }
+    return PyLong_FromLong(rc);
+}
