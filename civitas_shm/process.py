@@ -2,7 +2,7 @@
 
 An agent is one object that handles one message at a time. It lives in some process, which one is not its business: it
 sends by name, and its mailbox outlives it. After a crash its supervisor builds a new object from the same constructor
-call; `state` is empty then, or with `state_storage = "shm"` what the last finished handler left.
+call; `state` is then what was saved last (`checkpoint`), or empty.
 
     class Greeter(AgentProcess):
         async def handle(self, message):
@@ -30,6 +30,7 @@ from .bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S, MessageBus
 from .errors import ErrorAction, MessageValidationError
 from .events import EventHandler, StopRuntime
 from .messages import Message, is_system_type
+from .state import StateKind, StateStore
 from .topology.model import Restart
 from .transport import Overflow
 
@@ -72,6 +73,8 @@ class Attachment:
     on_event: EventHandler
     loop: asyncio.AbstractEventLoop
     loop_thread: int
+    store: StateStore
+    checkpoint: Callable[[bool], Coroutine[Any, Any, None]]
 
 
 class AgentProcess:
@@ -87,12 +90,14 @@ class AgentProcess:
     """`never` is Civitas's word for `temporary`."""
     significant: bool = False
     """Its end, if it is not restarted, may shut its supervisor down: `Supervisor(auto_shutdown=...)`."""
-    state_storage: Literal["none", "shm"] = "none"
-    """`shm`: `state` is committed together with the release of each message, and restored before `on_start`."""
+    state_storage: StateKind = "in_memory"
+    """Where `state` is saved: `in_memory`, by `checkpoint()`, for a restart in a living process; `shm`, at the end of
+    every handler too, for a restart after the death of the process or the host; `none`, nowhere."""
 
     name: str
     id: str
     state: dict[str, Any]
+    store: StateStore | None
     config: dict[str, Any]
     log: logging.Logger
     _birth: Birth
@@ -106,6 +111,7 @@ class AgentProcess:
         agent._attached = None
         agent._hand_over = None
         agent._status = ProcessStatus.INITIALIZING
+        agent.store = None
         return agent
 
     def __init__(
@@ -230,6 +236,18 @@ class AgentProcess:
             raise MessageValidationError(f"payload.type: message type {named!r} is kept for the runtime.")
         return Message.answering(handled, self.name, payload, named)
 
+    def checkpoint(self, *, now: bool = False) -> Coroutine[Any, Any, None]:
+        """Save `state`, so that a new incarnation begins with it; to be awaited. What it may be: what can be sent
+        (`state: shm`), or what can be copied (`in_memory`). With `state: none` it does nothing.
+
+        Inside a handler it takes effect at the handler's end, as the effect of the message: none of the two is ever
+        found without the other. `now=True` saves at once; the message then counts as *not yet* handled, and if the
+        process dies before the handler's end it is handled again upon that state, which must tell how far it came.
+        Elsewhere (`on_start`, `on_stop`) it saves at once; after a crash only with `now=True`, because the state may
+        be half changed.
+        """
+        return self._awaited(self._attachment().checkpoint(now))
+
     def stop_runtime(self, exit_code: int = 0) -> Coroutine[Any, Any, None]:
         """End the whole run in good order with this exit code; to be awaited. Returns at once; the handler goes on."""
         to = self._attachment()
@@ -257,6 +275,7 @@ class AgentProcess:
     def attach(self, attachment: Attachment) -> None:
         """Give the agent its bus and mailbox. From here on it can send."""
         self._attached = attachment
+        self.store = attachment.store
         if not inspect.iscoroutinefunction(self.handle):
             self._hand_over = self._block
 

@@ -26,6 +26,7 @@ from .events import (
 from .parked import Park
 from .process import AgentProcess
 from .seat import BATCH_MESSAGES, Seat
+from .state import InMemoryStateStore, StateStore
 from .topology.model import AgentSpec, Drain
 from .transport import Port
 
@@ -53,8 +54,10 @@ def _log_event(event: AgentEvent) -> None:
 class AgentRunner:
     """Runs agents. All methods belong to the thread of the loop that the Port was started on."""
 
-    def __init__(self, port: Port, *, on_event: EventHandler = _log_event) -> None:
+    def __init__(self, port: Port, *, on_event: EventHandler = _log_event, store: StateStore | None = None) -> None:
         self.port = port
+        self.store: StateStore = InMemoryStateStore() if store is None else store
+        """Of agents with `state: in_memory`: outlives them, not this process."""
         self.bus = MessageBus(port)
         self._on_event = on_event
         self._seats: dict[str, Seat] = {}
@@ -73,7 +76,10 @@ class AgentRunner:
         if spec.name in self._seats:
             raise ValueError(f"agent {spec.name!r} runs in this process already")
         loop = asyncio.get_running_loop()
-        seat = Seat(agent, mailbox, spec, self.bus, self._on_event, self._left, loop, threading.get_ident(), self._park)
+        seat = Seat(
+            agent, mailbox, spec, self.bus, self._on_event, self._left, loop, threading.get_ident(), self._park,
+            self.store,
+        )  # fmt: skip
         self._seats[spec.name] = seat
         return await seat.start()
 

@@ -1,8 +1,8 @@
 """One running agent: takes its messages, runs its handler, answers, releases; and decides what an exception does.
 
 Guarantees:
-- one message at a time; a message is released only after its handler has finished, its answer is posted and, with
-  `state: shm`, its state is committed;
+- one message at a time; a message is released only after its handler has finished, its answer is posted and its state
+  is saved, where it is to be (`state`);
 - after BATCH_MESSAGES messages or BATCH_S seconds the loop turns before the next one, so a flooded agent delays its
   neighbours, timers and sockets by no more than one batch;
 - whatever a handler raises, SystemExit and CancelledError included, ends at most the agent, never the loop;
@@ -22,14 +22,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from .bus import MessageBus
-from .errors import (
-    DeserializationError,
-    ErrorAction,
-    MessageValidationError,
-    PayloadTooLarge,
-    SharedMemoryFull,
-    TransportClosed,
-)
+from .errors import DeserializationError, ErrorAction, TransportClosed
 from .events import (
     AgentEvent,
     AgentExited,
@@ -45,18 +38,16 @@ from .messages import FLAG_ASK, Message
 from .parked import Nap, Park
 from .process import AGENT, HANDLED, AgentProcess, Attachment, ProcessStatus
 from .serializer import decode, encode
+from .state import StateKeeper, StateStore
 from .topology.model import AgentSpec, Drain
 from .tracebacks import format_exception
-from .transport import NO_MEMORY, SENT, Delivery
+from .transport import Delivery
 
 __all__ = ["BATCH_MESSAGES", "BATCH_S", "Seat"]
 
 BATCH_MESSAGES: Final = 64
 BATCH_S: Final = 0.002
 """What a neighbour can be made to wait by many small handlers. A single long one only its author can cut."""
-
-STATE_ROOM_S: Final = 30.0
-"""How long a state may wait for memory before the agent crashes; as long as a `send` waits for room."""
 
 CANCEL_GRACE_S: Final = 1.0
 """What a cancelled handler gets to clean up; then it is left behind, for nothing in Python can end it."""
@@ -83,6 +74,7 @@ class Seat:
         loop: asyncio.AbstractEventLoop,
         loop_thread: int,
         park: Park,
+        store: StateStore,
     ) -> None:
         self.agent = agent
         self.mailbox = mailbox
@@ -97,9 +89,7 @@ class Seat:
         self._context.run(AGENT.set, agent.name)
         self._thread: HandlerThread | None = None
         self._handle: Callable[[Message], Awaitable[Message | None]] = agent.handle
-        self._keeps_state = spec.state == "shm"
-        self._committed = b""
-        self._committed_id = b""
+        self._keeper = StateKeeper(agent, mailbox, spec.state, bus.port, store)
         self._task: asyncio.Task[Any] | None = None
         self._hook_task: asyncio.Task[BaseException | None] | None = None
         self._park = park
@@ -109,7 +99,7 @@ class Seat:
         self._cancelling = False
         self._quiet: asyncio.Future[None] | None = None
         self._ended = False
-        agent.attach(Attachment(bus, mailbox, on_event, loop, loop_thread))
+        agent.attach(Attachment(bus, mailbox, on_event, loop, loop_thread, store, self._checkpoint))
 
     # --- start ----------------------------------------------------------------------------------------------------
 
@@ -117,9 +107,8 @@ class Seat:
         """Restore state, run `on_start`, begin to take messages. False when it failed; the event says why."""
         agent = self.agent
         try:
-            if self._keeps_state:
-                self._restore()
-        except DeserializationError as error:
+            await self._keeper.restore()
+        except Exception as error:  # noqa: BLE001 - damaged, or a store of the user's
             await self._fail(error, "on_start", None)
             return False
         if not inspect.iscoroutinefunction(agent.handle):
@@ -165,12 +154,6 @@ class Seat:
         finally:
             self._hook_task = None
 
-    def _restore(self) -> None:
-        stored = self._port.stored_state(self.mailbox)
-        if stored is not None:
-            self._committed, self._committed_id = stored
-            self.agent.state = decode(self._committed)
-
     # --- messages -------------------------------------------------------------------------------------------------
 
     def _on_ready(self) -> None:
@@ -188,7 +171,7 @@ class Seat:
         """
         port, mailbox, name = self._port, self.mailbox, self.agent.name
         take, handle, set_handled, now = port.take, self._handle, HANDLED.set, time.monotonic
-        post_reply, received, keeps_state = port.post_reply, Message.received, self._keeps_state
+        post_reply, received, keeper = port.post_reply, Message.received, self._keeper
         worked, goes_on = False, True
         while goes_on:
             goes_on = False
@@ -202,8 +185,8 @@ class Seat:
                     except DeserializationError as error:
                         self._reject(delivery, error)
                         continue
-                    if keeps_state and count > 1 and header[_ID] == self._committed_id:
-                        continue  # its state was committed, only the release was cut off
+                    if count > 1 and header[_ID] == keeper.committed_id:
+                        continue  # its state was saved, only the release was cut off
                     message = received(header, kind, sender, name, payload, count)
                     set_handled(message)
                     try:
@@ -218,7 +201,7 @@ class Seat:
                     except BaseException as error:  # noqa: BLE001 - the user's code, see the guarantees
                         if not await self._recovered(error, message, done):
                             return
-                    if keeps_state and not await self._state_committed(message, done):
+                    if keeper.due and not await self._state_saved(message, done):
                         return
                     left -= 1
                     if left == 0 or self._draining == "current" or now() >= batch_end:
@@ -351,16 +334,14 @@ class Seat:
 
     # --- state ----------------------------------------------------------------------------------------------------
 
-    async def _state_committed(self, message: Message, token: int) -> bool:
-        """Store a changed state together with the identity of the message. False when the agent crashed over it."""
+    async def _state_saved(self, message: Message, token: int) -> bool:
+        """Save the state as the effect of the message. False when the agent crashed over it."""
         try:
-            encoded = encode(self.agent.state, "state")
-            if encoded != self._committed:
-                await self._commit(encoded, token)
-                self._committed = encoded
-                self._committed_id = b"" if message.header is None else message.header[_ID]
+            await self._keeper.handler_ended(token, b"" if message.header is None else message.header[_ID])
             return True
-        except (MessageValidationError, SharedMemoryFull) as error:
+        except TransportClosed:
+            raise
+        except Exception as error:  # noqa: BLE001 - what cannot be copied or encoded, or a store of the user's
             text = format_exception(error)
             self._log_failure(message, text, ErrorAction.ESCALATE)
             self._port.release(self.mailbox, token)
@@ -368,19 +349,10 @@ class Seat:
             await self._fail(error, "state", summary(message), text)
             return False
 
-    async def _commit(self, encoded: bytes, token: int) -> None:
-        began = time.monotonic()
-        while (outcome := self._port.commit_state(self.mailbox, token, encoded)) == NO_MEMORY:
-            left_s = began + STATE_ROOM_S - time.monotonic()
-            try:
-                async with asyncio.timeout(left_s):
-                    await self._port.room(self.mailbox)
-            except TimeoutError:
-                raise SharedMemoryFull(
-                    f"the state of {self.agent.name!r} ({len(encoded):,} bytes) found no memory for {STATE_ROOM_S:g} s"
-                ) from None
-        if outcome != SENT:
-            raise PayloadTooLarge(len(encoded), self._port.payload_max_bytes)
+    async def _checkpoint(self, now: bool) -> None:
+        """`AgentProcess.checkpoint`. After a crash the state may be half changed: only `now` saves it all the same."""
+        if now or not (self._cancelling or self.agent._status is ProcessStatus.CRASHED):
+            await self._keeper.checkpoint(now, self._busy)
 
     # --- end ------------------------------------------------------------------------------------------------------
 

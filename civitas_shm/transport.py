@@ -293,8 +293,8 @@ class Port(Protocol):
     def commit_state(self, mailbox: int, token: int, state: bytes, /) -> int:
         """Store the agent's state together with the identity of the message in hand, by one word.
 
-        After it, a redelivery of that message is recognised (`stored_state` carries its id). SENT, NO_MEMORY or
-        TOO_LARGE. Only for mailboxes with one reader.
+        After it, a redelivery of that message is recognised (`stored_state` carries its id); with a token of -1 of
+        none. SENT, NO_MEMORY or TOO_LARGE. Only for mailboxes with one reader.
         """
         ...
 

@@ -62,8 +62,8 @@ class AgentSpec:
     """Its end, if it is not restarted, may shut its supervisor down: `SupervisorSpec.auto_shutdown`."""
     start_timeout_s: float = 30.0
     shutdown_timeout_s: float = 30.0
-    state: Literal["none", "shm"] = "none"
-    """`shm`: `self.state` is committed together with the release of each message."""
+    state: Literal["none", "in_memory", "shm"] = "in_memory"
+    """Where `self.state` is saved: `in_memory` by `checkpoint()`, `shm` at the end of every handler too."""
     capabilities: list[str] = field(default_factory=list)
     capability_metadata: dict[str, Any] = field(default_factory=dict)
 

@@ -237,7 +237,7 @@ class Agent(Block):
     significant: Flag = False
     start_timeout_s: Seconds = _seconds("start_timeout", 30.0)
     shutdown_timeout_s: Seconds = _seconds("shutdown_timeout", 30.0)
-    state: Annotated[Literal["none", "shm"], BeforeValidator(_text)] = "none"
+    state: Annotated[Literal["none", "in_memory", "shm"], BeforeValidator(_text)] = "in_memory"
     capabilities: TextList = []
     capability_metadata: FreeMapping = {}
 

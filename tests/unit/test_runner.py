@@ -20,6 +20,7 @@ from civitas_shm.messages import LANE_NORMAL, Message
 from civitas_shm.process import AgentProcess, ProcessStatus
 from civitas_shm.runner import AgentRunner
 from civitas_shm.serializer import encode
+from civitas_shm.state import InMemoryStateStore
 from civitas_shm.topology.model import AgentSpec
 from civitas_shm.transport import SENDER_PROGRAM, TOO_LARGE, MailboxSpec
 from civitas_shm_transports.in_process import InProcessPort
@@ -838,6 +839,29 @@ def test_state_that_is_too_large_crashes_the_agent(monkeypatch: pytest.MonkeyPat
         await it.start(Tally("tally"), state="shm")
         await it.send("tally", kind="add")
         assert (await it.event(AgentFailed)).type == "PayloadTooLarge"
+
+    play(scene)
+
+
+def test_a_store_of_the_users_that_fails_crashes_the_agent_and_says_so() -> None:
+    class Broken(InMemoryStateStore):
+        async def set(self, agent_name: str, state: dict[str, Any]) -> None:
+            raise OSError("the disk is full")
+
+    class Saving(AgentProcess):
+        async def handle(self, message: Message) -> Message | None:
+            await self.checkpoint()
+            return None
+
+    async def scene(it: Stage) -> None:
+        it.runner.store = Broken()
+        agent = Saving("saving")
+        await it.start(agent)
+        assert agent.store is it.runner.store
+        await it.send("saving")
+        failed = await it.event(AgentFailed)
+        assert (failed.during, failed.type, failed.text) == ("state", "OSError", "the disk is full")
+        assert (await it.event(DeadLetter)).reason == "OSError: the disk is full"
 
     play(scene)
 

@@ -345,7 +345,7 @@ class InProcessPort:
     def commit_state(self, mailbox: int, token: int, state: bytes) -> int:
         self._check_open()
         box = self._mailboxes[mailbox]
-        box.state = (state, box.in_hand[token][0][_ID])
+        box.state = (state, b"" if token < 0 else box.in_hand[token][0][_ID])
         return SENT
 
     def stored_state(self, mailbox: int) -> tuple[bytes, bytes] | None:
