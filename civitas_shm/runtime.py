@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from .bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
 from .errors import ConfigurationError, MessageRoutingError, TransportClosed
@@ -37,6 +37,9 @@ from .topology.model import (
     TransportSpec,
 )
 from .transport import load_transport
+
+if TYPE_CHECKING:
+    from .host.protocol import Chaos
 
 __all__ = ["Runtime"]
 
@@ -59,14 +62,14 @@ class Runtime:
         workers: int | None = None,
         resume: bool = False,
         fresh: bool = False,
-        chaos_s: float | None = None,
+        chaos: Chaos | None = None,
         events: str | os.PathLike[str] | None = None,
         log_format: Literal["text", "json"] | None = None,
     ) -> None:
         """`name` of the run (default: the script's name and the pid); `processes`, `pool`, `stop` as in a topology.
 
         `workers`: processes of the pool; `resume`, `fresh`: what to do with the messages of a dead run of that name;
-        `chaos_s`: kill a random worker at this interval; `events`: file for lifecycle events; `log_format`: print the
+        `chaos`: kill or stop random workers at intervals; `events`: file for lifecycle events; `log_format`: print the
         log lines of agents on stderr in this form.
         """
         self._supervisor = Supervisor("root") if supervisor is None else supervisor
@@ -84,7 +87,7 @@ class Runtime:
         self._workers = workers
         self._resume = resume
         self._fresh = fresh
-        self._chaos_s = chaos_s
+        self._chaos = chaos
         self._events = None if events is None else os.fspath(events)
         self._log_format = log_format
         self._run: Any = None
@@ -98,7 +101,7 @@ class Runtime:
         workers: int | None = None,
         resume: bool = False,
         fresh: bool = False,
-        chaos_s: float | None = None,
+        chaos: Chaos | None = None,
         events: str | os.PathLike[str] | None = None,
         log_format: Literal["text", "json"] | None = None,
     ) -> Self:
@@ -108,7 +111,7 @@ class Runtime:
             workers=workers,
             resume=resume,
             fresh=fresh,
-            chaos_s=chaos_s,
+            chaos=chaos,
             events=events,
             log_format=log_format,
         )
@@ -269,7 +272,7 @@ class Runtime:
     # --- wiring ---------------------------------------------------------------------------------------------------
 
     def _local_run(self, create: Callable[[], Any]) -> LocalRun:
-        for option, given in (("chaos_s", self._chaos_s is not None), ("resume", self._resume)):
+        for option, given in (("chaos", self._chaos is not None), ("resume", self._resume)):
             if given:
                 raise ConfigurationError(
                     f"{option} needs worker processes; transport {self._given.transport.type!r} has none."
@@ -322,7 +325,7 @@ class Runtime:
             workers=self._workers,
             resume=self._resume,
             fresh=self._fresh,
-            chaos_kill_s=self._chaos_s,
+            chaos=self._chaos,
             events_path=self._events,
         )
         return HostedRun(self._portable(), options, self._builder(), log_lines=self._log_format is not None)

@@ -27,6 +27,8 @@ NAME_MAX: Final = 64
 """Of a run: it becomes part of file names in /dev/shm and of a directory's name."""
 
 if TYPE_CHECKING:
+    from ..host.protocol import Chaos
+
     ParamType = click.ParamType[Any]
 else:
     ParamType = click.ParamType  # generic in newer versions of click only
@@ -34,6 +36,10 @@ else:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0}
+_TIME: Final = r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(ms|s|m)?"
+
+CHAOS_MIN_S: Final = 0.01
+CHAOS_MAX_S: Final = 86_400.0
 
 
 def topology_options(function: Function) -> Function:
@@ -119,17 +125,34 @@ class OverrideType(ParamType):
 
 
 class ChaosType(ParamType):
-    """`kill=0.5s` as seconds."""
+    """`kill=0.5s`, `stop=0.3s/0.2s` or both, with a comma between, as a `Chaos`."""
 
-    name = "kill=SECONDS"
+    name = "kill=INTERVAL,stop=INTERVAL/DURATION"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Chaos:
+        from ..host.protocol import Chaos
+
+        if isinstance(value, Chaos):
             return value
-        match = re.fullmatch(r"kill=([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(ms|s|m)?", value)
-        if match is None:
-            self.fail(f"{value!r} has not the form kill=INTERVAL, for example kill=0.5s or kill=300ms", param, ctx)
-        interval_s = float(match[1]) * _UNITS_S[match[2] or "s"]
-        if not 0.01 <= interval_s <= 86_400:
-            self.fail(f"{value!r}: the interval is {interval_s:g} s; it must be from 10 ms to a day", param, ctx)
-        return interval_s
+        given: dict[str, Any] = {}
+        for part in value.split(","):
+            match = re.fullmatch(rf"(?:kill={_TIME}|stop={_TIME}/{_TIME})", part)
+            if match is None:
+                self.fail(
+                    f"{part!r} has not the form kill=INTERVAL or stop=INTERVAL/DURATION, for example kill=0.5s, "
+                    "stop=0.3s/200ms or both with a comma between",
+                    param,
+                    ctx,
+                )
+            kill_s, stop_s, stop_for_s = (_seconds(*match.group(at, at + 1)) for at in (1, 3, 5))
+            given |= {"kill_s": kill_s} if kill_s is not None else {"stop_s": stop_s, "stop_for_s": stop_for_s}
+            for what, time_s in (("interval", kill_s), ("interval", stop_s), ("duration", stop_for_s)):
+                if time_s is not None and not CHAOS_MIN_S <= time_s <= CHAOS_MAX_S:
+                    self.fail(f"{part!r}: the {what} is {time_s:g} s; it must be from 10 ms to a day", param, ctx)
+        if len(given) != sum({"kill": 1, "stop": 2}[part[:4]] for part in value.split(",")):
+            self.fail(f"{value!r} says kill or stop twice", param, ctx)
+        return Chaos(**given)
+
+
+def _seconds(number: str | None, unit: str | None) -> float | None:
+    return None if number is None else float(number) * _UNITS_S[unit or "s"]

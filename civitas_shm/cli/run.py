@@ -18,6 +18,7 @@ import rich_click as click
 from .options import ChaosType, RunNameType, topology_options, topology_path
 
 if TYPE_CHECKING:
+    from ..host.protocol import Chaos
     from ..topology.model import LoggingSpec
 
 __all__ = ["command"]
@@ -28,7 +29,9 @@ __all__ = ["command"]
 @click.option("--name", type=RunNameType(), help="Of the run, instead of the topology's.")
 @click.option("--resume", is_flag=True, help="Go on with the messages that a dead run of this name left.")
 @click.option("--fresh", is_flag=True, help="Drop the messages that a dead run of this name left.")
-@click.option("--chaos", type=ChaosType(), help="Kill a random worker at this interval, for example kill=0.5s.")
+@click.option(
+    "--chaos", type=ChaosType(), help="Kill (kill=0.5s) or stop (stop=0.3s/0.2s: every 0.3 s for 0.2 s) random workers."
+)
 @click.option(
     "--events",
     type=click.Path(dir_okay=False, writable=True),
@@ -49,7 +52,7 @@ def command(
     name: str | None,
     resume: bool,
     fresh: bool,
-    chaos: float | None,
+    chaos: Chaos | None,
     events: str | None,
     quiet: bool,
     as_json: bool,
@@ -77,7 +80,7 @@ def command(
         workers=workers,
         resume=resume,
         fresh=fresh,
-        chaos_s=chaos,
+        chaos=chaos,
         events=events,
         log_format=spec.logging.format,
     )

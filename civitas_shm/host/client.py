@@ -33,6 +33,7 @@ from .logs import as_text
 from .orders import Build, Orders
 from .protocol import (
     Boot,
+    Chaos,
     Ended,
     FromHost,
     Happened,
@@ -51,7 +52,7 @@ from .protocol import (
 )
 from .reports import waiting_sentence
 
-__all__ = ["Ended", "HostClient", "HostOptions", "Line"]
+__all__ = ["Chaos", "Ended", "HostClient", "HostOptions", "Line"]
 
 _EXIT_GRACE_S: Final = 5.0
 """From the host's last message to the end of its process."""
@@ -65,7 +66,7 @@ class HostOptions:
     workers: int | None = None
     resume: bool = False
     fresh: bool = False
-    chaos_kill_s: float | None = None
+    chaos: Chaos | None = None
     events_path: str | None = None
     spin_ns: int | None = None
     """None: the host's default."""
@@ -143,7 +144,7 @@ class HostClient:
                 workers=options.workers,
                 resume=options.resume,
                 fresh=options.fresh,
-                chaos_kill_s=options.chaos_kill_s,
+                chaos=options.chaos,
                 events_path=options.events_path,
                 spin_ns=options.spin_ns,
             )

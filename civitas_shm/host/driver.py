@@ -190,14 +190,20 @@ class Driver:
         self._stop_asked = True
         self._end(outcome or Outcome(self._stop_code or 0, in_order=False))
 
-    def kill_for_chaos(self, choose: Callable[[list[Seat]], Seat]) -> None:
-        """SIGKILL one of the processes that are ready; the death counts against nobody."""
-        candidates = [seat for seat in self.seats.values() if seat.worker is not None and seat.ready]
-        if candidates and not self._stop_asked:
-            seat = choose(candidates)
-            seat.forgiven = True
-            assert seat.worker is not None
-            self.pool.kill(seat.worker, "chaos")
+    def victims(self) -> list[Seat]:
+        """Processes that chaos may hit: those that are ready, and none when the run is to end."""
+        return [] if self._stop_asked else [seat for seat in self.seats.values() if seat.worker and seat.ready]
+
+    def kill_for_chaos(self, seat: Seat) -> None:
+        """SIGKILL one of the `victims`; the death counts against nobody."""
+        assert seat.worker is not None
+        seat.forgiven = True
+        self.pool.kill(seat.worker, "chaos")
+
+    def note_stop(self, seat: Seat, for_s: float) -> None:
+        """Chaos has stopped it for that long."""
+        pid = seat.worker.pid if seat.worker else None
+        self._events.emit("process_stopped", process=seat.name, pid=pid, for_s=for_s, cause="SIGSTOP (chaos)")
 
     def kill_for_memory(self, seat: Seat, private_bytes: int) -> None:
         """It is over its `memory_limit_mb`."""

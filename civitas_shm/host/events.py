@@ -25,6 +25,7 @@ EVENTS: Final = (
     "process_died",
     "process_restarting",
     "process_recovered",
+    "process_stopped",
     "agent_failed",
     "supervisor_shut_down",
     "run_stopped",

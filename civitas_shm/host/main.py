@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import signal
 import socket
 import sys
@@ -25,6 +24,7 @@ from ..placement import place
 from ..topology.model import TopologySpec
 from ..transport import BUILTIN_TRANSPORTS, SLOT_MAIN, MemoryPlan, RunMemory, load_transport
 from . import kernel, wire
+from .chaos import ChaosMaker
 from .driver import Driver
 from .events import EventLog
 from .forkserver import keep_descriptors_here
@@ -183,13 +183,14 @@ class Host:
             pool.start()
             driver.start()
         timers = [self._every(SAFETY_POLL_S, lambda: self._safety_poll(driver, memory))]
-        if boot.chaos_kill_s is not None:
-            timers.append(self._every(boot.chaos_kill_s, lambda: driver.kill_for_chaos(random.choice)))
         if any(process.memory_limit_mb for process in driver.placement.workers):
             timers.append(self._every(SAMPLE_S, lambda: self._enforce_memory_limits(driver)))
+        chaos = ChaosMaker(self._loop, boot.chaos, driver) if boot.chaos is not None else None
         try:
             return await driver.ended
         finally:
+            if chaos is not None:
+                chaos.close()
             for timer in timers:
                 timer.cancel()
             self._want_snapshots(0)

@@ -24,6 +24,7 @@ __all__ = [
     "AgentReport",
     "Assign",
     "Boot",
+    "Chaos",
     "Ended",
     "Fork",
     "FromCaller",
@@ -127,6 +128,17 @@ class Leave(_Message, tag="leave"):
 # --- caller -> host -----------------------------------------------------------------------------------------------
 
 
+class Chaos(msgspec.Struct, frozen=True):
+    """What is done on purpose to random workers (`chaos`), as part of `Boot`."""
+
+    kill_s: float | None = None
+    """SIGKILL one at this interval."""
+    stop_s: float | None = None
+    """SIGSTOP one at this interval …"""
+    stop_for_s: float = 0.0
+    """… and SIGCONT it after this time."""
+
+
 class Boot(_Message, tag="boot"):
     """The first message. The host's environment and working directory are the caller's, inherited."""
 
@@ -136,8 +148,7 @@ class Boot(_Message, tag="boot"):
     workers: int | None = None
     resume: bool = False
     fresh: bool = False
-    chaos_kill_s: float | None = None
-    """SIGKILL a random worker at this interval."""
+    chaos: Chaos | None = None
     events_path: str | None = None
     spin_ns: int | None = None
 

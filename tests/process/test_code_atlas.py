@@ -188,6 +188,12 @@ def test_a_run_that_was_stopped_half_way_goes_on_with_resume_and_stays_exact(lar
     assert_exact(large_tree, tmp_path / "report.json")
 
 
+def test_the_totals_are_exact_under_kills_and_stops_with_a_host_killed_and_resumed_twice(large_tree: Path) -> None:
+    played = program(ROOT / "tests/torture/run_atlas.py", "host", large_tree, "--times", "1")
+    assert played.returncode == 0, played.stdout + played.stderr
+    assert "2 hosts and" in played.stdout
+
+
 def test_an_empty_directory_is_counted_as_nothing(tmp_path: Path, atlas: Run) -> None:
     (tmp_path / "empty").mkdir()
     finished, _ = atlas(tmp_path / "empty")

@@ -24,6 +24,7 @@ from civitas_shm.errors import (
     TopologyError,
     TransportClosed,
 )
+from civitas_shm.host.protocol import Chaos
 from civitas_shm.messages import Message
 from civitas_shm.process import AgentProcess
 from civitas_shm.runtime import Runtime
@@ -228,7 +229,7 @@ def test_a_start_that_is_cancelled_stops_what_has_started() -> None:
     assert first.stopped
 
 
-@pytest.mark.parametrize("options", [{"chaos_s": 0.5}, {"resume": True}])
+@pytest.mark.parametrize("options", [{"chaos": Chaos(kill_s=0.5)}, {"resume": True}])
 def test_what_needs_worker_processes_is_refused_where_there_are_none(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=f"{next(iter(options))} needs worker processes"):
         asyncio.run(Runtime(tree(), **options).start())

@@ -8,6 +8,7 @@ import pytest
 import rich_click as click
 
 from civitas_shm.cli.options import ChaosType, run_name, topology_path
+from civitas_shm.host.protocol import Chaos
 from civitas_shm.topology.schema import run_name_problem
 
 
@@ -35,13 +36,37 @@ def test_the_name_does_not_depend_on_the_working_directory(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("text", "interval_s"), [("kill=0.5s", 0.5), ("kill=300ms", 0.3), ("kill=2", 2), ("kill=1m", 60), ("kill=.5s", 0.5)]
 )
-def test_chaos_is_an_interval(text: str, interval_s: float) -> None:
-    assert ChaosType().convert(text, None, None) == interval_s
+def test_kills_of_chaos_are_an_interval(text: str, interval_s: float) -> None:
+    assert ChaosType().convert(text, None, None) == Chaos(kill_s=interval_s)
 
 
-@pytest.mark.parametrize("text", ["", "kill", "kill=", "0.5s", "kill=-1s", "kill=0s", "kill=1h", "kill=5ms", "stop=1s"])
-def test_what_is_no_interval_is_usage(text: str) -> None:
-    with pytest.raises(click.BadParameter):
+@pytest.mark.parametrize(
+    ("text", "chaos"),
+    [
+        ("stop=0.3s/0.2s", Chaos(stop_s=0.3, stop_for_s=0.2)),
+        ("stop=1/300ms", Chaos(stop_s=1, stop_for_s=0.3)),
+        ("kill=0.1s,stop=0.3s/0.2s", Chaos(kill_s=0.1, stop_s=0.3, stop_for_s=0.2)),
+        ("stop=1m/.5s,kill=100ms", Chaos(kill_s=0.1, stop_s=60, stop_for_s=0.5)),
+    ],
+)
+def test_stops_of_chaos_are_an_interval_and_a_duration(text: str, chaos: Chaos) -> None:
+    assert ChaosType().convert(text, None, None) == chaos
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        *((text, "has not the form") for text in ("", "kill", "kill=", "0.5s", "kill=-1s", "kill=1h", "stop=1s")),
+        *(
+            (text, "has not the form")
+            for text in ("stop=1s/", "stop=/1s", "kill=1s,", "kill=1s stop=1s/1s", "kill=1s/1s")
+        ),
+        *((text, "from 10 ms to a day") for text in ("kill=0s", "kill=5ms", "stop=5ms/1s", "stop=1s/0s", "kill=9999m")),
+        *((text, "twice") for text in ("kill=1s,kill=2s", "stop=1s/1s,stop=1s/1s", "kill=1s,stop=1s/1s,kill=1s")),
+    ],
+)
+def test_what_is_no_chaos_is_usage(text: str, sentence: str) -> None:
+    with pytest.raises(click.BadParameter, match=sentence):
         ChaosType().convert(text, None, None)
 
 

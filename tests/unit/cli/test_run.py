@@ -24,6 +24,7 @@ from civitas_shm import transport
 from civitas_shm.cli.app import app
 from civitas_shm.cli.supervise import waiting_text
 from civitas_shm.errors import RunAlive, RunFailed
+from civitas_shm.host.protocol import Chaos
 from civitas_shm.snapshot import ProcessSnapshot, RuntimeSnapshot
 from civitas_shm.topology.model import TopologySpec
 
@@ -202,7 +203,7 @@ def test_options_arrive(invoke: Invoke) -> None:
         "workers": 3,
         "resume": True,
         "fresh": False,
-        "chaos_s": 0.3,
+        "chaos": Chaos(kill_s=0.3),
         "events": "e.jsonl",
         "log_format": "json",
     }

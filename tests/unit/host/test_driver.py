@@ -241,10 +241,10 @@ def test_what_an_earlier_process_says_late_changes_nothing() -> None:
 def test_chaos_is_forgiven_also_when_no_restart_is_left() -> None:
     def test() -> None:
         world = World(agent("a"), supervision={"max_restarts": 0})
-        world.driver.kill_for_chaos(lambda seats: seats[0])
-        assert not world.pool.killed  # nobody is ready yet
+        assert not world.driver.victims()  # nobody is ready yet
         world.ready()
-        world.driver.kill_for_chaos(lambda seats: seats[0])
+        [victim] = world.driver.victims()
+        world.driver.kill_for_chaos(victim)
         assert world.pool.killed == [("w1", "chaos")]
         world.driver.died(world.worker(), KILLED)
         assert not world.driver.ended.done()

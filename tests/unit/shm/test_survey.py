@@ -83,7 +83,7 @@ def test_each_state_is_told_apart_and_looking_changes_nothing(name: str, runs: P
     before, shm = snapshot(runs), sorted(os.listdir("/dev/shm"))
     found = {run.name.removeprefix(f"{name}-"): run for run in find_runs(runs) if run.name.startswith(name)}
     assert {short: run.state for short, run in found.items()} == {
-        "alive": "live", "dead": "dead", "empty": "empty", "ended": "ended",
+        "alive": "live", "dead": "dead", "empty": "empty", "ended": "ended", "begun": "empty",
     }  # fmt: skip
     assert (found["dead"].waiting, found["empty"].waiting, found["alive"].waiting) == (17, 0, None)
     assert found["alive"].size_bytes > 0

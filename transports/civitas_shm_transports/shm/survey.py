@@ -9,6 +9,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from dataclasses import replace
@@ -54,6 +55,9 @@ def remove_stale(run: RunFound) -> None:
         case "live" | "foreign":
             raise RunAlive(f"The run {run.name!r} is {'alive' if run.state == 'live' else 'of another user'}.")
         case _:
+            with contextlib.suppress(OSError):
+                run.path.rmdir()  # without a lock: who is just making it makes it again
+                return
             directory = RunDirectory.take(run.path)
             directory.wait_for_the_dead()
             directory.drop_logs()
@@ -72,13 +76,15 @@ def _in_directory(base: Path) -> list[RunFound]:
 
 
 def _look(path: Path) -> RunFound | None:
-    """One run directory. None: there is nothing in it, or it is being made or removed just now."""
+    """One run directory. None: it is being removed just now."""
     logs = [path / name for name in LOGS if (path / name).exists()]
     log_bytes = sum(log.stat().st_size for log in logs if log.exists())
     try:
         fd = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
-        if not logs:
+        if not logs:  # its maker, or its remover, was killed at the one moment when there is no lock
+            with contextlib.suppress(OSError):
+                return None if os.listdir(path) else RunFound(path.name, "", 0, 0, path, "empty", 0)
             return None
         made_s = max(log.stat().st_mtime for log in logs)
         return RunFound(path.name, "", 0, log_bytes, path, "ended", made_s=made_s, has_log=True)
