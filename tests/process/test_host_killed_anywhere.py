@@ -1,9 +1,9 @@
 """The host is killed before every line of making, changing, adopting and removing a run; then the next one comes.
 
 Here the host's own code runs in a forked child, with a trace that kills it for good (SIGKILL) before its n-th line in
-`memory.py`, `segments.py`, `names.py` and `survey.py`, for every n up to the last. What happens between two lines is at most one
-call of the kernel, which is done or not, or one native operation, for which `tests/native/kill_sweep.c` does the same
-at every instruction. A second death, while the first is being repaired, comes at a line that is drawn.
+`memory.py`, `segments.py`, `names.py` and `survey.py`, for every n up to the last. What happens between two lines is
+at most one call of the kernel, which is done or not, or one native operation, for which `tests/native/kill_sweep.c`
+does the same at every instruction. A second death, while the first is being repaired, comes at a line that is drawn.
 """
 
 from __future__ import annotations
