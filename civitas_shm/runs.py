@@ -39,6 +39,7 @@ class RunFound:
     """Its run directory; of an orphan, the directory of its segments."""
     state: RunState = "dead"
     dead_letters: int | None = 0
+    """None: not to be told."""
     problem: str = ""
     """Why it cannot be read: a sentence without its full stop."""
     made_s: float | None = None

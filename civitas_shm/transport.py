@@ -471,6 +471,8 @@ class TransportModule:
     """Those of them that are dead: nobody holds them, so they may be resumed or removed."""
     remove_stale: Callable[[RunFound], None] | None = None
     """Remove one that is not live, with all that is in it; RunAlive when it has come to life again."""
+    is_held: Callable[[Path], bool] | None = None
+    """Whether the run with that directory lives: by its lock, changing nothing."""
     run_directory: Callable[[str], Path] | None = None
     """Where the run of a name has its directory: control socket, log. It need not be there."""
 

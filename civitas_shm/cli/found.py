@@ -24,12 +24,12 @@ def state_text(run: RunFound) -> str:
         case "live":
             return "running"
         case "dead":
-            held = [count(number, what) for number, what in ((run.waiting or 0, "message"),) if number]
-            text = f"dead, with {' and '.join(held)} waiting" if held else "dead"
-            letters = (
-                f"{', ' if held else ', with '}{count(run.dead_letters, 'dead letter')}" if run.dead_letters else ""
-            )
-            return text + letters
+            held = [f"{count(run.waiting, 'message')} waiting"] if run.waiting else []
+            if run.dead_letters is None:
+                held.append("dead letters that cannot be read")
+            elif run.dead_letters:
+                held.append(count(run.dead_letters, "dead letter"))
+            return f"dead, with {' and '.join(held)}" if held else "dead"
         case "empty":
             return "dead, empty"
         case "ended":

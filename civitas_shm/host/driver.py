@@ -47,7 +47,7 @@ from ..supervision import (
     Tree,
     step,
 )
-from ..topology.model import AgentSpec
+from ..topology.model import AgentSpec, Drain
 from ..transport import MailboxSpec, RunMemory
 from . import kernel
 from .events import EventLog, in_hand_plain
@@ -117,6 +117,7 @@ class Driver:
         self._oom_kills = kernel.oom_kills()
         self._stop_code: int | None = None
         self._stop_asked = False
+        self._drain_mode: Drain = placement.spec.stop.drain
         self._begun = False
         self._verdict: Outcome | None = None
         """Why the run must end though the tree would go on."""
@@ -172,15 +173,16 @@ class Driver:
         self._closed.discard(agent.name)
         self._memory.set_readers(mailbox, self._reader_slots(agent.name))
 
-    def stop(self, exit_code: int = 0) -> None:
-        """Stop in good order: drain as the topology says, last started first. The first call's exit code holds."""
+    def stop(self, exit_code: int = 0, drain: Drain | None = None) -> None:
+        """Stop in good order, last started first. `drain`: instead of the topology's. The first call's word holds."""
         if self._stop_asked or self.ended.done():
             return
         self._stop_asked = True
         self._stop_code = exit_code
         stop = self._placement.spec.stop
+        self._drain_mode = drain or stop.drain
         self._loop.call_later(stop.timeout_s, self._stop_by_force)
-        if stop.drain == "all":
+        if self._drain_mode == "all":
             self._drain()
         else:
             self._feed(StopRequested())
@@ -369,7 +371,7 @@ class Driver:
             return
         timeout_s = max(0.0, deadline_s - self._loop.time())
         resident.set_deadline(self._loop.call_later(timeout_s + STOP_GRACE_S, self._stop_late, seat, resident))
-        drain = self._placement.spec.stop.drain if self._stop_asked else "current"
+        drain = self._drain_mode if self._stop_asked else "current"
         self._order(seat, StopAgent(state.agent, drain, timeout_s))
 
     def _give_up_child(self, child: str, reason: str) -> None:

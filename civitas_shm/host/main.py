@@ -19,12 +19,14 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from ..clock import SystemClock
+from ..control.server import ControlServer
 from ..errors import CivitasError, ConfigurationError
 from ..placement import place
-from ..topology.model import TopologySpec
+from ..topology.model import Drain, TopologySpec
 from ..transport import BUILTIN_TRANSPORTS, SLOT_MAIN, MemoryPlan, RunMemory, load_transport
 from . import kernel, wire
 from .chaos import ChaosMaker
+from .desk import HostDesk
 from .driver import Driver
 from .events import EventLog
 from .forkserver import keep_descriptors_here
@@ -82,6 +84,8 @@ class Host:
         self._driver: Driver | None = None
         self._pool: Pool | None = None
         self._readings: Readings | None = None
+        self._desk: HostDesk | None = None
+        self._control: ControlServer | None = None
         self._probes = Probes()
         self._lines: list[Line] = []
         self._lost_lines = 0
@@ -122,6 +126,7 @@ class Host:
         memory = _create_memory(spec, boot, placement.slots_needed)
         events = EventLog(self._clock, lambda event: self._say(Happened(event)))
         try:
+            self._open_control(spec, memory)
             if boot.events_path is not None:
                 events.open(boot.events_path)
             self._say(
@@ -167,7 +172,7 @@ class Host:
             finally:
                 await pool.close()
         except BaseException:
-            memory.close(keep=bool(memory.waiting()))
+            self._close_control(memory, keep=bool(memory.waiting()))
             events.close()
             raise
         return await self._finish(boot, outcome, driver, memory, events)
@@ -176,6 +181,8 @@ class Host:
         self._started_s = self._loop.time()
         caller_pid = kernel.pid_of(self._caller_pidfd)
         self._readings = Readings(driver, memory, memory.name, boot.topology["transport"]["type"], caller_pid)
+        if self._desk is not None:
+            self._desk.driver = driver
         events.emit("run_started", pid=os.getpid(), run=memory.name, run_id=memory.run_id)
         if self._gone:
             driver.stop_now()
@@ -200,7 +207,7 @@ class Host:
         waiting = memory.waiting()
         if outcome.error == "AgentImportError" and not self._ever_ran and not boot.resume:
             waiting = {}  # nothing has begun: the corrected program starts anew, and so do these messages
-        memory.close(keep=bool(waiting))
+        self._close_control(memory, keep=bool(waiting))
         events.emit("run_stopped", exit_code=outcome.exit_code, waiting=waiting or None, cause=outcome.report)
         events.close()
         self._flush_lines()
@@ -227,14 +234,14 @@ class Host:
             case WantSnapshots(interval_s):
                 self._want_snapshots(interval_s)
 
-    def _asked_to_stop(self, now: bool, exit_code: int = 0) -> None:
-        """By the caller or by a signal: the first in good order, the second at once."""
+    def _asked_to_stop(self, now: bool, exit_code: int = 0, drain: Drain | None = None) -> None:
+        """By the caller, by a signal or over the control socket: the first in good order, the second at once."""
         if self._driver is None:
             self._caller_gone(None)  # before anything has begun: the same as if it were gone
         elif now or self._driver.stopping:
             self._driver.stop_now()
         else:
-            self._driver.stop(exit_code)
+            self._driver.stop(exit_code, drain)
 
     def _caller_gone(self, error: Exception | None) -> None:
         """It died, or it broke the protocol: the run ends with it, at once; what waits is kept."""
@@ -250,7 +257,27 @@ class Host:
 
     def _running(self) -> None:
         self._ever_ran = True
+        if self._desk is not None:
+            self._desk.running = True
         self._say(Running())
+
+    # --- the control socket -------------------------------------------------------------------------------------------
+
+    def _open_control(self, spec: TopologySpec, memory: RunMemory) -> None:
+        agents = len(list(spec.supervision.agents()))
+        self._desk = HostDesk(memory, kernel.pid_of(self._caller_pidfd), agents, self._clock, self._stop_over_control)
+        self._control = ControlServer(self._loop, memory.run_dir, self._desk.answer)
+
+    def _stop_over_control(self, now: bool, drain: Drain | None) -> None:
+        self._asked_to_stop(now, drain=drain)
+
+    def _close_control(self, memory: RunMemory, *, keep: bool) -> None:
+        """The socket goes while the directory is ours; who waits for the end is told when the lock is free."""
+        if self._control is not None:
+            self._control.stop_listening()
+        memory.close(keep=keep)
+        if self._control is not None:
+            self._control.close()
 
     # --- output -------------------------------------------------------------------------------------------------------
 

@@ -57,8 +57,9 @@ def encode_frame(message: msgspec.Struct) -> bytes:
 class FrameDecoder(Generic[T]):
     """Bytes in, messages out. `kind` is the union of message classes that this side accepts."""
 
-    def __init__(self, kind: Any) -> None:
+    def __init__(self, kind: Any, limit_bytes: int = FRAME_BYTES_MAX) -> None:
         self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(kind)
+        self._limit_bytes = limit_bytes
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[T]:
@@ -69,8 +70,8 @@ class FrameDecoder(Generic[T]):
         start = 0
         while len(buffer) - start >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(buffer, start)
-            if length > FRAME_BYTES_MAX:
-                raise WireError(f"a frame claims {length:,} bytes; the limit is {FRAME_BYTES_MAX:,}")
+            if length > self._limit_bytes:
+                raise WireError(f"a frame claims {length:,} bytes; the limit is {self._limit_bytes:,}")
             end = start + _LENGTH.size + length
             if end > len(buffer):
                 break

@@ -13,6 +13,7 @@ from civitas_shm.transport import TransportModule
 
 from . import _shm
 from .memory import create
+from .segments import is_held
 from .survey import find_runs, remove_stale, run_directory, stale_runs
 from .transport import attach
 
@@ -31,5 +32,6 @@ def transport() -> TransportModule:
         find_runs=find_runs,
         stale_runs=stale_runs,
         remove_stale=remove_stale,
+        is_held=is_held,
         run_directory=run_directory,
     )

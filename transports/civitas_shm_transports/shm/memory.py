@@ -262,6 +262,8 @@ def create(
                 undo.pop_all()
                 return memory
             directory = _emptied(directory, old, undo)
+        if fresh:
+            directory.drop_rest()
         files = new_run_files(name, plan)
         undo.callback(directory.remove, files)
         directory.write(files)

@@ -29,6 +29,7 @@ import msgspec
 
 from civitas_shm import __version__
 from civitas_shm.errors import ConfigurationError, RunAlive, SharedMemoryFull, TransportUnavailable
+from civitas_shm.letters import DIRECTORY as LETTERS
 from civitas_shm.transport import MemoryPlan
 
 from . import _shm
@@ -193,14 +194,14 @@ class RunDirectory:
     def remove(self, files: RunFiles | None) -> None:
         """Remove segments, then the directory; the lock goes last, with this process's hold on it.
 
-        A log stays, and the directory with it: `drop_logs` is for who does not want that.
+        Log and dead letters stay, and the directory with them: `drop_rest` is for who does not want that.
         """
         # First the mark: from here on what is left is a rest that anybody may sweep, wherever this is killed.
         (self.path / "made").unlink(missing_ok=True)
         if files is not None and files.place == "shm":
             for name, _, _, _ in files.segments():
                 remove_named(name)
-        for entry in [entry for entry in os.scandir(self.path) if entry.name not in ("lock", *LOGS)]:
+        for entry in [entry for entry in os.scandir(self.path) if entry.name not in ("lock", *LOGS, LETTERS)]:
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
             else:
@@ -210,7 +211,7 @@ class RunDirectory:
         try:
             self.path.rmdir()
         except OSError:
-            pass  # a log stays, or somebody else has begun there
+            pass  # a log or letters stay, or somebody else has begun there
         self.release()
 
     def remove_unread(self) -> None:
@@ -228,6 +229,11 @@ class RunDirectory:
         """Of an earlier run."""
         for name in LOGS:
             (self.path / name).unlink(missing_ok=True)
+
+    def drop_rest(self) -> None:
+        """What outlives a run that ended in order: its log and its dead letters."""
+        self.drop_logs()
+        shutil.rmtree(self.path / LETTERS, ignore_errors=True)
 
     def release(self) -> None:
         """Let go of the lock; what is in the directory stays."""

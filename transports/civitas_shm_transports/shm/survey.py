@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from civitas_shm.errors import RunAlive
-from civitas_shm.runs import RunFound
+from civitas_shm.letters import count_letters
+from civitas_shm.runs import RunFound, RunState
 
 from .memory import count_waiting
 from .names import SHM, groups_by_name, in_use, owners, remove_named
@@ -60,7 +61,7 @@ def remove_stale(run: RunFound) -> None:
                 return
             directory = RunDirectory.take(run.path)
             directory.wait_for_the_dead()
-            directory.drop_logs()
+            directory.drop_rest()
             try:
                 directory.remove(directory.files())
             except UnreadableRun:
@@ -82,12 +83,14 @@ def _look(path: Path) -> RunFound | None:
     try:
         fd = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
-        if not logs:  # its maker, or its remover, was killed at the one moment when there is no lock
+        letters = count_letters(path)
+        if not logs and letters == 0:  # its maker, or its remover, was killed at the one moment when there is no lock
             with contextlib.suppress(OSError):
                 return None if os.listdir(path) else RunFound(path.name, "", 0, 0, path, "empty", 0)
             return None
-        made_s = max(log.stat().st_mtime for log in logs)
-        return RunFound(path.name, "", 0, log_bytes, path, "ended", made_s=made_s, has_log=True)
+        made_s = max((log.stat().st_mtime for log in logs), default=None)
+        state: RunState = "ended" if letters == 0 else "dead"
+        return RunFound(path.name, "", 0, log_bytes, path, state, letters, made_s=made_s, has_log=bool(logs))
     except OSError as error:
         return RunFound(
             path.name, "", None, 0, path, "unreadable", None, f"its lock cannot be opened: {error.strerror}"
@@ -125,7 +128,8 @@ def _dead(known: RunFound) -> RunFound:
         files = directory.files()
     except UnreadableRun as reason:
         return replace(known, state="unreadable", problem=str(reason))
-    empty = replace(known, state="empty", waiting=0, dead_letters=0)
+    letters = count_letters(known.path)
+    empty = replace(known, state="dead" if letters != 0 else "empty", waiting=0, dead_letters=letters)
     if files is None:  # its maker was killed before it came that far
         return empty
     known = replace(known, run_id=files.run_id, made_s=files.created_s)
@@ -139,7 +143,7 @@ def _dead(known: RunFound) -> RunFound:
         if directory.is_made() and Segments.remains(files, known.path):
             return replace(known, state="unreadable", problem=str(reason))
         return empty  # it was killed while it made them, or the machine was started anew
-    return replace(empty, size_bytes=size_bytes, waiting=waiting, state="dead" if waiting else "empty")
+    return replace(empty, size_bytes=size_bytes, waiting=waiting, state="dead" if waiting else empty.state)
 
 
 def _orphans(base: Path) -> list[RunFound]:

@@ -1,0 +1,64 @@
+"""A request and the state of a run -> what is to be done: pure.
+
+Rules of this file:
+- a stop that somebody has asked for is not asked for again: two people who type `stop` do not become a kill, unlike the
+  second Ctrl-C of one; `now` always counts;
+- who may ask: processes of the run's own user, and root.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..topology.model import Drain
+from .protocol import DeadDrop, DeadList, DeadReplay, DeadShow, Refusal, Request, Status, StopRun
+
+__all__ = ["Answer", "Decision", "Letter", "Stop", "decide", "may_ask"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Reply, do nothing."""
+
+    what: Literal["status", "stopping already"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop the run, reply that it stops."""
+
+    now: bool
+    drain: Drain | None
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """Look into the dead letters, or change them; reply what came of it."""
+
+    request: DeadList | DeadShow | DeadReplay | DeadDrop
+
+
+Decision = Answer | Stop | Letter | Refusal
+
+
+def may_ask(peer_uid: int, own_uid: int) -> bool:
+    """Whether a process of that user gets answers."""
+    return peer_uid in (own_uid, 0)
+
+
+def decide(request: Request, state: Literal["starting", "running", "stopping"]) -> Decision:
+    """What a request means for a run in that state."""
+    match request:
+        case Status():
+            return Answer("status")
+        case StopRun(now=now, drain=drain):
+            if now and drain is not None:
+                return Refusal(kind="malformed", text="a stop `now` drains nothing; give one of them")
+            if state == "stopping" and not now:
+                return Answer("stopping already")
+            return Stop(now, drain)
+        case DeadReplay() if state != "running":
+            return Refusal(kind="busy", text=f"the run is {state}; letters are replayed while it runs")
+        case DeadList() | DeadShow() | DeadReplay() | DeadDrop():
+            return Letter(request)

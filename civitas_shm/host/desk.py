@@ -1,0 +1,96 @@
+"""What the host does when it is asked over the control socket: the doing to `control.decide`.
+
+Rules of this file: nothing blocks; a reading of all mailboxes is made at most every READING_S however many ask; what is
+not there yet (the driver, while the run starts) is said to be `starting`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final, Literal
+
+from .. import __version__
+from ..clock import Clock
+from ..control.decide import Answer, Letter, Stop, decide
+from ..control.protocol import Refusal, Reply, RunStatus, Stopping, read_request
+from ..letters import count_letters
+from ..topology.model import Drain
+from ..transport import RunMemory
+from .driver import Driver
+
+__all__ = ["READING_S", "HostDesk"]
+
+READING_S: Final = 0.1
+"""How old the numbers of a reply may be: thousands of mailboxes take milliseconds, and anybody may ask at any rate."""
+
+StopRun = Callable[[bool, Drain | None], None]
+
+
+class HostDesk:
+    """Answers for one run, from the moment its memory is there."""
+
+    def __init__(self, memory: RunMemory, caller_pid: int, agents: int, clock: Clock, stop: StopRun) -> None:
+        self._memory = memory
+        self._caller_pid = caller_pid
+        self._agents = agents
+        self._clock = clock
+        self._stop = stop
+        self._since_s = clock.wall_s()
+        self._counted_s = float("-inf")
+        self._counted: tuple[int, int | None] = (0, 0)
+        self._stop_asked = False
+        self.driver: Driver | None = None
+        self.running = False
+        """Every agent was ready once."""
+
+    def answer(self, body: bytes) -> Reply:
+        """The reply to one frame; what it asks for is done, or begun."""
+        request = read_request(body, __version__)
+        if isinstance(request, Refusal):
+            return request
+        match decide(request, self._state()):
+            case Answer(what="status"):
+                return self.status()
+            case Answer():
+                return Stopping(already=True)
+            case Stop(now, drain):
+                self._stop_asked = True
+                self._stop(now, drain)
+                return Stopping()
+            case Letter():
+                return Refusal(kind="unknown", text="this run keeps no dead letters")
+            case refusal:
+                return refusal
+
+    def status(self) -> RunStatus:
+        """The run as it is."""
+        waiting, dead_letters = self._counts()
+        driver = self.driver
+        return RunStatus(
+            name=self._memory.name,
+            run_id=self._memory.run_id,
+            state=self._state(),
+            version=__version__,
+            host_pid=os.getpid(),
+            pid=self._caller_pid,
+            since_s=self._since_s,
+            processes=sum(1 for seat in driver.seats.values() if seat.residents) if driver else 0,
+            agents=self._agents,
+            waiting=waiting,
+            dead_letters=dead_letters,
+            restarts=driver.counts.restarts if driver else 0,
+            deaths=driver.counts.deaths if driver else 0,
+        )
+
+    def _state(self) -> Literal["starting", "running", "stopping"]:
+        if self._stop_asked or (self.driver is not None and self.driver.stopping):
+            return "stopping"
+        return "running" if self.running else "starting"
+
+    def _counts(self) -> tuple[int, int | None]:
+        now_s = self._clock.monotonic_s()
+        if now_s - self._counted_s >= READING_S:
+            self._counted = (sum(self._memory.waiting().values()), count_letters(self._memory.run_dir))
+            self._counted_s = now_s
+        return self._counted
