@@ -181,7 +181,7 @@ class _Head(msgspec.Struct):
 
 
 _head: Final = msgspec.msgpack.Decoder(_Head)
-_request: Final = msgspec.msgpack.Decoder(Request)
+_request: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Request)
 _OPS: Final = ("status", "stop", "dead_list", "dead_show", "dead_replay", "dead_drop")
 
 

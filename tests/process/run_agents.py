@@ -155,3 +155,25 @@ class Ends(AgentProcess):
 
     async def handle(self, message: Message) -> None:
         await self.stop_runtime(message.payload["code"])
+
+
+class SendsItself(AgentProcess):
+    """Sends itself `n` messages at its first start, and takes a minute for each."""
+
+    async def on_start(self) -> None:
+        for n in range(self.config["n"]):
+            await self.send(self.name, {"n": n})
+
+    async def handle(self, message: Message) -> None:
+        await asyncio.sleep(60)
+
+
+class SendsMark(AgentProcess):
+    """Sends `mark` as many numbers as it is told, at its start."""
+
+    async def on_start(self) -> None:
+        for n in range(self.config["n"]):
+            await self.send("mark", {"n": n})
+
+    async def handle(self, message: Message) -> None:
+        pass
