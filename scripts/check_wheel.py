@@ -28,8 +28,9 @@ def faults(name: str, members: list[str]) -> list[str]:
     if sys.platform == "linux":
         if NATIVE not in members:
             found.append(f"{NATIVE} is missing: the C part was not built")
-        if "-cp311-abi3-linux_" not in name:
-            found.append(f"{name}: the tag is not cp311-abi3, so it serves one Python only")
+        tag = f"cp3{sys.version_info.minor}-abi3"
+        if f"-{tag}-linux_" not in name:
+            found.append(f"{name}: the tag is not {tag}, so it does not serve the Pythons that it should")
     return found
 
 

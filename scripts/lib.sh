@@ -73,11 +73,14 @@ find_python() {
     die "No Python 3.11 or later found; name one: PYTHON=/path/to/python $0"
 }
 
-# True when the C part that lies in the checkout is not older than any of its sources.
+native_imports() { "$PY" -c 'import civitas_shm_transports.shm._shm'; }
+
+# True when the C part that lies in the checkout is not older than any of its sources, and serves this Python.
 native_is_current() {
     [ "$(uname -s)" = Linux ] || return 0
     local built=$NATIVE/_shm.abi3.so
-    [ -e "$built" ] && [ -z "$(find "$NATIVE"/_shm*.[ch] "$NATIVE/native" setup.py -newer "$built" -print -quit)" ]
+    [ -e "$built" ] && [ -z "$(find "$NATIVE"/_shm*.[ch] "$NATIVE/native" setup.py -newer "$built" -print -quit)" ] &&
+        native_imports 2>/dev/null
 }
 
 # make_venv EXTRA: sets PY to the interpreter of an environment that has the project, editable, with that extra ("" = none).
@@ -107,6 +110,6 @@ make_venv() {
         echo "$key" >"$stamp"
     fi
     if [ "$(uname -s)" = Linux ]; then
-        "$PY" -c 'import civitas_shm_transports.shm._shm' || die "The C part was built but cannot be imported."
+        native_imports || die "The C part was built but cannot be imported."
     fi
 }

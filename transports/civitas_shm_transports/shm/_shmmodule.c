@@ -91,6 +91,12 @@ static PyMethodDef module_methods[] = {{"sizes", module_sizes, METH_VARARGS, NUL
                                        {NULL, NULL, 0, NULL}};
 
 static int module_exec(PyObject *module) {
+    if (Py_Version >> 16 < PY_VERSION_HEX >> 16) { /* an editable install that several Pythons share; see setup.py */
+        PyErr_Format(PyExc_ImportError,
+                     "_shm.abi3.so was compiled by Python 3.%d and serves no older one; install again with this Python",
+                     PY_MINOR_VERSION);
+        return -1;
+    }
     PyObject *type = PyType_FromModuleAndSpec(module, &port_spec, NULL);
     if (!type || PyModule_AddObjectRef(module, "Port", type) < 0) {
         Py_XDECREF(type);
