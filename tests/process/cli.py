@@ -65,8 +65,9 @@ class Shell:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def ps(self, *options: str) -> dict[str, dict[str, Any]]:
-        """By name."""
-        return {run["name"]: run for run in json.loads(self.do("ps", "--json", *options).stdout)["runs"]}
+        """By name; what others have left in /dev/shm is not ours to count."""
+        runs = json.loads(self.do("ps", "--json", *options).stdout)["runs"]
+        return {run["name"]: run for run in runs if Path(run["path"]).parent == self.runs}
 
     def until_state(self, name: str, state: str) -> dict[str, Any]:
         """The watchdog of pytest-timeout is the only limit."""
