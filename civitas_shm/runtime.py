@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
@@ -90,6 +91,7 @@ class Runtime:
         self._chaos = chaos
         self._events = None if events is None else os.fspath(events)
         self._log_format = log_format
+        self._log_path: Path | None = None
         self._run: Any = None
 
     @classmethod
@@ -104,8 +106,12 @@ class Runtime:
         chaos: Chaos | None = None,
         events: str | os.PathLike[str] | None = None,
         log_format: Literal["text", "json"] | None = None,
+        log_path: Path | None = None,
     ) -> Self:
-        """A run of a topology that is loaded already."""
+        """A run of a topology that is loaded already.
+
+        `log_path`: a file that takes what this program prints; the host moves it into the run directory (`log_file`).
+        """
         runtime = cls(
             name=name or spec.name,
             workers=workers,
@@ -116,6 +122,7 @@ class Runtime:
             log_format=log_format,
         )
         runtime._from_objects = False
+        runtime._log_path = log_path
         runtime._given = spec
         return runtime
 
@@ -327,6 +334,7 @@ class Runtime:
             fresh=self._fresh,
             chaos=self._chaos,
             events_path=self._events,
+            log_path=None if self._log_path is None else str(self._log_path),
         )
         return HostedRun(self._portable(), options, self._builder(), log_lines=self._log_format is not None)
 

@@ -40,6 +40,9 @@ __all__ = ["command"]
 )
 @click.option("-q", "--quiet", is_flag=True, help="No screen; only warnings and errors are logged.")
 @click.option("--json", "as_json", is_flag=True, help="A summary as one JSON object on stdout, at the end.")
+@click.option(
+    "-d", "--detach", "detached", is_flag=True, help="Return once it runs; its output goes to a log (`logs`)."
+)
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Of log lines, instead of the topology's.")
 @click.pass_context
 def command(
@@ -56,6 +59,7 @@ def command(
     events: str | None,
     quiet: bool,
     as_json: bool,
+    detached: bool,
     log_format: str | None,
 ) -> None:
     """Run a topology. Ctrl-C or SIGTERM stops it in order, a second one at once."""
@@ -67,6 +71,12 @@ def command(
 
     spec = prepare(topology_path(topology, topology_option), overrides, transport, name)
     spec = replace(spec, logging=logging_of(spec.logging, quiet, log_format, os.environ))
+    service = None
+    if detached:
+        from .detach import detach
+
+        service = detach(spec.name, spec.transport.type, stamped=spec.logging.format == "text", as_json=as_json)
+        as_json = False  # said by the starter, which ends there
     # Only now what costs time: a wrong topology is said at once.
     import asyncio
 
@@ -83,10 +93,14 @@ def command(
         chaos=chaos,
         events=events,
         log_format=spec.logging.format,
+        log_path=None if service is None else service.log_path,
     )
-    with_screen = not quiet and spec.logging.format == "text"
+    with_screen = not quiet and spec.logging.format == "text" and service is None
+    on_running = None if service is None else service.running
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        code = runner.run(supervise(runtime, with_screen=with_screen, as_json=as_json))
+        code = runner.run(supervise(runtime, with_screen=with_screen, as_json=as_json, on_running=on_running))
+    if service is not None:
+        service.finish(code)
     ctx.exit(code)
 
 

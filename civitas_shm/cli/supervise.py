@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -36,8 +36,10 @@ KILL_GRACE_S: Final = 2.0
 """After a second signal: when this process ends for good, whatever an agent in it does. The others are dead by then."""
 
 
-async def supervise(runtime: Runtime, *, with_screen: bool, as_json: bool) -> int:
-    """Start, wait, stop; the exit code."""
+async def supervise(
+    runtime: Runtime, *, with_screen: bool, as_json: bool, on_running: Callable[[], None] | None = None
+) -> int:
+    """Start, wait, stop; the exit code. `on_running` is called once every agent is ready."""
     interrupted = asyncio.Event()
     signals = _Signals(runtime, interrupted)
     signals.install()
@@ -47,7 +49,7 @@ async def supervise(runtime: Runtime, *, with_screen: bool, as_json: bool) -> in
     printing = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
     try:
         with printing:
-            code = await _until_end(runtime, interrupted, with_screen)
+            code = await _until_end(runtime, interrupted, with_screen, on_running)
     except CivitasError as failure:
         error, code = failure, failure.exit_code
         raise
@@ -61,8 +63,10 @@ async def supervise(runtime: Runtime, *, with_screen: bool, as_json: bool) -> in
     return code
 
 
-async def _until_end(runtime: Runtime, interrupted: asyncio.Event, with_screen: bool) -> int:
-    body = asyncio.ensure_future(_start_and_wait(runtime, with_screen))
+async def _until_end(
+    runtime: Runtime, interrupted: asyncio.Event, with_screen: bool, on_running: Callable[[], None] | None
+) -> int:
+    body = asyncio.ensure_future(_start_and_wait(runtime, with_screen, on_running))
     second_signal = asyncio.ensure_future(interrupted.wait())
     await asyncio.wait([body, second_signal], return_when=asyncio.FIRST_COMPLETED)
     second_signal.cancel()
@@ -73,7 +77,7 @@ async def _until_end(runtime: Runtime, interrupted: asyncio.Event, with_screen: 
     return EXIT_INTERRUPTED
 
 
-async def _start_and_wait(runtime: Runtime, with_screen: bool) -> int:
+async def _start_and_wait(runtime: Runtime, with_screen: bool, on_running: Callable[[], None] | None) -> int:
     from rich.console import Console
 
     from ..dashboard.live import LiveScreen, can_show
@@ -81,6 +85,8 @@ async def _start_and_wait(runtime: Runtime, with_screen: bool) -> int:
     console = Console(stderr=True)
     try:
         await runtime.start()
+        if on_running is not None:
+            on_running()
         if not (with_screen and can_show(console)):
             return await runtime.wait()
         async with LiveScreen(console, runtime.snapshot):

@@ -68,6 +68,8 @@ class HostOptions:
     fresh: bool = False
     chaos: Chaos | None = None
     events_path: str | None = None
+    log_path: str | None = None
+    """A file that takes what the caller prints: the host makes it the run's log."""
     spin_ns: int | None = None
     """None: the host's default."""
 
@@ -146,6 +148,7 @@ class HostClient:
                 fresh=options.fresh,
                 chaos=options.chaos,
                 events_path=options.events_path,
+                log_path=options.log_path,
                 spin_ns=options.spin_ns,
             )
         )

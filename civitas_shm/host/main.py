@@ -16,11 +16,13 @@ import socket
 import sys
 import traceback
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 from ..clock import SystemClock
 from ..control.server import ControlServer
 from ..errors import CivitasError, ConfigurationError
+from ..log_file import settle
 from ..placement import place
 from ..topology.model import Drain, TopologySpec
 from ..transport import BUILTIN_TRANSPORTS, SLOT_MAIN, MemoryPlan, RunMemory, load_transport
@@ -126,6 +128,7 @@ class Host:
         memory = _create_memory(spec, boot, placement.slots_needed)
         events = EventLog(self._clock, lambda event: self._say(Happened(event)))
         try:
+            settle(None if boot.log_path is None else Path(boot.log_path), memory.run_dir)
             self._open_control(spec, memory)
             if boot.events_path is not None:
                 events.open(boot.events_path)

@@ -150,6 +150,8 @@ class Boot(_Message, tag="boot"):
     fresh: bool = False
     chaos: Chaos | None = None
     events_path: str | None = None
+    log_path: str | None = None
+    """A file that takes what the caller and the host print: becomes the run's log."""
     spin_ns: int | None = None
 
 

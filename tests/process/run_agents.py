@@ -177,3 +177,47 @@ class SendsMark(AgentProcess):
 
     async def handle(self, message: Message) -> None:
         pass
+
+
+class SaysAtStart(AgentProcess):
+    """Prints one line."""
+
+    async def on_start(self) -> None:
+        print("said at the start")
+
+    async def handle(self, message: Message) -> None:
+        pass
+
+
+class FailsAtStart(AgentProcess):
+    """Prints one line, then raises, each time."""
+
+    async def on_start(self) -> None:
+        print("said before it failed")
+        raise LookupError("cannot begin")
+
+    async def handle(self, message: Message) -> None:
+        pass
+
+
+class SlowAtStart(AgentProcess):
+    """Takes a second until it is ready."""
+
+    async def on_start(self) -> None:
+        await asyncio.sleep(1)
+
+    async def handle(self, message: Message) -> None:
+        pass
+
+
+class Talks(AgentProcess):
+    """Prints numbered lines, then ends the run."""
+
+    async def on_start(self) -> None:
+        await self.send(self.name, {})
+
+    async def handle(self, message: Message) -> None:
+        for n in range(self.config["lines"]):
+            print("number", n)
+            await asyncio.sleep(0.003)
+        await self.stop_runtime(3)

@@ -167,7 +167,9 @@ def test_an_agent_that_fails_too_often_ends_the_run_with_its_traceback(start_run
 
 def test_deaths_by_chaos_count_against_nobody(start_run: Any, agent: Agent) -> None:
     async def test() -> None:
-        async with start_run(agent("Echo"), supervision={"max_restarts": 0}, options={"chaos": Chaos(kill_s=0.05)}) as run:
+        async with start_run(
+            agent("Echo"), supervision={"max_restarts": 0}, options={"chaos": Chaos(kill_s=0.05)}
+        ) as run:
             await run.until(lambda: len(run.named("process_recovered")) >= 5)
             assert (await run.ask("echo", {"n": 1}))["n"] == 1
             assert {death["cause"] for death in run.named("process_died")} == {"SIGKILL (chaos)"}

@@ -206,6 +206,7 @@ def test_options_arrive(invoke: Invoke) -> None:
         "chaos": Chaos(kill_s=0.3),
         "events": "e.jsonl",
         "log_format": "json",
+        "log_path": None,
     }
     assert double.spec.name == "my-run"
     assert double.spec.transport.type == "shm"
