@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from civitas_shm.cli.app import app
 from civitas_shm.cli.doctor import Machine, examine, read_machine
+from civitas_shm.runs import RunFound
 
 GIB = 1 << 30
 WELL = Machine(
@@ -128,7 +129,34 @@ def test_the_tightest_cgroup_around_counts(tmp_path: Path) -> None:
     assert machine.shm_total_bytes is None
 
 
+def test_what_is_left_of_runs_is_explained_with_the_way_out() -> None:
+    path = Path("/run/atlas")
+    runs = (
+        RunFound("web", "a1", None, 1 << 20, path, "live", None),
+        RunFound("atlas", "b2", 17, 5 << 20, path, "dead", 2),
+        RunFound("letters", "b3", 0, 0, path, "dead", 1),
+        RunFound("void", "c3", 0, 1 << 20, path, "empty"),
+        RunFound("old", "", None, 0, path, "unreadable", None, "it was made by civitas_shm 9.9 with layout version 77"),
+        RunFound("lost", "d4", None, 1 << 20, Path("/dev/shm"), "orphan", None, "no run directory in /x speaks of it"),
+        RunFound("theirs", "e5", None, 1 << 20, Path("/dev/shm"), "foreign", None, uid=1000),
+        RunFound("job", "", 0, 2048, path, "ended", has_log=True),
+    )
+    found = [finding for finding in examine(replace(WELL, runs=runs)) if finding.check == "runs"]
+    assert [finding.verdict for finding in found] == ["ok"] + ["note"] * 6  # none of it makes a run fail
+    assert found[0].text == "1 run alive: web; 1 log of ended ones, 2.0 KiB"
+    text = {finding.text.split()[1].rstrip(":"): finding for finding in found[1:]}
+    assert "dead, with 17 messages waiting and 2 dead letters (5.0 MiB, /run/atlas)" in text["atlas"].text
+    assert "run --name atlas --resume" in text["atlas"].remedy
+    assert "gc atlas --yes" in text["atlas"].remedy
+    assert "dead, with 1 dead letter (" in text["letters"].text
+    assert text["void"].remedy == "civitas-shm gc void --empty"
+    assert "layout version 77" in text["old"].text
+    assert "no run directory" in text["lost"].text
+    assert "of user 1000" in text["theirs"].text
+    assert text["theirs"].remedy == ""
+
+
 def test_this_machine_can_be_read() -> None:
     machine = read_machine()
     assert machine.cores
-    assert len(examine(machine)) == len(examine(WELL))
+    assert {finding.check for finding in examine(machine)} == {finding.check for finding in examine(WELL)}
