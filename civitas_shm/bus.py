@@ -23,6 +23,7 @@ from .errors import (
     AgentError,
     AgentStopped,
     CivitasError,
+    DeadlockError,
     DeserializationError,
     MailboxFull,
     MessageValidationError,
@@ -32,6 +33,7 @@ from .messages import LANE_NORMAL, LANE_PRIORITY, Cause, Message, is_system_type
 from .registry import Registry
 from .serializer import decode, encode
 from .transport import CLOSED, FULL, NO_MEMORY, SENDER_PROGRAM, SENT, TOO_LARGE, MailboxStats, Port, Reply
+from .waits import NEVER_NS, Expired, Waits
 
 __all__ = ["ASK_TIMEOUT_S", "SEND_TIMEOUT_S", "MessageBus"]
 
@@ -74,8 +76,10 @@ class MessageBus:
         self._post = port.post
         self.registry = Registry(port)
         self._posts = 0
-        self._lines: dict[int, deque[asyncio.Future[None]]] = {}
-        self._deadlines = _Deadlines()
+        self.waits = Waits()
+        self._lines = self.waits.lines
+        self.own_handler: Callable[[int], bool] = _never
+        """Whether the code that runs now is the handler of that mailbox itself; who runs agents sets it."""
         # What has been looked up and checked once. A mailbox that was closed is looked up again (`_settled`).
         self._mailboxes: dict[str, int] = {}
         self._types = {"message"}
@@ -142,7 +146,8 @@ class MessageBus:
         def attempt(mailbox: int) -> int:
             return self.port.post(mailbox, data, message_type, sender, cause, lane, priority)
 
-        await self._when_room(mailbox, recipient, attempt, _deadline_ns(timeout), len(data))
+        deadline_ns = _deadline_ns(timeout)
+        await self._when_room(mailbox, recipient, attempt, deadline_ns, len(data), message_type, sender)
 
     async def broadcast(
         self,
@@ -200,7 +205,10 @@ class MessageBus:
             mailbox = self._lookup(recipient)
         data = encode(payload)
         lane = LANE_PRIORITY if priority > 0 else LANE_NORMAL
-        deadline_ns = 0 if timeout is None or timeout <= 0 else monotonic_ns() + int(timeout * 1e9)
+        now_ns = monotonic_ns()
+        deadline_ns = 0 if timeout is None or timeout <= 0 else now_ns + int(timeout * 1e9)
+        if sender == mailbox and self.own_handler(mailbox):
+            raise DeadlockError([(recipient, recipient, "ask", message_type, 0.0)])
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
@@ -217,15 +225,17 @@ class MessageBus:
                     mailbox, data, message_type, sender, future, deadline_ns, cause, lane, priority
                 )
 
-            correlation = await self._when_room(mailbox, recipient, attempt, deadline_ns, len(data))
-        if deadline_ns:
-            deadlines = self._deadlines
-            deadlines.waiting[correlation] = (deadline_ns, future)
-            if deadline_ns < deadlines.due_ns:
-                deadlines.arm(deadline_ns)
+            correlation = await self._when_room(
+                mailbox, recipient, attempt, deadline_ns, len(data), message_type, sender
+            )
+        waits = self.waits
+        due_ns = deadline_ns or NEVER_NS - 1
+        waits.asks[correlation] = (due_ns, future, mailbox, message_type, now_ns)
+        if due_ns < waits.due_ns:
+            waits.arm(due_ns)
         try:
             _, header, reply_type, replier, reply_data, failed = await future
-        except _Expired:
+        except Expired:
             self.port.forget(correlation)
             raise TimeoutError(
                 f"{recipient!r} did not answer {message_type!r} within {timeout:.3g} s; "
@@ -235,8 +245,7 @@ class MessageBus:
             self.port.forget(correlation)  # cancelled: nobody waits any more
             raise
         finally:
-            if deadline_ns:
-                deadlines.waiting.pop(correlation, None)
+            waits.asks.pop(correlation, None)
         if failed:
             raise _remote_error(recipient, reply_data)
         return Message.received(header, reply_type, replier, asker, decode(reply_data), 1)
@@ -260,36 +269,46 @@ class MessageBus:
     # --- waiting for room -----------------------------------------------------------------------------------------
 
     async def _when_room(
-        self, mailbox: int, recipient: str, attempt: Callable[[int], int], deadline_ns: int, size_bytes: int
+        self,
+        mailbox: int,
+        recipient: str,
+        attempt: Callable[[int], int],
+        deadline_ns: int,
+        size_bytes: int,
+        message_type: str,
+        sender: int,
     ) -> int:
         """Stand in line for `mailbox` and try again until something is committed; the outcome of that post."""
-        began_ns = monotonic_ns()
+        wait = self.waits.room_wait(message_type)
+        began_ns = wait.since_ns
         line = self._lines.setdefault(mailbox, deque())
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        line.append(turn)
-        if line[0] is turn:
-            turn.set_result(None)
+        line.append(wait)
+        if line[0] is wait:
+            wait.turn.set_result(None)
         outcome = FULL
         refused = False
         try:
             async with asyncio.timeout((deadline_ns - began_ns) / 1e9 if deadline_ns else None):
-                await turn
+                await wait.turn
                 while (outcome := attempt(mailbox)) in (FULL, NO_MEMORY):
                     if outcome == FULL and self.port.stats(mailbox).overflow != "block":
                         refused = True
                         break
+                    if outcome == FULL and sender == mailbox and self.own_handler(mailbox):
+                        raise DeadlockError([(recipient, recipient, "room", message_type, 0.0)])
                     room = self.port.room(mailbox)
                     if room.done():
                         await asyncio.sleep(0)  # room came and may be gone again: the loop turns between two tries
+                    wait.awaited, wait.full = room, outcome == FULL
                     await room
         except TimeoutError:
             refused = True
         finally:
-            line.remove(turn)
+            line.remove(wait)
             if not line:
                 del self._lines[mailbox]
-            elif not line[0].done():
-                line[0].set_result(None)
+            elif not line[0].turn.done():
+                line[0].turn.set_result(None)
         if refused:
             stats = self.port.stats(mailbox)
             waited_s = (monotonic_ns() - began_ns) / 1e9
@@ -297,11 +316,15 @@ class MessageBus:
         if outcome == CLOSED:
             again = self._lookup(recipient)
             if again != mailbox:  # the agent was started anew, with a mailbox of its own
-                return await self._when_room(again, recipient, attempt, deadline_ns, size_bytes)
+                return await self._when_room(again, recipient, attempt, deadline_ns, size_bytes, message_type, sender)
             raise AgentStopped(f"Agent {recipient!r} has stopped; nothing reads its mailbox any more.")
         if outcome == TOO_LARGE:
             raise PayloadTooLarge(size_bytes, self.port.payload_max_bytes)
         return outcome
+
+
+def _never(mailbox: int) -> bool:
+    return False
 
 
 def _deadline_ns(timeout: float | None) -> int:
@@ -329,51 +352,3 @@ def _remote_error(agent: str, data: bytes) -> CivitasError:
     except DeserializationError as error:
         return error
     return AgentError(agent, str(fields.get("type")), str(fields.get("text")), str(fields.get("traceback", "")))
-
-
-# --- deadlines of asks --------------------------------------------------------------------------------------------
-
-
-class _Expired(Exception):
-    """The deadline of an ask passed: set on its future, never seen outside."""
-
-
-_NEVER_NS: Final = 1 << 63
-
-
-class _Deadlines:
-    """One timer for all asks that wait: a timer each would cost more than the message.
-
-    Guarantees: an ask never expires early; the earliest one expires on time, others at most GRAIN_S late.
-    """
-
-    GRAIN_S: Final = 0.005
-    """A bound on how often the table is scanned; no deadline of an ask is meant to the millisecond."""
-
-    def __init__(self) -> None:
-        self.waiting: dict[int, tuple[int, asyncio.Future[Reply]]] = {}
-        """By correlation; an ask puts itself in and takes itself out."""
-        self.due_ns = _NEVER_NS
-        """When the timer fires; who puts in something earlier calls `arm`."""
-        self._timer: asyncio.TimerHandle | None = None
-
-    def arm(self, deadline_ns: int) -> None:
-        self._arm(deadline_ns, monotonic_ns())
-
-    def _arm(self, due_ns: int, now_ns: int) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self.due_ns = due_ns
-        self._timer = asyncio.get_running_loop().call_later(max(0, due_ns - now_ns) / 1e9, self._sweep)
-
-    def _sweep(self) -> None:
-        self._timer = None
-        self.due_ns = _NEVER_NS
-        now_ns = monotonic_ns()
-        for deadline_ns, future in self.waiting.values():
-            if deadline_ns <= now_ns and not future.done():
-                future.set_exception(_Expired())
-        # What has expired removes itself when its task runs; until then it must not arm the timer again.
-        left = [deadline_ns for deadline_ns, future in self.waiting.values() if not future.done()]
-        if left:
-            self._arm(max(min(left), now_ns + int(self.GRAIN_S * 1e9)), now_ns)

@@ -11,6 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "AgentStopped",
     "CivitasError",
     "ConfigurationError",
+    "DeadlockError",
     "DeserializationError",
     "ErrorAction",
     "MailboxFull",
@@ -194,6 +196,28 @@ class MailboxFull(CivitasError, TimeoutError):
             f"The mailbox of {name!r} holds {capacity} messages and had no room for {waited_s:.3g} s"
             + (f"; {holder}." if holder else ".")
         )
+
+
+class DeadlockError(CivitasError):
+    """Agents wait for one another in a circle, and this ask or send was the last to close it; `cycle` names them all.
+
+    Way out: send instead of ask in one of these places, answer before asking back, or ask from a task of its own.
+    """
+
+    def __init__(self, cycle: Sequence[tuple[str, str, str, str, float]]) -> None:
+        self.cycle = list(cycle)
+        """Who, waits for whom, for what (`ask` or `room`), the message's type, for how many seconds so far."""
+        super().__init__(
+            f"{'; '.join(map(_waits, self.cycle))}: "
+            + ("it waits for itself." if len(self.cycle) == 1 else "nobody of them can go on.")
+        )
+
+
+def _waits(wait: tuple[str, str, str, str, float]) -> str:
+    who, target, kind, message_type, for_s = wait
+    what = f"the answer of {target!r} to" if kind == "ask" else f"room in the full mailbox of {target!r} for"
+    since = f" since {for_s:.3g} s" if for_s else ""
+    return f"{who!r} waits for {what} {message_type!r}{since}"
 
 
 class SharedMemoryFull(CivitasError):

@@ -17,6 +17,7 @@ __all__ = [
     "AgentFailed",
     "AgentStarted",
     "DeadLetter",
+    "DeadlockFound",
     "EventHandler",
     "MessageSummary",
     "StopRuntime",
@@ -83,6 +84,14 @@ class DeadLetter(AgentEvent):
     reason: str
     traceback: str = ""
     message: MessageSummary | None = field(default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlockFound(AgentEvent):
+    """Agents waited for one another in a circle; what this one waited for, the youngest, has failed for that."""
+
+    text: str
+    """The circle in words."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,9 @@ class HandlerThread:
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        threading.Thread(target=self._run, name=f"agent {name}", daemon=True).start()
+        thread = threading.Thread(target=self._run, name=f"agent {name}", daemon=True)
+        thread.start()
+        self.ident = thread.ident or 0
 
     def call(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         """Run `function(*args)` in the thread, in a copy of the caller's context; the future resolves on the loop."""

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from .clock import Clock, SystemClock
-from .events import AgentEvent, AgentExited, AgentFailed, AgentStarted, EventHandler
+from .deadlock import DeadlockWatch, deadlock_error
+from .events import AgentEvent, AgentExited, AgentFailed, AgentStarted, DeadlockFound, EventHandler
 from .process import AgentProcess
 from .runner import AgentRunner
 from .supervision import (
@@ -44,7 +45,7 @@ from .supervision import (
 )
 from .topology.model import AgentSpec, Drain, SupervisorSpec
 from .tracebacks import format_exception
-from .transport import InHand, MailboxSpec, Port
+from .transport import InHand, MailboxSpec, Port, Wait
 
 __all__ = ["LocalDriver", "LocalPort", "Outcome"]
 
@@ -57,6 +58,7 @@ class LocalPort(Port, Protocol):
     def add_mailbox(self, spec: MailboxSpec) -> int: ...
     def close_mailbox(self, mailbox: int) -> list[InHand]: ...
     def waiting(self) -> dict[str, int]: ...
+    def waits(self) -> list[Wait]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ class LocalDriver:
         self._build = build
         self._on_event = on_event
         self.runner = AgentRunner(port, on_event=self._happened)
+        self.runner.on_look = self._find_deadlocks
+        self._deadlocks = DeadlockWatch()
         spec = _one_replica(spec)
         self.tree = Tree.from_spec(spec, seed)
         self._specs = {agent.name: agent for agent in spec.agents()}
@@ -233,6 +237,18 @@ class LocalDriver:
         elif isinstance(event, AgentExited):
             self._feed(ChildExited(child, incarnation, stop_action=event.reason == "finished"))
         self._on_event(event)
+
+    def _find_deadlocks(self) -> None:
+        """As the host does for others: every reading while anybody waits, and no timer while nobody does."""
+        for deadlock in self._deadlocks.look(self._port.waits()):
+            error = deadlock_error(deadlock, self._agent_of)
+            log.error("deadlock: %s", error)
+            youngest = deadlock.youngest
+            self.runner.bus.waits.end(youngest.kind, youngest.id, error)
+            self._on_event(DeadlockFound(self._agent_of(youngest.agent), str(error)))
+
+    def _agent_of(self, mailbox: int) -> str:
+        return self._port.stats(mailbox).name
 
     # --- mailboxes ------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from .bus import MessageBus
 from .clock import SystemClock
 from .errors import CivitasError, ConfigurationError, RunFailed
-from .events import AgentEvent, AgentFailed, StopRuntime
+from .events import AgentEvent, AgentFailed, DeadlockFound, StopRuntime
 from .host.events import EventLog
 from .local_driver import LocalDriver, LocalPort, Outcome
 from .log_lines import LogLines
@@ -44,7 +44,7 @@ class LocalRun:
         events_path: str | None,
         log_lines: bool,
     ) -> None:
-        for operation in ("add_mailbox", "close_mailbox", "waiting"):
+        for operation in ("add_mailbox", "close_mailbox", "waiting", "waits"):
             if not hasattr(port, operation):
                 raise ConfigurationError(
                     f"transport {spec.transport.type!r} runs in one process, so its port has to make and close "
@@ -153,6 +153,8 @@ class LocalRun:
             self.request_stop(event.exit_code)
         elif isinstance(event, AgentFailed):
             self._events.emit("agent_failed", process=MAIN, agent=event.agent, cause=f"{event.type}: {event.text}")
+        elif isinstance(event, DeadlockFound):
+            self._events.emit("deadlock", process=MAIN, agent=event.agent, cause=event.text)
 
     # --- readings -------------------------------------------------------------------------------------------------
 

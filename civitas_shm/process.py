@@ -104,6 +104,8 @@ class AgentProcess:
     _attached: Attachment | None
     _hand_over: Callable[[Coroutine[Any, Any, Any]], Any] | None
     _status: ProcessStatus
+    _thread: int
+    _blocked: asyncio.Task[Any] | None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         agent = super().__new__(cls)
@@ -112,6 +114,8 @@ class AgentProcess:
         agent._hand_over = None
         agent._status = ProcessStatus.INITIALIZING
         agent.store = None
+        agent._thread = 0
+        agent._blocked = None
         return agent
 
     def __init__(
@@ -292,7 +296,17 @@ class AgentProcess:
         to = self._attachment()
         if threading.get_ident() == to.loop_thread:
             return work
+        if threading.get_ident() == self._thread:
+            work = self._noted(work)
         return asyncio.run_coroutine_threadsafe(work, to.loop).result()
+
+    async def _noted(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """`work`, for which the thread of a plain `def handle` is blocked: what the handler itself waits for."""
+        self._blocked = asyncio.current_task()
+        try:
+            return await work
+        finally:
+            self._blocked = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__qualname__} {getattr(self, 'name', '?')!r} {self._status.value}>"

@@ -10,7 +10,8 @@ import asyncio
 import logging
 import threading
 import time
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from .bus import MessageBus
 from .events import (
@@ -62,6 +63,10 @@ class AgentRunner:
         self._on_event = on_event
         self._seats: dict[str, Seat] = {}
         self._park = Park()
+        self.on_look: Callable[[], None] | None = None
+        """Called after each note of who waits for whom, see `_look`."""
+        self.bus.waits.on_look = self._look
+        self.bus.own_handler = self._own_handler
 
     @property
     def agents(self) -> dict[str, AgentProcess]:
@@ -114,6 +119,28 @@ class AgentRunner:
                 return False
             await asyncio.sleep(DRAIN_LOOK_S)
         return True
+
+    # --- who waits for whom -------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Note what the handlers here wait for. Called every LOOK_S while anything in this process waits."""
+        seen_ns = time.monotonic_ns()  # what has come by now is collected, so whoever waits after it did so then
+        self.port.collect()
+        awaited: dict[asyncio.Future[Any], int] = {}
+        for seat in self._seats.values():
+            task = seat.own_task
+            # The future that the task itself is suspended on, which asyncio keeps under this name in all versions;
+            # where it does not, nothing is found and the deadlines remain.
+            future = getattr(task, "_fut_waiter", None)
+            if isinstance(future, asyncio.Future) and not future.done():
+                awaited[future] = seat.mailbox
+        self.port.note_waits(self.bus.waits.of(awaited, seen_ns))
+        if self.on_look is not None:
+            self.on_look()
+
+    def _own_handler(self, mailbox: int) -> bool:
+        current = asyncio.current_task()
+        return any(seat.mailbox == mailbox and seat.own_task is current for seat in self._seats.values())
 
     def _empty(self) -> bool:
         readings = [self.port.stats(seat.mailbox) for seat in self._seats.values()]

@@ -101,6 +101,16 @@ class Seat:
         self._ended = False
         agent.attach(Attachment(bus, mailbox, on_event, loop, loop_thread, store, self._checkpoint))
 
+    @property
+    def own_task(self) -> asyncio.Task[Any] | None:
+        """The task that its handler or hook runs in, or is blocked by; None while neither runs.
+
+        None for an agent with replicas too: while this one waits, another one may answer.
+        """
+        if self.spec.replicas > 1:
+            return None
+        return self.agent._blocked or (self._task if self._busy else self._hook_task)
+
     # --- start ----------------------------------------------------------------------------------------------------
 
     async def start(self) -> bool:
@@ -114,6 +124,7 @@ class Seat:
         if not inspect.iscoroutinefunction(agent.handle):
             self._thread = HandlerThread(agent.name, self._loop)
             self._handle = self._handle_in_thread
+            agent._thread = self._thread.ident
         elif agent.handle_timeout is not None:
             self._handle = self._handle_in_time
         failure = await self._run_hook(agent.on_start, self.spec.start_timeout_s)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, runtime_checkable
@@ -51,6 +51,7 @@ __all__ = [
     "RunMemory",
     "Transport",
     "TransportModule",
+    "Wait",
     "load_transport",
 ]
 
@@ -186,6 +187,29 @@ class Buried:
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """What the handler of one agent itself waits for: the answer to an ask, or room in a full mailbox.
+
+    Promise: from `since_ns` to `seen_ns` it has waited for this and for nothing else. An answer or room that had come
+    by `seen_ns` would have ended the wait.
+    """
+
+    agent: int
+    """Mailbox of who waits."""
+    target: int
+    """Mailbox of who could end it."""
+    kind: Literal["ask", "room"]
+    id: int
+    """Tells it from every other wait of the same agent and kind; of an ask its correlation."""
+    since_ns: int
+    """CLOCK_MONOTONIC."""
+    seen_ns: int
+    """When its process looked last, CLOCK_MONOTONIC."""
+    type: str = ""
+    """Of the message that is asked or to be sent; long ones are cut."""
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryPlan:
     """How much address space a run reserves; memory is taken only as it is used."""
 
@@ -317,6 +341,14 @@ class Port(Protocol):
         """A future that resolves when a post that returned FULL or NO_MEMORY may be worth another try. A hint too."""
         ...
 
+    def collect(self) -> None:
+        """Whatever has come by now for those who wait here, replies and news of room, resolves its future at once."""
+        ...
+
+    def note_waits(self, waits: Sequence[Wait]) -> None:
+        """What the handlers of this process wait for, for others to read; it replaces what was noted before."""
+        ...
+
     def stats(self, mailbox: int) -> MailboxStats:
         """One reading, from anywhere, at no cost to the agent."""
         ...
@@ -396,6 +428,10 @@ class RunMemory(Protocol):
 
     def stats(self) -> list[MailboxStats]:
         """All open mailboxes."""
+        ...
+
+    def waits(self) -> list[Wait]:
+        """What all processes noted by `Port.note_waits`; a wait that is being written just now is left out."""
         ...
 
     def safety_poll(self) -> int:

@@ -28,6 +28,7 @@ EVENTS: Final = (
     "process_stopped",
     "agent_failed",
     "supervisor_shut_down",
+    "deadlock",
     "run_stopped",
 )
 """All names, in the order of a life."""

@@ -265,7 +265,7 @@ def test_nothing_is_left_of_asks_that_were_answered_cancelled_or_late() -> None:
             port.post_reply(delivery[1], delivery[4], "reply", mailbox)
         await asyncio.gather(*asking)
         assert port._asks == {}
-        assert bus._deadlines.waiting == {}
+        assert bus.waits.asks == {}
         assert bus._lines == {}
 
     play(scene)

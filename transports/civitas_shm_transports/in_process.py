@@ -13,7 +13,7 @@ import asyncio
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from civitas_shm.errors import TransportClosed
@@ -31,6 +31,7 @@ from civitas_shm.transport import (
     MailboxStats,
     Reply,
     TransportModule,
+    Wait,
 )
 
 __all__ = ["InProcessPort", "transport"]
@@ -118,6 +119,7 @@ class InProcessPort:
         """Correlation -> (future, mailbox of the asker)."""
         self._last_correlation = 0
         self._last_token = 0
+        self._waits: list[Wait] = []
         self.replies_dropped = 0
         """Replies that came when nobody waited any more."""
 
@@ -385,6 +387,16 @@ class InProcessPort:
             if not future.done():
                 future.set_result(None)
         box.room.clear()
+
+    def collect(self) -> None:
+        """Nothing is on its way here: a reply resolves its future when it is posted."""
+
+    def note_waits(self, waits: Sequence[Wait]) -> None:
+        self._waits = list(waits)
+
+    def waits(self) -> list[Wait]:
+        """What was noted last, as a host would read it."""
+        return list(self._waits)
 
     def stats(self, mailbox: int) -> MailboxStats:
         box = self._mailboxes[mailbox]
