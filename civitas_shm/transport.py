@@ -434,8 +434,17 @@ class RunMemory(Protocol):
         """What all processes noted by `Port.note_waits`; a wait that is being written just now is left out."""
         ...
 
+    def probe(self, slot: int) -> None:
+        """Ask whether the loop of a process turns; if it does, `answered` is true soon. Wakes it if it sleeps."""
+        ...
+
+    def answered(self, slot: int) -> bool:
+        """Whether the last probe was answered."""
+        ...
+
     def safety_poll(self) -> int:
-        """Ring processes that sleep beside work; how many there were. Above 0 only if one was stopped mid-send."""
+        """Ring processes that sleep beside work; how many there were. Above 0 only if one was stopped mid-send
+        or before it told those who wait for room that there is some."""
         ...
 
     def used_bytes(self) -> int:

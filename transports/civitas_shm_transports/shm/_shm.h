@@ -12,6 +12,7 @@
  *   _shm_receiving.c  take, release, listen, poll, replies, waiting for room
  *   _shm_state.c      an agent's committed state
  *   _shm_looking.c    numbers and records for those who look
+ *   _shm_watching.c   who waits for whom, and whether loops turn
  *   _shm_host.c       what only the host does
  */
 #ifndef CV_SHM_BINDING_H
@@ -87,10 +88,12 @@ static inline cv_mailbox *mailbox_at(PortObject *self, uint32_t mailbox) {
 #define PORT_METHODS(PORT_FAST, PORT_PLAIN)                                                              \
     PORT_FAST(post) PORT_FAST(post_ask) PORT_FAST(post_reply)                           /* sending */    \
     PORT_FAST(take) PORT_FAST(release) PORT_FAST(listen) PORT_FAST(poll)                /* receiving */  \
-    PORT_FAST(bind) PORT_FAST(want_room) PORT_FAST(note) PORT_PLAIN(unpark)                              \
+    PORT_FAST(bind) PORT_FAST(want_room) PORT_PLAIN(unpark)                                              \
     PORT_FAST(commit_state) PORT_FAST(stored_state)                                     /* state */      \
     PORT_PLAIN(records) PORT_FAST(record) PORT_FAST(stats) PORT_FAST(in_hand)           /* looking */    \
     PORT_PLAIN(memory) PORT_FAST(trim)                                                                   \
+    PORT_FAST(note_wait) PORT_FAST(clear_wait) PORT_PLAIN(waits)                        /* watching */   \
+    PORT_FAST(probe) PORT_FAST(probe_open)                                                               \
     PORT_FAST(add_mailbox) PORT_FAST(set_readers) PORT_FAST(close_lanes)                /* host */       \
     PORT_FAST(set_slot) PORT_FAST(slot) PORT_FAST(recover) PORT_PLAIN(ring_all) PORT_PLAIN(safety_poll)  \
     PORT_PLAIN(close) PORT_PLAIN(detach)                                                /* life */

@@ -110,7 +110,7 @@ PyObject *port_listen_py(PyObject *object, PyObject *const *args, Py_ssize_t n) 
     inherit(self, mailbox, m);
     at_poke(&cv_cell_at(run, mailbox)->busy_since_ns, 0);
     at_poke(&cv_cell_at(run, mailbox)->asking, 0);
-    at_poke(&cv_cell_at(run, mailbox)->wants_room_in, 0);
+    cv_wait_clear(run, mailbox);
     at_or(&m->listening, 1ull << run->me);
     Py_RETURN_NONE;
 }
@@ -180,6 +180,7 @@ PyObject *port_poll_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PyObject *mailboxes = PyList_New(0), *result = NULL;
     unsigned long replies = 0;
     if (!mailboxes) goto out;
+    if (alarm) mb_told(run);
     bool mine = alarm & CV_ALARM_SCAN;
     for (uint32_t i = 0; mine && i < cv_records(run); i++) { /* a death: this process may be the heir */
         cv_mailbox *m = self->views[i].listens ? cv_mailbox_at(run, i) : NULL;
@@ -237,19 +238,4 @@ PyObject *port_want_room_py(PyObject *object, PyObject *const *args, Py_ssize_t 
     if (!is_open(self) || !count_is(n, 1, 1, "want_room") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
     if (!mailbox_at(self, mailbox) && PyErr_Occurred()) return NULL;
     return PyLong_FromLong(port_want_room(&self->port, mailbox));
-}
-
-/* note(sender, asking, wants_room_in): cells for `why`; each a mailbox or -1. */
-PyObject *port_note_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
-    PortObject *self = (PortObject *)object;
-    uint32_t sender;
-    if (!is_open(self) || !count_is(n, 3, 3, "note") || !as_u32(args[0], "sender", &sender)) return NULL;
-    long asking = PyLong_AsLong(args[1]), room = PyLong_AsLong(args[2]);
-    if (PyErr_Occurred()) return NULL;
-    cv_cell *cell = port_cell(&self->port, sender);
-    if (cell) {
-        at_poke(&cell->asking, asking < 0 ? 0 : 1 + (uint64_t)asking);
-        at_poke(&cell->wants_room_in, room < 0 ? 0 : 1 + (uint64_t)room);
-    }
-    Py_RETURN_NONE;
 }

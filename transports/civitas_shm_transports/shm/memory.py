@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from civitas_shm.errors import ConfigurationError, RunHasMessages, SharedMemoryFull
-from civitas_shm.transport import SLOT_HOST, InHand, MailboxSpec, MailboxStats, MemoryPlan
+from civitas_shm.transport import SLOT_HOST, InHand, MailboxSpec, MailboxStats, MemoryPlan, Wait
 
 from . import _shm
 from .segments import RunDirectory, RunFiles, Segments, UnreadableRun, new_run_files, runs_directory
-from .transport import OVERFLOW, read_stats
+from .transport import OVERFLOW, WAIT_KINDS, read_stats
 
 __all__ = ["ShmRunMemory", "count_waiting", "create"]
 
@@ -166,6 +166,18 @@ class ShmRunMemory:
             for token, reader, delivery, header, type_, sender, size in self._native.in_hand(mailbox)
             if reader == slot
         ]
+
+    def waits(self) -> list[Wait]:
+        return [
+            Wait(agent, target, WAIT_KINDS[kind], number, since_ns, seen_ns, type_)
+            for agent, target, kind, number, since_ns, seen_ns, type_ in self._native.waits()
+        ]
+
+    def probe(self, slot: int) -> None:
+        self._native.probe(slot)
+
+    def answered(self, slot: int) -> bool:
+        return not self._native.probe_open(slot)
 
     def safety_poll(self) -> int:
         return self._native.safety_poll()

@@ -15,12 +15,12 @@ import asyncio
 import fcntl
 import os
 import weakref
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal
 
 from civitas_shm.errors import SharedMemoryFull, TransportClosed
 from civitas_shm.messages import HEADER
-from civitas_shm.transport import MailboxStats, Overflow, Reply
+from civitas_shm.transport import MailboxStats, Overflow, Reply, Wait
 
 from . import _shm
 
@@ -41,6 +41,8 @@ LOOKS: Final = 1
 
 ALARM_SCAN: Final = 1
 ALARM_ROOM: Final = 2
+
+WAIT_KINDS: Final[tuple[Literal["ask", "room"], ...]] = ("ask", "room")
 
 OVERFLOW: Final[tuple[Overflow, ...]] = ("block", "error", "drop_oldest", "latest")
 
@@ -75,6 +77,7 @@ class ShmPort:
         self._pending: dict[int, asyncio.Future[Reply]] = {}
         self._handlers: dict[int, Callable[[], None]] = {}
         self._room: list[asyncio.Future[None]] = []
+        self._noted: set[int] = set()
         self._names: dict[str, int] = {}
         self._records_read = 0
         # The hot operations, without a Python frame between.
@@ -233,6 +236,31 @@ class ShmPort:
     def unlisten(self, mailbox: int) -> None:
         if self._handlers.pop(mailbox, None) is not None and not self._stopped:
             self._native.listen(mailbox, False)
+
+    # --- who waits for whom -------------------------------------------------------------------------------------------
+
+    def collect(self) -> None:
+        """One poll out of turn: replies resolve their futures; the readers of what else was found are called later."""
+        if self._stopped or (found := self._poll(0, False)) is None:
+            return
+        assert self._loop is not None
+        mailboxes, replies, alarm = found
+        for mailbox in list(self._handlers) if alarm & ALARM_SCAN else mailboxes:
+            self._loop.call_soon(self._look, mailbox)
+        if alarm or (replies and self._room):
+            self._tell_room()
+
+    def note_waits(self, waits: Sequence[Wait]) -> None:
+        if self._stopped:
+            return
+        for agent in self._noted - {wait.agent for wait in waits}:
+            self._native.clear_wait(agent)
+        for wait in waits:
+            kind = WAIT_KINDS.index(wait.kind)
+            self._native.note_wait(
+                wait.agent, wait.target, kind, wait.id, wait.since_ns, wait.seen_ns, wait.type
+            )
+        self._noted = {wait.agent for wait in waits}
 
     def stats(self, mailbox: int) -> MailboxStats:
         return read_stats(self._native, mailbox)

@@ -5,6 +5,7 @@
 #define CV_DIRECTORY_H
 
 #include "port.h"
+#include "waits.h"
 
 static inline uint32_t cv_ring_log2(uint32_t capacity) {
     uint32_t log2 = CV_RING_MIN_LOG2;
@@ -124,6 +125,8 @@ static inline unsigned cv_slot_recover(cv_run *run, unsigned dead) {
         repaired += mb_recover(m, rings, dead);
         at_and(&m->listening, ~(1ull << dead));
         at_and(&m->waiters, ~(1ull << dead));
+        at_and(&m->wanting, ~(1ull << dead));
+        if (at_load(&m->readers) >> dead & 1) cv_wait_clear(run, index);
     }
     return repaired;
 }
@@ -145,13 +148,15 @@ static inline uint64_t cv_busy_readers(cv_mailbox *m) {
     return busy;
 }
 
-/* Processes that sleep beside work, announced or not: ring them, and count. Only a process that was stopped between
- * publish and doorbell leaves such a state. Rung but not awake yet is no miss, so the same sleep must be seen in two
- * polls. */
+/* Processes that sleep beside work, announced or not, or whose wait for room somebody has taken note of and told
+ * nothing: ring them, and count. Only a process that was stopped between publish and doorbell, or between taking
+ * `waiters` and telling them, leaves such a state. Rung but not awake yet is no miss, so the same sleep must be seen in
+ * two polls. */
 static inline unsigned cv_safety_poll(cv_run *run) {
-    uint64_t beside_work = 0;
+    uint64_t beside_work = 0, untold = 0;
     for (uint32_t index = 0; index < cv_records(run); index++) {
         cv_mailbox *m = cv_mailbox_at(run, index);
+        if (m) untold |= at_load(&m->wanting) & ~at_load(&m->waiters);
         /* A reply lane is read whenever its process is awake; nobody has to listen there. */
         uint64_t listening = m ? at_load(&m->readers) & (index < run->slots ? ~0ull : at_load(&m->listening)) : 0;
         cv_ring r;
@@ -165,7 +170,7 @@ static inline unsigned cv_safety_poll(cv_run *run) {
     for (unsigned slot = 1; slot < run->slots; slot++) {
         cv_slot *s = cv_slot_at(run, slot);
         uint64_t seq = at_load(&s->park_seq);
-        bool work = beside_work >> slot & 1 || at_load(&s->alarm) != 0;
+        bool work = (beside_work | untold) >> slot & 1 || (at_load(&s->alarm) & ~(uint64_t)CV_ALARM_PROBE) != 0;
         for (uint32_t w = 0; !work && w < cv_bit_words(run); w++) work = at_load(&cv_slot_bits(run, slot)[w]) != 0;
         if (!(seq & 1) || !work || at_load(&s->state) != CV_SLOT_LIVE) {
             run->polled[slot] = 0;

@@ -12,7 +12,7 @@
 #include "atomics.h"
 
 #define CV_MAGIC 0x314d485353495643ull /* "CVISSHM1" read as little endian */
-#define CV_LAYOUT_VERSION 1u
+#define CV_LAYOUT_VERSION 2u
 
 #define CV_LINE 128u  /* two cache lines: Intel fetches them in pairs */
 #define CV_PAGE 4096u
@@ -81,6 +81,7 @@ _Static_assert(sizeof(cv_slot) == 3 * CV_LINE + 32, "three lines and the summary
 
 #define CV_ALARM_SCAN 1u /* look at every mailbox: somebody died, or bits may be lost */
 #define CV_ALARM_ROOM 2u /* a mailbox you waited for may have room */
+#define CV_ALARM_PROBE 4u /* the host asks whether the loop turns: taking it is the answer */
 
 #define CV_SLOT_FREE 0u
 #define CV_SLOT_LIVE 1u
@@ -125,9 +126,12 @@ typedef struct {
     at_u64 readers;
     at_u64 listening;
     uint8_t pad1[CV_LINE - 16];
-    /* line 2: bit s = process slot s waits for room here; setters: senders, exchanged by readers */
+    /* line 2: bit s = process slot s waits for room here; setters: senders, exchanged by readers. wanting: the same, but
+     * set and cleared by process s alone: with it the host's safety poll finds those whom a reader that was stopped after
+     * the exchange has not told. */
     at_u64 waiters;
-    uint8_t pad2[CV_LINE - 8];
+    at_u64 wanting;
+    uint8_t pad2[CV_LINE - 16];
     /* line 3: chunk of the committed state (ref, 0 = none); the reader's process only. hand_high: one more than the
      * highest in-hand entry ever used, so that owners need not look at all 64. */
     at_u64 state_ref;
@@ -229,6 +233,8 @@ static inline uint64_t cv_correlation_incarnation(uint64_t c) { return c >> 40 &
 
 /* --- cells: numbers that anyone may read; relaxed stores by the process that runs the agent ------------------ */
 #define CV_HISTOGRAM 32u
+#define CV_WAIT_TYPE 64u /* bytes of a message type in a cell; what is longer is cut */
+enum { CV_WAIT_ASK = 0, CV_WAIT_ROOM = 1 };
 typedef struct {
     at_u64 handled, sent, redelivered, dropped, garbage;
     at_u64 busy_since_ns;
@@ -237,9 +243,18 @@ typedef struct {
     at_u64 bytes_in, bytes_out;
     at_u64 reserved[6];
     at_u64 histogram[CV_HISTOGRAM]; /* handlers that took less than 2^i microseconds */
+    /* What the handler itself waits for: native/waits.h. On a line of its own, because it is written only by those who
+     * wait long. id 0: nothing, or it is being written. */
+    struct {
+        at_u64 id;       /* correlation of an ask, number of a wait for room */
+        at_u64 on;       /* mailbox (32) | CV_WAIT_* << 32 */
+        at_u64 since_ns, seen_ns; /* CLOCK_MONOTONIC */
+        at_u64 type[CV_WAIT_TYPE / 8];
+        at_u64 reserved[4];
+    } wait;
 } cv_cell;
-#define CV_CELL 384u
-_Static_assert(sizeof(cv_cell) == CV_CELL, "three line pairs");
+#define CV_CELL 512u
+_Static_assert(sizeof(cv_cell) == CV_CELL, "four line pairs");
 
 /* 64-bit mixing (multiply, fold the high half in); good enough to tell garbage from a header, not against forgers. */
 static inline uint64_t cv_mix1(uint64_t h, uint64_t v) {

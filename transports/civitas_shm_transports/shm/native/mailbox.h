@@ -63,7 +63,20 @@ static inline void mb_tell_waiters(cv_run *run, cv_mailbox *m) {
 }
 
 /* Announce that this process waits for room. The caller posts once more after this before it sleeps. */
-static inline void mb_wait(cv_run *run, cv_mailbox *m) { at_or(&m->waiters, 1ull << run->me); }
+static inline void mb_wait(cv_run *run, cv_mailbox *m, uint32_t mailbox) {
+    run->wants[mailbox / 64] |= 1ull << (mailbox % 64);
+    at_or(&m->wanting, 1ull << run->me); /* first: whoever takes the other bit leaves this one for the safety poll */
+    at_or(&m->waiters, 1ull << run->me);
+}
+
+/* This process was told of room somewhere and is awake: whoever waits here tries again, and announces itself again. */
+static inline void mb_told(cv_run *run) {
+    for (uint32_t w = 0; w < cv_bit_words(run); w++)
+        for (; run->wants[w]; run->wants[w] &= run->wants[w] - 1) {
+            cv_mailbox *m = cv_mailbox_at(run, w * 64 + (uint32_t)__builtin_ctzll(run->wants[w]));
+            if (m) at_and(&m->wanting, ~(1ull << run->me));
+        }
+}
 
 /* A position as headers and in-hand entries carry it: modulo lap width x ring. A producer that was stopped between its
  * look and its CAS for exactly that many messages commits at a later position than it sealed; that is harmless then. */

@@ -42,6 +42,13 @@ static inline void cv_alarm(cv_run *run, unsigned slot, uint64_t bits) {
     cv_bell(run, slot);
 }
 
+/* The host asks whether the loop of a process turns: a bit that the process takes when it polls. cv_probe_open: it has
+ * not yet. Costs an idle process one wake-up, so it is asked only of those that give reason to ask. */
+static inline void cv_probe(cv_run *run, unsigned slot) { cv_alarm(run, slot, CV_ALARM_PROBE); }
+static inline bool cv_probe_open(const cv_run *run, unsigned slot) {
+    return at_load(&cv_slot_at(run, slot)->alarm) & CV_ALARM_PROBE;
+}
+
 /* A message was committed into mailbox `index`: tell each of its readers. `readers` was loaded after the publish. */
 static inline void cv_notify(cv_run *run, uint32_t index, uint64_t readers) {
     while (readers) {
@@ -75,7 +82,7 @@ static inline uint32_t cv_collect(cv_run *run, uint32_t *ready, uint32_t room, u
     cv_slot *slot = cv_slot_at(run, run->me);
     at_u64 *bits = cv_slot_bits(run, run->me);
     uint32_t words = cv_bit_words(run), groups = (words + 63) / 64, first = run->look_from, n = 0;
-    *alarm = at_load(&slot->alarm) ? at_xchg(&slot->alarm, 0) : 0;
+    *alarm = at_load(&slot->alarm) ? at_xchg(&slot->alarm, 0) & ~(uint64_t)CV_ALARM_PROBE : 0;
     for (uint32_t i = 0; i <= groups; i++) { /* the first group twice: from `first` on, and at the end all of it */
         uint32_t s = (first / 64 + i) % groups;
         uint64_t which = i ? ~0ull : ~0ull << first % 64;

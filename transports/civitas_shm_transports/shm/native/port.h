@@ -203,13 +203,13 @@ static inline int port_want_room(cv_port *p, uint32_t mailbox) {
     cv_mailbox *m = cv_mailbox_at(&p->run, mailbox);
     cv_account *account = m ? cv_account_of(&p->ledger, mailbox) : NULL;
     if (!account) return PORT_ROOM_LATER;
-    mb_wait(&p->run, m);
+    mb_wait(&p->run, m, mailbox);
     if (p->refused) {
         bool on_its_way = false;
         uint64_t limit = p->arena.limit / 8 * 7;
         for (uint32_t i = 0; i < cv_records(&p->run); i++) { /* any mailbox that holds a chunk of ours may give it back */
             cv_mailbox *holder = p->ledger.account[i] && p->ledger.account[i]->bytes ? cv_mailbox_at(&p->run, i) : NULL;
-            if (holder) mb_wait(&p->run, holder);
+            if (holder) mb_wait(&p->run, holder, i);
         }
         cv_ledger_look_all(&p->ledger);
         for (uint32_t i = 0; i < cv_records(&p->run); i++) {

@@ -22,6 +22,7 @@ typedef struct {
     uint64_t seed; /* of header checks: mixed from the run id */
     uint64_t rung[CV_SLOTS_MAX]; /* park_seq for which this process has already rung that slot's doorbell */
     uint32_t look_from; /* word of the ready bitmap where the next look begins */
+    uint64_t wants[CV_MAILBOXES_MAX / 64]; /* mailboxes where this process's `wanting` bit is set */
     uint64_t polled[CV_SLOTS_MAX]; /* host: park_seq that its last safety poll saw beside work; 0 = none */
 } cv_run;
 
