@@ -16,6 +16,7 @@ __all__ = [
     "AgentExited",
     "AgentFailed",
     "AgentStarted",
+    "AgentStuck",
     "DeadLetter",
     "DeadlockFound",
     "EventHandler",
@@ -84,6 +85,14 @@ class DeadLetter(AgentEvent):
     reason: str
     traceback: str = ""
     message: MessageSummary | None = field(default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStuck(AgentEvent):
+    """Its handler ran longer than `handle_timeout` and could not be ended by its process: it goes on all the same."""
+
+    for_s: float
+    text: str
 
 
 @dataclass(frozen=True, slots=True)

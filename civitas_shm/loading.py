@@ -247,3 +247,5 @@ def apply_settings(agent: AgentProcess, spec: AgentSpec) -> None:
         agent.max_retries = spec.max_retries
     if spec.shutdown_timeout_s != plain.shutdown_timeout_s:
         agent.shutdown_timeout = spec.shutdown_timeout_s
+    if spec.handle_timeout_s is not None:
+        agent.handle_timeout = spec.handle_timeout_s

@@ -28,6 +28,7 @@ from .events import (
     AgentExited,
     AgentFailed,
     AgentStarted,
+    AgentStuck,
     DeadLetter,
     EventHandler,
     MessageSummary,
@@ -241,13 +242,42 @@ class Seat:
 
     async def _handle_in_thread(self, message: Message) -> Message | None:
         assert self._thread is not None
-        result = await self._thread.call(self.agent.handle, message)
-        # A wrapper around a coroutine function looks plain until it is called.
-        return (await result) if inspect.isawaitable(result) else result  # type: ignore[no-any-return]
+        limit_s = self.agent.handle_timeout
+        stuck = None if limit_s is None else self._loop.call_later(limit_s, self._stuck, limit_s, "is a plain function")
+        try:
+            result = await self._thread.call(self.agent.handle, message)
+            # A wrapper around a coroutine function looks plain until it is called.
+            return (await result) if inspect.isawaitable(result) else result  # type: ignore[no-any-return]
+        finally:
+            if stuck is not None:
+                stuck.cancel()
 
     async def _handle_in_time(self, message: Message) -> Message | None:
-        async with asyncio.timeout(self.agent.handle_timeout):
-            return await self.agent.handle(message)
+        limit_s = self.agent.handle_timeout
+        assert limit_s is not None
+        after_s = limit_s + CANCEL_GRACE_S
+        stuck = self._loop.call_later(after_s, self._stuck, after_s, "ignores that it was cancelled")
+        limit = asyncio.timeout(limit_s)
+        try:
+            async with limit:
+                return await self.agent.handle(message)
+        except TimeoutError:
+            if not limit.expired():
+                raise  # the handler's own
+            raise TimeoutError(
+                f"handle of {self.agent.name!r} ran longer than its handle_timeout_s of {limit_s:g} s and was cancelled"
+            ) from None
+        finally:
+            stuck.cancel()
+
+    def _stuck(self, for_s: float, why: str) -> None:
+        """Nothing in this process can end the handler, and a successor beside it would be a second one."""
+        limit_s = self.agent.handle_timeout
+        text = (
+            f"handle of {self.agent.name!r} has run for {for_s:g} s, its handle_timeout_s is {limit_s:g}, and it {why}"
+        )
+        self.agent.log.error("%s", text)
+        self._report(AgentStuck(self.agent.name, for_s, text))
 
     def _answer(self, message: Message, answer: Message | None) -> None:
         """Post what `handle` returned; nothing when the message was no ask. The hot loop has the same in line."""

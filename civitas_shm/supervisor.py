@@ -208,6 +208,7 @@ def _agent_spec(agent: AgentProcess, portable: bool) -> AgentSpec:
         restart=_restart_mode(agent.restart, f"restart of agent {agent.name!r}").value,
         significant=agent.significant,
         shutdown_timeout_s=agent.shutdown_timeout,
+        handle_timeout_s=agent.handle_timeout,
         state=agent.state_storage,
     )
 

@@ -35,6 +35,7 @@ from .protocol import (
     Boot,
     Chaos,
     Ended,
+    EndWait,
     FromHost,
     Happened,
     Leave,
@@ -208,7 +209,7 @@ class HostClient:
                 self._attach(message, fds)
             case Refused(error, text, exit_code):
                 self._fail(_error(error, text, exit_code))
-            case StartAgent() | StopAgent():
+            case StartAgent() | StopAgent() | EndWait():
                 self.orders.obey(message)
             case Output(lines, dropped):
                 if dropped:

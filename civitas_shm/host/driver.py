@@ -210,11 +210,24 @@ class Driver:
     def kill_for_memory(self, seat: Seat, private_bytes: int) -> None:
         """It is over its `memory_limit_mb`."""
         if seat.worker is not None:
+            seat.its_own_doing = True
             self.pool.kill(
                 seat.worker,
                 f"memory limit: {private_bytes >> 20} MiB taken, processes.{seat.name}.memory_limit_mb is "
                 f"{seat.planned.memory_limit_mb}",
             )
+
+    def kill_for_watch(self, seat: Seat, why: str, agent: str) -> None:
+        """A verdict of `watch`: SIGKILL, which also ends who is stopped. `agent`: whose handler is to blame, if any."""
+        if seat.worker is not None:
+            seat.its_own_doing = bool(agent)
+            self.pool.kill(seat.worker, why)
+
+    def tell(self, agent: str, message: ToWorker) -> None:
+        """An order to the process that runs an agent, if any does just now."""
+        for seat in self.seats.values():
+            if agent in seat.residents and (seat.ready or seat.name == MAIN):
+                self._order(seat, message)
 
     # --- what processes say ------------------------------------------------------------------------------------------
 
@@ -265,6 +278,12 @@ class Driver:
             return
         if kind == "DeadLetter":
             self.counts.dead_letters += 1
+            return
+        if kind == "AgentStuck":
+            self._events.emit(
+                "verdict", process=seat.name, verdict="stuck handler", agents=[agent], for_s=event["for_s"]
+            )
+            self.kill_for_watch(seat, str(event["text"]), agent)
             return
         resident = seat.residents.get(agent)
         if resident is None:

@@ -28,6 +28,7 @@ EVENTS: Final = (
     "process_stopped",
     "agent_failed",
     "supervisor_shut_down",
+    "verdict",
     "deadlock",
     "run_stopped",
 )

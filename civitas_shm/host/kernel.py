@@ -32,6 +32,7 @@ __all__ = [
     "numa_nodes",
     "oom_kills",
     "pid_of",
+    "process_state",
     "reap",
     "set_name",
     "wait_for_parent",
@@ -157,6 +158,23 @@ def reap(pidfd: int) -> Exit | None:
     if result.si_code == os.CLD_EXITED:
         return Exit(result.si_status)
     return Exit(0, signal=result.si_status)
+
+
+def process_state(pid: int) -> tuple[str, bool]:
+    """(letter of its state in /proc, whether a debugger traces it). `X` when it is gone.
+
+    For pids that cannot have been reused: of children that nobody has reaped.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            state = chr(stat.read().rpartition(b") ")[2][0])
+        if state not in "Tt":
+            return state, False
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as lines:
+            tracer = next((line.split()[1] for line in lines if line.startswith("TracerPid:")), "0")
+        return state, tracer != "0"
+    except (FileNotFoundError, ProcessLookupError, IndexError):
+        return "X", False
 
 
 def pid_of(pidfd: int) -> int:

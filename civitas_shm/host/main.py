@@ -53,15 +53,9 @@ from .protocol import (
 )
 from .readings import Readings
 from .seats import Outcome, WorkerSettings
+from .watcher import POLL_S, Watcher
 
 __all__ = ["Host", "main"]
-
-SAFETY_POLL_S: Final = 0.25
-"""How late a message can be whose sender was stopped between committing it and ringing: the one case that is not an
-event. One timer for all processes; a timer in each would cost 0.024 % of a core."""
-
-SAMPLE_S: Final = 1.0
-"""How often memory is looked at where a process has a limit."""
 
 SPIN_NS: Final = 20_000
 """How long a process with a core of its own looks for messages before it sleeps; the median gap under load is below."""
@@ -192,9 +186,8 @@ class Host:
         else:
             pool.start()
             driver.start()
-        timers = [self._every(SAFETY_POLL_S, lambda: self._safety_poll(driver, memory))]
-        if any(process.memory_limit_mb for process in driver.placement.workers):
-            timers.append(self._every(SAMPLE_S, lambda: self._enforce_memory_limits(driver)))
+        watcher = Watcher(driver, memory, events, self._probes)
+        timers = [self._every(POLL_S, watcher.poll)]
         chaos = ChaosMaker(self._loop, boot.chaos, driver) if boot.chaos is not None else None
         try:
             return await driver.ended
@@ -303,18 +296,6 @@ class Host:
 
     def _every(self, interval_s: float, work: Any) -> _Ticker:
         return _Ticker(self._loop, interval_s, work)
-
-    def _safety_poll(self, driver: Driver, memory: RunMemory) -> None:
-        driver.counts.safety_rings += memory.safety_poll()
-
-    def _enforce_memory_limits(self, driver: Driver) -> None:
-        limited = [seat for seat in driver.seats.values() if seat.planned.memory_limit_mb and seat.worker]
-        samples = self._probes.sample({seat.worker.pid for seat in limited if seat.worker and seat.worker.pid})
-        for seat in limited:
-            sample = samples.get(seat.worker.pid) if seat.worker else None
-            limit_mb = seat.planned.memory_limit_mb
-            if sample and limit_mb and sample.private_bytes > limit_mb << 20:
-                driver.kill_for_memory(seat, sample.private_bytes)
 
     def _want_snapshots(self, interval_s: float) -> None:
         self._snapshot_interval_s = interval_s

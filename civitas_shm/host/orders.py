@@ -12,6 +12,7 @@ from functools import partial
 
 import msgspec
 
+from ..errors import DeadlockError
 from ..events import AgentEvent, AgentExited, AgentFailed
 from ..loading import build_agent
 from ..process import AgentProcess
@@ -19,7 +20,7 @@ from ..runner import AgentRunner
 from ..topology.model import AgentSpec
 from ..tracebacks import format_exception
 from ..transport import Port
-from .protocol import AgentReport, StartAgent, StopAgent
+from .protocol import AgentReport, EndWait, StartAgent, StopAgent
 
 __all__ = ["Orders"]
 
@@ -36,8 +37,11 @@ class Orders:
         self._last: dict[str, asyncio.Task[None]] = {}
         """By agent: the order that is being done, behind all earlier ones."""
 
-    def obey(self, message: StartAgent | StopAgent) -> None:
+    def obey(self, message: StartAgent | StopAgent | EndWait) -> None:
         """Begin to do it."""
+        if isinstance(message, EndWait):
+            self.runner.bus.waits.end(message.kind, message.id, DeadlockError(message.cycle))
+            return
         if isinstance(message, StartAgent):
             spec = msgspec.convert(message.spec, AgentSpec)
             name, work = spec.name, partial(self._start, spec, message.mailbox)

@@ -13,7 +13,7 @@ Conversations:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -25,6 +25,7 @@ __all__ = [
     "Assign",
     "Boot",
     "Chaos",
+    "EndWait",
     "Ended",
     "Fork",
     "FromCaller",
@@ -119,6 +120,15 @@ class StopAgent(_Message, tag="stop_agent"):
     name: str
     drain: Drain
     timeout_s: float
+
+
+class EndWait(_Message, tag="end_wait"):
+    """A handler here is the last link of a deadlock: what it waits for fails with a DeadlockError."""
+
+    kind: Literal["ask", "room"]
+    id: int
+    """As in `transport.Wait`."""
+    cycle: list[tuple[str, str, str, str, float]]
 
 
 class Leave(_Message, tag="leave"):
@@ -245,7 +255,7 @@ class Ended(_Message, tag="ended"):
 
 
 ToForkServer = Fork
-ToWorker = Assign | StartAgent | StopAgent | Leave
+ToWorker = Assign | StartAgent | StopAgent | EndWait | Leave
 FromWorker = Hello | Ready | AgentReport
 FromCaller = Boot | Ready | AgentReport | Stop | WantSnapshots
-FromHost = Welcome | Refused | StartAgent | StopAgent | Leave | Output | Happened | Snapshot | Running | Ended
+FromHost = Welcome | Refused | StartAgent | StopAgent | EndWait | Leave | Output | Happened | Snapshot | Running | Ended

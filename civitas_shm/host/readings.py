@@ -95,7 +95,7 @@ class Readings:
                     samples,
                     cpus=seat.planned.cpus,
                     restarts=seat.restarts,
-                    state=None if seat.ready else absent,
+                    state=(seat.verdict or None) if seat.ready else absent,
                 )
             )
         return shown

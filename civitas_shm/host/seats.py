@@ -36,6 +36,7 @@ class Counts:
     redelivered: int = 0
     dead_letters: int = 0
     safety_rings: int = 0
+    deadlocks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,10 @@ class Seat:
     restarts: int = 0
     forgiven: bool = False
     """Its death will be the host's own doing and counts against nobody."""
+    its_own_doing: bool = False
+    """The host kills it for what a handler did: memory, a loop that is blocked."""
+    verdict: str = ""
+    """What `watch` says of it, if that is nothing good."""
     died_at_s: float | None = None
     """When the process died whose agents are not all back."""
     deadline: asyncio.TimerHandle | None = None
@@ -104,6 +109,8 @@ class Seat:
         self.worker = None
         self.ready = False
         self.forgiven = False
+        self.its_own_doing = False
+        self.verdict = ""
         self.restarts += 1
         self.died_at_s = now_s
 

@@ -162,7 +162,10 @@ class ProcessWatch:
 
     def _decide(self, verdict: Verdict, seen: Observation) -> tuple[str, str]:
         if verdict is Verdict.STOPPED and 0 < self._stopped_timeout_s <= self._for_s:
-            return f"stopped (SIGSTOP) for {self._for_s:.3g} s; watch.stopped_timeout_s is {self._stopped_timeout_s:g}", ""
+            return (
+                f"stopped (SIGSTOP) for {self._for_s:.3g} s; watch.stopped_timeout_s is {self._stopped_timeout_s:g}",
+                "",
+            )
         if verdict is Verdict.BLOCKED and self._for_s >= SUSPICIOUS_S and any(busy.late for busy in seen.busy):
             return _blocked(seen.busy), _only(seen.busy)
         if verdict is Verdict.STUCK:

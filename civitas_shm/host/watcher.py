@@ -7,17 +7,17 @@ in `watch` and `deadlock`, which are pure; nothing here waits.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from ..deadlock import DeadlockWatch, deadlock_error
 from ..transport import MailboxStats, RunMemory
 from . import kernel
 from .driver import Driver
 from .events import EventLog
+from .probes import Probes
 from .protocol import EndWait
 from .seats import Seat
-from .watch import Busy, Observation, ProcessWatch, Verdict
+from .watch import Busy, Observation, ProcessWatch
 
 __all__ = ["POLL_S", "Watcher"]
 
@@ -32,11 +32,12 @@ VERDICTS_EVERY: Final = 4
 class Watcher:
     """Of one run; `poll` is called every POLL_S."""
 
-    def __init__(self, driver: Driver, memory: RunMemory, events: EventLog, stopped_timeout_s: float) -> None:
+    def __init__(self, driver: Driver, memory: RunMemory, events: EventLog, probes: Probes) -> None:
         self._driver = driver
         self._memory = memory
         self._events = events
-        self._stopped_timeout_s = stopped_timeout_s
+        self._probes = probes
+        self._stopped_timeout_s = driver.placement.spec.watch.stopped_timeout_s
         self._deadlocks = DeadlockWatch()
         self._watches: dict[int, ProcessWatch] = {}
         """By pid: a successor begins anew."""
@@ -45,12 +46,13 @@ class Watcher:
         self._polls = 0
 
     def poll(self) -> None:
-        """Ring who sleeps beside work; end deadlocks; every VERDICTS_EVERY calls, look at each process."""
+        """Ring who sleeps beside work; end deadlocks; every VERDICTS_EVERY calls, look at processes and limits."""
         self._driver.counts.safety_rings += self._memory.safety_poll()
         self._end_deadlocks()
         self._polls += 1
         if self._polls % VERDICTS_EVERY == 0:
             self._judge()
+            self._enforce_memory_limits()
 
     # --- deadlocks ------------------------------------------------------------------------------------------------
 
@@ -87,7 +89,9 @@ class Watcher:
             reading = stats.get(resident.spec.name)
             if reading is None or not resident.ready:
                 continue
-            if reading.busy_since_ns and len(reading.readers) == 1:  # replicas share a cell: it cannot be told whose it is
+            if (
+                reading.busy_since_ns and len(reading.readers) == 1
+            ):  # replicas share a cell: it cannot be told whose it is
                 spec = resident.spec
                 for_s = max(0, now_ns - reading.busy_since_ns) / 1e9
                 busy.append(Busy(spec.name, for_s, spec.handle_timeout_s, 1 + spec.max_retries))
@@ -115,3 +119,14 @@ class Watcher:
             )
         if reading.kill:
             self._driver.kill_for_watch(seat, reading.kill, reading.convicted)
+
+    def _enforce_memory_limits(self) -> None:
+        limited = [seat for seat in self._driver.seats.values() if seat.planned.memory_limit_mb and seat.worker]
+        if not limited:
+            return
+        samples = self._probes.sample({seat.worker.pid for seat in limited if seat.worker and seat.worker.pid})
+        for seat in limited:
+            sample = samples.get(seat.worker.pid) if seat.worker else None
+            limit_mb = seat.planned.memory_limit_mb
+            if sample and limit_mb and sample.private_bytes > limit_mb << 20:
+                self._driver.kill_for_memory(seat, sample.private_bytes)

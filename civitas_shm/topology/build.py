@@ -21,6 +21,7 @@ from .model import (
     SupervisorSpec,
     TopologySpec,
     TransportSpec,
+    WatchSpec,
 )
 from .suggest import did_you_mean
 from .yaml12 import Path
@@ -75,6 +76,7 @@ class Builder:
             pool=self._pool(data.get("pool")),
             transport=self._transport(data.get("transport")),
             stop=self._stop(data.get("stop")),
+            watch=self._watch(data.get("watch")),
             logging=self._logging(data.get("logging")),
             name=top.name if top is not None else "",
         )
@@ -219,6 +221,7 @@ class Builder:
             significant=block.significant,
             start_timeout_s=block.start_timeout_s,
             shutdown_timeout_s=block.shutdown_timeout_s,
+            handle_timeout_s=block.handle_timeout_s,
             state=block.state,
             capabilities=block.capabilities,
             capability_metadata=block.capability_metadata,
@@ -314,6 +317,10 @@ class Builder:
     def _stop(self, data: Any) -> StopSpec:
         block = self.checker.block(schema.Stop, data, ("stop",))
         return StopSpec() if block is None else StopSpec(**block.model_dump())
+
+    def _watch(self, data: Any) -> WatchSpec:
+        block = self.checker.block(schema.Watch, data, ("watch",))
+        return WatchSpec() if block is None else WatchSpec(**block.model_dump())
 
     def _logging(self, data: Any) -> LoggingSpec:
         block = self.checker.block(schema.Logging, data, ("logging",))

@@ -26,6 +26,7 @@ __all__ = [
     "SupervisorSpec",
     "TopologySpec",
     "TransportSpec",
+    "WatchSpec",
 ]
 
 Strategy = Literal["ONE_FOR_ONE", "ONE_FOR_ALL", "REST_FOR_ONE"]
@@ -62,6 +63,8 @@ class AgentSpec:
     """Its end, if it is not restarted, may shut its supervisor down: `SupervisorSpec.auto_shutdown`."""
     start_timeout_s: float = 30.0
     shutdown_timeout_s: float = 30.0
+    handle_timeout_s: float | None = None
+    """A handler that runs longer is cancelled and counts as a crash; a process whose loop does not answer is killed."""
     state: Literal["none", "in_memory", "shm"] = "in_memory"
     """Where `self.state` is saved: `in_memory` by `checkpoint()`, `shm` at the end of every handler too."""
     capabilities: list[str] = field(default_factory=list)
@@ -138,6 +141,14 @@ class TransportSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchSpec:
+    """What the host does about processes that do not go on."""
+
+    stopped_timeout_s: float = 30.0
+    """One that is stopped (SIGSTOP) for longer is killed and restarted; 0: never. Never while a debugger traces it."""
+
+
+@dataclass(frozen=True, slots=True)
 class StopSpec:
     """What SIGTERM does."""
 
@@ -172,6 +183,7 @@ class TopologySpec:
     pool: PoolSpec = field(default_factory=PoolSpec)
     transport: TransportSpec = field(default_factory=TransportSpec)
     stop: StopSpec = field(default_factory=StopSpec)
+    watch: WatchSpec = field(default_factory=WatchSpec)
     logging: LoggingSpec = field(default_factory=LoggingSpec)
     name: str = ""
     """Of the run; empty: derived by the caller."""
@@ -192,6 +204,7 @@ class TopologySpec:
             pool=PoolSpec(**plain["pool"]),
             transport=TransportSpec(**plain["transport"]),
             stop=StopSpec(**plain["stop"]),
+            watch=WatchSpec(**plain["watch"]),
             logging=LoggingSpec(**plain["logging"]),
             name=plain["name"],
             import_paths=list(plain["import_paths"]),

@@ -33,6 +33,7 @@ __all__ = [
     "Top",
     "Transport",
     "Variable",
+    "Watch",
     "class_path_problem",
     "name_problem",
     "run_name_problem",
@@ -190,6 +191,7 @@ class Top(Block):
     processes: Any = None
     pool: Any = None
     stop: Any = None
+    watch: Any = None
     logging: Any = None
 
 
@@ -218,7 +220,7 @@ class Agent(Block):
     """`agent:`, and what the flat forms come down to."""
 
     NOT_YET = frozenset(
-        {"canary", "credentials", "delivery", "handle_timeout", "heartbeat_interval", "heartbeat_timeout", "host"}
+        {"canary", "credentials", "delivery", "heartbeat_interval", "heartbeat_timeout", "host"}
         | {"hosts", "max_deliveries", "mcp", "missed_heartbeats_threshold", "model", "plugins", "public_key"}
         | {"sandbox", "tools"}
     )
@@ -237,6 +239,7 @@ class Agent(Block):
     significant: Flag = False
     start_timeout_s: Seconds = _seconds("start_timeout", 30.0)
     shutdown_timeout_s: Seconds = _seconds("shutdown_timeout", 30.0)
+    handle_timeout_s: Seconds | None = _seconds("handle_timeout", None)
     state: Annotated[Literal["none", "in_memory", "shm"], BeforeValidator(_text)] = "in_memory"
     capabilities: TextList = []
     capability_metadata: FreeMapping = {}
@@ -280,6 +283,12 @@ class Stop(Block):
 
     drain: Annotated[Literal["current", "all"], BeforeValidator(_text)] = "current"
     timeout_s: Seconds = _seconds("timeout", 25.0)
+
+
+class Watch(Block):
+    """`watch:`."""
+
+    stopped_timeout_s: Annotated[Number, Field(ge=0, le=1_000_000)] = _seconds("stopped_timeout", 30.0)
 
 
 class Logging(Block):

@@ -138,6 +138,7 @@ def test_the_example_in_the_documents_is_a_topology_with_every_key() -> None:
         schema.Process,
         schema.Pool,
         schema.Stop,
+        schema.Watch,
         schema.Logging,
         schema.Top,
     ):

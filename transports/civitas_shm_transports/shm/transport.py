@@ -257,9 +257,7 @@ class ShmPort:
             self._native.clear_wait(agent)
         for wait in waits:
             kind = WAIT_KINDS.index(wait.kind)
-            self._native.note_wait(
-                wait.agent, wait.target, kind, wait.id, wait.since_ns, wait.seen_ns, wait.type
-            )
+            self._native.note_wait(wait.agent, wait.target, kind, wait.id, wait.since_ns, wait.seen_ns, wait.type)
         self._noted = {wait.agent for wait in waits}
 
     def stats(self, mailbox: int) -> MailboxStats:

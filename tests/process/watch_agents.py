@@ -1,0 +1,94 @@
+"""Agents that the watch has to tell apart: stuck, blocked, waiting for one another."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import time
+
+from civitas_shm import AgentProcess, DeadlockError, Message
+from civitas_shm.errors import ErrorAction
+
+
+class Link(AgentProcess):
+    """Asks the next one of the circle, and says what came of it."""
+
+    async def on_error(self, exc: Exception, message: Message) -> ErrorAction:
+        return ErrorAction.SKIP
+
+    async def handle(self, message: Message) -> Message | None:
+        steps = message.payload.get("steps", 0)
+        if steps > 2:  # the question that failed still waits here
+            return self.reply({"by": self.name})
+        began = time.monotonic()
+        try:
+            reply = await self.ask(self.config["to"], {"steps": steps + 1}, "go_on", timeout=60)
+        except DeadlockError as error:
+            return self.reply({"by": self.name, "cycle": [list(wait) for wait in error.cycle], "text": str(error)})
+        return self.reply({"took_s": time.monotonic() - began, **reply.payload})
+
+
+class Fills(AgentProcess):
+    """Fills the mailbox of its peer while the peer fills this one's; or asks it (`asks`) while it is filled."""
+
+    async def handle(self, message: Message) -> Message | None:
+        if message.type == "filling":
+            return self.reply({})
+        try:
+            if self.config.get("asks"):
+                await asyncio.sleep(0.3)
+                await self.ask(self.config["to"], {}, "filling", timeout=60)
+            else:
+                for n in range(20):
+                    await self.send(self.config["to"], {"n": n}, "filling", timeout=60)
+        except DeadlockError as error:
+            return self.reply({"cycle": [list(wait) for wait in error.cycle]})
+        return self.reply({})
+
+
+class Sticks(AgentProcess):
+    """Does not come back from its handler, in the way it is told; after a crash it does."""
+
+    async def handle(self, message: Message) -> Message | None:
+        if message.type == "pid":
+            return self.reply({"pid": os.getpid()})
+        match message.payload["how"]:
+            case "await":
+                await asyncio.sleep(3600)
+            case "ignore":
+                while True:
+                    try:
+                        await asyncio.sleep(3600)
+                    except asyncio.CancelledError:
+                        continue
+            case "block":
+                time.sleep(3600)
+            case "gil":
+                ctypes.PyDLL(None).sleep(3600)
+            case "spin":
+                while True:
+                    pass
+        return None
+
+
+class SticksInThread(AgentProcess):
+    """The same with a plain handler."""
+
+    def handle(self, message: Message) -> Message | None:  # type: ignore[override]
+        if message.type == "pid":
+            return self.reply({"pid": os.getpid()})
+        time.sleep(3600)
+        return None
+
+
+class Grows(AgentProcess):
+    """Takes memory until somebody ends it; a successor answers."""
+
+    async def handle(self, message: Message) -> Message | None:
+        if message.type == "pid":
+            return self.reply({"pid": os.getpid()})
+        taken = []
+        while True:
+            taken.append(bytearray(os.urandom(1 << 20) * 4))
+            await asyncio.sleep(0.01)
