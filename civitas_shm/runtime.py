@@ -24,6 +24,7 @@ from .errors import ConfigurationError, MessageRoutingError, TransportClosed
 from .loading import apply_settings, build_agent, class_path, construct, end_main_import
 from .local_run import LocalRun
 from .messages import Message
+from .notify import ServiceSettings
 from .process import AgentProcess
 from .snapshot import RuntimeSnapshot
 from .supervisor import Supervisor, spec_of
@@ -92,6 +93,7 @@ class Runtime:
         self._events = None if events is None else os.fspath(events)
         self._log_format = log_format
         self._log_path: Path | None = None
+        self._service: ServiceSettings | None = None
         self._run: Any = None
 
     @classmethod
@@ -107,10 +109,12 @@ class Runtime:
         events: str | os.PathLike[str] | None = None,
         log_format: Literal["text", "json"] | None = None,
         log_path: Path | None = None,
+        service: ServiceSettings | None = None,
     ) -> Self:
         """A run of a topology that is loaded already.
 
         `log_path`: a file that takes what this program prints; the host moves it into the run directory (`log_file`).
+        `service`: the service manager that the host reports to (`notify`). Both only with a host.
         """
         runtime = cls(
             name=name or spec.name,
@@ -123,6 +127,7 @@ class Runtime:
         )
         runtime._from_objects = False
         runtime._log_path = log_path
+        runtime._service = service
         runtime._given = spec
         return runtime
 
@@ -335,6 +340,7 @@ class Runtime:
             chaos=self._chaos,
             events_path=self._events,
             log_path=None if self._log_path is None else str(self._log_path),
+            service=self._service,
         )
         return HostedRun(self._portable(), options, self._builder(), log_lines=self._log_format is not None)
 

@@ -81,9 +81,12 @@ def command(
     import asyncio
 
     from ..host.loop import new_loop
+    from ..notify import take_service_settings
     from ..runtime import Runtime
+    from ..transport import load_transport
     from .supervise import supervise
 
+    manager = take_service_settings(os.environ, os.getpid())
     runtime = Runtime.from_spec(
         spec,
         name=spec.name,
@@ -94,11 +97,15 @@ def command(
         events=events,
         log_format=spec.logging.format,
         log_path=None if service is None else service.log_path,
+        service=manager if service is None else None,
     )
     with_screen = not quiet and spec.logging.format == "text" and service is None
     on_running = None if service is None else service.running
+    here = manager if service is None and not load_transport(spec.transport.type).multi_process else None
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        code = runner.run(supervise(runtime, with_screen=with_screen, as_json=as_json, on_running=on_running))
+        code = runner.run(
+            supervise(runtime, with_screen=with_screen, as_json=as_json, on_running=on_running, manager=here)
+        )
     if service is not None:
         service.finish(code)
     ctx.exit(code)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import rich_click as click
 
 from ..errors import CivitasError
+from ..notify import ServiceReports, ServiceSettings
 from .app import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
@@ -37,9 +39,20 @@ KILL_GRACE_S: Final = 2.0
 
 
 async def supervise(
-    runtime: Runtime, *, with_screen: bool, as_json: bool, on_running: Callable[[], None] | None = None
+    runtime: Runtime,
+    *,
+    with_screen: bool,
+    as_json: bool,
+    on_running: Callable[[], None] | None = None,
+    manager: ServiceSettings | None = None,
 ) -> int:
-    """Start, wait, stop; the exit code. `on_running` is called once every agent is ready."""
+    """Start, wait, stop; the exit code. `on_running` is called once every agent is ready.
+
+    `manager`: whom this process reports to; where there is a host, the host does.
+    """
+    reports = None if manager is None else _reports(runtime, manager)
+    if reports is not None:
+        on_running = reports.ready
     interrupted = asyncio.Event()
     signals = _Signals(runtime, interrupted)
     signals.install()
@@ -55,12 +68,26 @@ async def supervise(
         raise
     finally:
         signals.remove()
+        if reports is not None:
+            reports.stopping()
+            reports.close()
         waiting = runtime.waiting()
         if as_json:
             click.echo(json.dumps(summary(runtime.snapshot(), code, waiting, error)))
         if waiting:
             click.echo(waiting_text(waiting), err=True)
     return code
+
+
+def _reports(runtime: Runtime, manager: ServiceSettings) -> ServiceReports:
+    """Of agents in this process: its loop is all that there is to vouch for."""
+    turns = itertools.count()
+
+    def status() -> str:
+        agents = runtime.snapshot().agents
+        return f"{len(agents)} agents in this process, {sum(agent.queue for agent in agents):,} messages wait"
+
+    return ServiceReports(asyncio.get_running_loop(), manager, status=status, progress=lambda: next(turns))
 
 
 async def _until_end(

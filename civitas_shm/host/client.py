@@ -25,6 +25,7 @@ from typing import Any, Final
 from .. import errors
 from ..errors import CivitasError, RunFailed, SpawnError
 from ..loading import build_agent
+from ..notify import ServiceSettings
 from ..snapshot import RuntimeSnapshot
 from ..topology.model import TopologySpec
 from ..transport import Port, load_transport
@@ -71,6 +72,8 @@ class HostOptions:
     events_path: str | None = None
     log_path: str | None = None
     """A file that takes what the caller prints: the host makes it the run's log."""
+    service: ServiceSettings | None = None
+    """The service manager that the host reports to."""
     spin_ns: int | None = None
     """None: the host's default."""
 
@@ -150,6 +153,7 @@ class HostClient:
                 chaos=options.chaos,
                 events_path=options.events_path,
                 log_path=options.log_path,
+                service=options.service,
                 spin_ns=options.spin_ns,
             )
         )

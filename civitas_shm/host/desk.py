@@ -83,6 +83,12 @@ class HostDesk:
             deaths=driver.counts.deaths if driver else 0,
         )
 
+    def status_line(self) -> str:
+        """For people, on one line."""
+        now = self.status()
+        letters = f", {now.dead_letters:,} dead letters" if now.dead_letters else ""
+        return f"{now.state}: {now.agents} agents in {now.processes} processes, {now.waiting:,} messages wait{letters}"
+
     def _state(self) -> Literal["starting", "running", "stopping"]:
         if self._stop_asked or (self.driver is not None and self.driver.stopping):
             return "stopping"

@@ -23,6 +23,7 @@ from ..clock import SystemClock
 from ..control.server import ControlServer
 from ..errors import CivitasError, ConfigurationError
 from ..log_file import settle
+from ..notify import ServiceReports
 from ..placement import place
 from ..topology.model import Drain, TopologySpec
 from ..transport import BUILTIN_TRANSPORTS, SLOT_MAIN, MemoryPlan, RunMemory, load_transport
@@ -82,6 +83,8 @@ class Host:
         self._readings: Readings | None = None
         self._desk: HostDesk | None = None
         self._control: ControlServer | None = None
+        self._service: ServiceReports | None = None
+        self._polls = 0
         self._probes = Probes()
         self._lines: list[Line] = []
         self._lost_lines = 0
@@ -124,6 +127,10 @@ class Host:
         try:
             settle(None if boot.log_path is None else Path(boot.log_path), memory.run_dir)
             self._open_control(spec, memory)
+            if boot.service is not None and self._desk is not None:
+                self._service = ServiceReports(
+                    self._loop, boot.service, status=self._desk.status_line, progress=lambda: self._polls
+                )
             if boot.events_path is not None:
                 events.open(boot.events_path)
             self._say(
@@ -187,7 +194,12 @@ class Host:
             pool.start()
             driver.start()
         watcher = Watcher(driver, memory, events, self._probes)
-        timers = [self._every(POLL_S, watcher.poll)]
+
+        def poll() -> None:
+            watcher.poll()
+            self._polls += 1  # what the service manager's watchdog sees: the loop turns, and this work is done
+
+        timers = [self._every(POLL_S, poll)]
         chaos = ChaosMaker(self._loop, boot.chaos, driver) if boot.chaos is not None else None
         try:
             return await driver.ended
@@ -232,6 +244,8 @@ class Host:
 
     def _asked_to_stop(self, now: bool, exit_code: int = 0, drain: Drain | None = None) -> None:
         """By the caller, by a signal or over the control socket: the first in good order, the second at once."""
+        if self._service is not None:
+            self._service.stopping()
         if self._driver is None:
             self._caller_gone(None)  # before anything has begun: the same as if it were gone
         elif now or self._driver.stopping:
@@ -255,6 +269,8 @@ class Host:
         self._ever_ran = True
         if self._desk is not None:
             self._desk.running = True
+        if self._service is not None:
+            self._service.ready()
         self._say(Running())
 
     # --- the control socket -------------------------------------------------------------------------------------------
@@ -269,6 +285,9 @@ class Host:
 
     def _close_control(self, memory: RunMemory, *, keep: bool) -> None:
         """The socket goes while the directory is ours; who waits for the end is told when the lock is free."""
+        if self._service is not None:
+            self._service.stopping()
+            self._service.close()
         if self._control is not None:
             self._control.stop_listening()
         memory.close(keep=keep)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from ..notify import ServiceSettings
 from ..snapshot import RuntimeSnapshot
 from ..topology.model import Drain
 
@@ -162,6 +163,8 @@ class Boot(_Message, tag="boot"):
     events_path: str | None = None
     log_path: str | None = None
     """A file that takes what the caller and the host print: becomes the run's log."""
+    service: ServiceSettings | None = None
+    """The service manager that is to be told."""
     spin_ns: int | None = None
 
 

@@ -221,3 +221,24 @@ class Talks(AgentProcess):
             print("number", n)
             await asyncio.sleep(0.003)
         await self.stop_runtime(3)
+
+
+class SaysEnvironment(AgentProcess):
+    """Prints what a service manager has told this process."""
+
+    async def on_start(self) -> None:
+        print(*(f"{name}={os.environ.get(name)}" for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC")))
+
+    async def handle(self, message: Message) -> None:
+        pass
+
+
+class BlocksLater(AgentProcess):
+    """Blocks its loop for a minute, one second after its start."""
+
+    async def on_start(self) -> None:
+        await self.send(self.name, {})
+
+    async def handle(self, message: Message) -> None:
+        await asyncio.sleep(1)
+        time.sleep(60)

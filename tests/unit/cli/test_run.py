@@ -207,6 +207,7 @@ def test_options_arrive(invoke: Invoke) -> None:
         "events": "e.jsonl",
         "log_format": "json",
         "log_path": None,
+        "service": None,
     }
     assert double.spec.name == "my-run"
     assert double.spec.transport.type == "shm"
