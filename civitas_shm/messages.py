@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 __all__ = [
     "FLAG_ASK",
     "FLAG_FAILED",
+    "FLAG_REPEATED",
     "FLAG_REPLY",
     "HEADER",
     "LANE_CONTROL",
@@ -34,7 +35,7 @@ HEADER: Final = struct.Struct("<QIIHBBIIBBH16sIiQQQ16s8s8sIIQ")
 check u64 · granules u32 · payload_len u32 · type_len u16 · codec u8 · flags u8 · mailbox u32 · position u32 · lane u8 ·
 attempt u8 · hops u16 · id 16 bytes (uuid7, big endian) · sender u32 · priority i32 ·
 correlation u64 · deadline_ns u64 (CLOCK_MONOTONIC, 0 = none) · time_ns u64 (CLOCK_REALTIME) · trace_id 16 bytes ·
-span_id 8 bytes · parent_span_id 8 bytes · seq u32 · reserved u32 · reserved u64
+span_id 8 bytes · parent_span_id 8 bytes · seq u32 · asker u32 · number u64
 """
 
 LANE_CONTROL: Final = 0
@@ -46,8 +47,11 @@ FLAG_ASK: Final = 1
 FLAG_REPLY: Final = 2
 FLAG_FAILED: Final = 4
 """A reply that carries an error (`AgentError` fields) instead of a payload."""
+FLAG_REPEATED: Final = 8
+"""The handler that sent it had run before, so this may have come before."""
 
 # Byte offsets of what is read alone, without unpacking all of the header.
+_FLAGS = 19
 _ID = slice(32, 48)
 _TRACE = slice(80, 96)
 _SPAN = slice(96, 104)
@@ -280,6 +284,15 @@ class Message:
             return self._cause.span_id
         value: str | None = self._read("parent_span_id")
         return value
+
+    @property
+    def repeated(self) -> bool:
+        """Whether it may have come before, from a handler that was run again after the death of its process.
+
+        Only asks (their answer died with the asker) and sends beyond what is remembered of a handler say so; the id of
+        an ask is that of the first time, if the handler makes the same asks in the same order.
+        """
+        return self._header is not None and bool(self._header[_FLAGS] & FLAG_REPEATED)
 
     @property
     def priority(self) -> int:

@@ -53,6 +53,13 @@ static void succeed(cv_port *p, unsigned slot) {
     world_attach(&w, p, slot, p->run.incarnation + 1);
 }
 
+/* The next host: it repairs every slot, as ShmRunMemory._adopt does. */
+static void new_host(void) {
+    world_forget(&host);
+    world_attach(&w, &host, HOST, host.run.incarnation + 1);
+    cv_slot_recover(&host.run, HOST);
+}
+
 typedef struct {
     uint64_t number[16];
     unsigned deliveries[16], n;
@@ -93,11 +100,12 @@ static void everything_works(void) {
     EXPECT(is(&f, 500, 500));
     f = drain(&other, second);
     EXPECT(is(&f, 77, 77));
-    uint64_t state = at_load(&cv_mailbox_at(&w.map, box)->state_ref);
+    uint64_t state = at_load(&cv_mailbox_at(&w.map, box)->state_ref), log = at_load(&cv_mailbox_at(&w.map, box)->log_ref);
     cv_port *ports[] = {&sender, &reader, &other};
     for (unsigned i = 0; i < 3; i++) {
         cv_port *p = ports[i];
         uint64_t kept = state && cv_ref_arena(state) == p->run.me ? cv_chunk_bytes(&p->arena, state) : 0;
+        kept += log && cv_ref_arena(log) == p->run.me ? cv_chunk_bytes(&p->arena, log) : 0;
         EXPECT(world_used(p) == kept);
         world_forget(p);
         world_attach(&w, p, p->run.me, p->run.incarnation + 1);
@@ -262,11 +270,135 @@ static bool commit_after(void) {
     return second_one;
 }
 
+/* A handler that sends two messages, in its first life or in a later one, and what came of it in the end. */
+
+static bool receiver_goes_on; /* takes what was sent while the sender is dead: nothing of it is left in a slot */
+
+static void handler_begins(cv_port *p) {
+    cv_mailbox *m = cv_mailbox_at(&w.map, box);
+    uint64_t mine = mb_in_hand_of(m, p->run.me);
+    port_remember(p, box, m, true);
+    if (mine) EXPECT(mb_redeliver(&p->run, m, box, (unsigned)__builtin_ctzll(mine), &in_hand));
+    else EXPECT(port_take(p, box, &in_hand) == 1);
+    port_begin(p, box, &in_hand, 1);
+}
+static int handler_sends(cv_port *p, uint64_t number) {
+    port_post post = {.mailbox = second, .sender = box, .lane = CV_LANE_NORMAL, .payload = &number, .payload_len = 8,
+                      .type = "", .cause = &in_hand.header};
+    cv_effect *e = port_handler(p, &post);
+    CHECK(e, "the handler's message is not known");
+    return port_send_once(p, &post, e);
+}
+static void handler_ends(cv_port *p) {
+    EXPECT(mb_release(&p->run, cv_mailbox_at(&w.map, box), in_hand.entry));
+    port_end(p, box, in_hand.entry, 2);
+}
+
+static void sends_begin(uint64_t first_lap) {
+    receiver_goes_on = false;
+    begin(8, CV_BLOCK_SENDER, first_lap), send_numbers(1, 1), handler_begins(&reader);
+}
+static void sends_before(void) { sends_begin(0); }
+static void sends_taken_before(void) { sends_begin(0), receiver_goes_on = true; }
+static void sends_wrap_before(void) {
+    sends_begin(65535);
+    for (uint64_t n = 0; n < 62; n++) { /* 77 was the first: the second send is the first of the next lap */
+        EXPECT(world_send_number(&other, second, n) == PORT_SENT);
+        found f = drain(&other, second);
+        EXPECT(f.n);
+    }
+    EXPECT(world_send_number(&sender, second, 77) == PORT_SENT);
+    receiver_goes_on = true;
+}
+static void sends_growing_before(void) { /* the log is full but for one */
+    sends_begin(0);
+    for (uint64_t n = 0; n < CV_EFFECT_FIRST - 1; n++) {
+        EXPECT(handler_sends(&reader, 1000 + n) == PORT_SENT);
+        found f = drain(&other, second);
+        EXPECT(f.n);
+    }
+    EXPECT(world_send_number(&sender, second, 77) == PORT_SENT);
+}
+static void sends_full_before(void) { /* one place is left */
+    sends_begin(0);
+    for (unsigned n = 0; n < 6; n++) EXPECT(world_send_number(&sender, second, 77) == PORT_SENT);
+}
+static void sends_again_before(void) { /* in its second life; the first has sent one of the two */
+    sends_begin(0);
+    EXPECT(handler_sends(&reader, 1) == PORT_SENT);
+    succeed(&reader, READER);
+    handler_begins(&reader);
+}
+static void sends_again_taken_before(void) { sends_again_before(), receiver_goes_on = true; }
+static void sends(void) {
+    EXPECT(handler_sends(&reader, 1) == PORT_SENT);
+    EXPECT(handler_sends(&reader, 2) == PORT_SENT);
+}
+static void sends_full(void) {
+    EXPECT(handler_sends(&reader, 1) == PORT_SENT);
+    EXPECT(handler_sends(&reader, 2) == PORT_FULL);
+}
+/* How often each of the two has come by now. */
+static void count_sent(unsigned came[3]) {
+    found f = drain(&other, second);
+    for (unsigned i = 0; i < f.n; i++) {
+        EXPECT(f.number[i] == 77 || f.number[i] == 1 || f.number[i] == 2);
+        if (f.number[i] != 77) came[f.number[i]]++;
+    }
+}
+static bool sends_after(void) {
+    unsigned came[3] = {0, 0, 0};
+    if (receiver_goes_on) count_sent(came);
+    succeed(&reader, READER);
+    count_sent(came);
+    bool committed = came[2] == 1;
+    EXPECT(came[1] <= 1 && came[2] <= came[1]);
+    handler_begins(&reader);
+    if (at_load(&cv_mailbox_at(&w.map, box)->log_count) >= CV_EFFECT_FIRST - 1) /* what the growing log began with */
+        for (uint64_t n = 0; n < CV_EFFECT_FIRST - 1; n++) EXPECT(handler_sends(&reader, 1000 + n) == PORT_SENT);
+    sends();
+    count_sent(came);
+    CHECK(came[1] == 1 && came[2] == 1, "the two sends came %u and %u times", came[1], came[2]);
+    handler_ends(&reader);
+    EXPECT(world_send_number(&sender, second, 77) == PORT_SENT);
+    everything_works();
+    return committed;
+}
+static bool sends_full_after(void) {
+    sends_after();
+    return true; /* the second never was, in no state */
+}
+
+/* The host repairs: the newest entry is open, and its message is in its slot (`is`), or nowhere (`is_not`). */
+static void settle_before(bool published) {
+    sends_begin(0);
+    EXPECT(handler_sends(&reader, 1) == PORT_SENT);
+    if (published) EXPECT(handler_sends(&reader, 2) == PORT_SENT);
+    else {
+        cv_effect *e = reader.effect[box];
+        uint64_t number = 2;
+        cv_effect_intend(e, cv_digest(cv_digest(second, "", 0), &number, 8), ++reader.number, second, CV_LANE_NORMAL, 12345);
+    }
+}
+static void settle_is_before(void) { settle_before(true); }
+static void settle_is_not_before(void) { settle_before(false); }
+static void settle(void) {
+    cv_slot_recover(&host.run, READER);
+    cv_ring_all(&host.run);
+}
+static bool settle_after(void) {
+    new_host();
+    bool settled = !at_load(&cv_mailbox_at(&w.map, box)->open_number);
+    sends_after();
+    return settled;
+}
+
 static void attach_before(void) { begin(8, CV_BLOCK_SENDER, 0), send_numbers(1, 3), take_one(), world_forget(&sender); }
 static void attach(void) { world_attach(&w, &sender, SENDER, 2); }
 static bool attach_after(void) {
     memset(&sender.ledger, 0, sizeof sender.ledger);
     memset(&sender.arena, 0, sizeof sender.arena);
+    sender.effect = NULL;
     succeed(&sender, SENDER);
     release();
     found f = drain(&reader, box);
@@ -299,13 +431,7 @@ static bool trim_after(void) {
     return true;
 }
 
-/* The host's operations. The host that comes after it repairs every slot, as ShmRunMemory._adopt does. */
-
-static void new_host(void) {
-    world_forget(&host);
-    world_attach(&w, &host, HOST, host.run.incarnation + 1);
-    cv_slot_recover(&host.run, HOST);
-}
+/* The host's operations. */
 
 static void close_before(void) { begin(8, CV_BLOCK_SENDER, 0), send_numbers(1, 2); }
 static void close_all(void) { EXPECT(cv_close(&host.run, box)); }
@@ -402,6 +528,15 @@ static const struct {
     {"redeliver", redeliver_before, redeliver, redeliver_after},
     {"park", park_before, park, park_after},
     {"commit_state", commit_before, commit, commit_after},
+    {"sends", sends_before, sends, sends_after},
+    {"sends_that_are_taken", sends_taken_before, sends, sends_after},
+    {"sends_before_the_wrap", sends_wrap_before, sends, sends_after},
+    {"sends_with_a_growing_log", sends_growing_before, sends, sends_after},
+    {"sends_into_the_last_place", sends_full_before, sends_full, sends_full_after},
+    {"sends_again", sends_again_before, sends, sends_after},
+    {"sends_again_that_are_taken", sends_again_taken_before, sends, sends_after},
+    {"settle_what_was_published", settle_is_before, settle, settle_after},
+    {"settle_what_was_not", settle_is_not_before, settle, settle_after},
     {"attach", attach_before, attach, attach_after},
     {"trim", trim_before, trim, trim_after},
     {"close", close_before, close_all, close_after},
@@ -461,7 +596,7 @@ typedef struct {
     uint64_t size;
 } part;
 
-enum { PARTS = 3 + 2 * SLOTS };
+enum { PARTS = 4 + 2 * SLOTS };
 
 /* What the operations of this file can touch. */
 static void parts(part p[PARTS]) {
@@ -474,6 +609,8 @@ static void parts(part p[PARTS]) {
         p[3 + 2 * s] = (part){run->arena[s] + CV_ARENA_EXTENTS, 64};
         p[4 + 2 * s] = (part){run->arena[s] + CV_BLOCK, backed ? 16384 : 0};
     }
+    uint64_t log = at_load(&cv_mailbox_at(run, box)->log_ref);
+    p[PARTS - 1] = (part){log ? cv_chunk_at(run, log, 256) : NULL, log ? 256 : 0};
 }
 
 /* Whether it is other than at the last call. */

@@ -142,6 +142,16 @@ RIGHT = [
     Case("route", "reader_and_host_killed", "-DREADER_KILLS=1 -DHOST_KILLS=1"),
     Case("route", "host_killed_moved_back", "-DMOVES=2 -DMESSAGES=1 -DHOST_KILLS=1"),
     Case("route", "nobody_spins", "-DREADER_KILLS=1", Search.CYCLES),
+    # --- what a handler has sent ---
+    Case("effect", "sender_killed_twice", "-DSENDER_KILLS=2"),
+    Case("effect", "another_agent_of_the_process_sends_too", "-DSENDER_KILLS=2 -DOTHER_AGENT"),
+    Case("effect", "two_equal_sends", "-DSENDER_KILLS=2 -DEQUAL"),
+    Case("effect", "sends_in_another_order", "-DSENDER_KILLS=2 -DREORDER"),
+    Case("effect", "a_handler_that_goes_on_loses_nothing", "-DSENDER_KILLS=2 -DRESUME"),
+    Case("effect", "sender_reader_and_host_killed", "-DREADER_KILLS=1 -DHOST_KILLS=1"),
+    Case("effect", "host_killed_twice", "-DHOST_KILLS=2 -DOTHER_AGENT -DFILLERS=0"),
+    Case("effect", "replicas_receive", "-DREADERS=2"),
+    Case("effect", "nobody_spins", "-DFILLERS=0", Search.CYCLES),
 ]
 
 ONE_PRODUCER = "-DPRODUCERS=1 -DPER_PRODUCER=4 -DREADER_KILLS=1"
@@ -219,6 +229,18 @@ MUTANTS = [
     Case("route", "no_first_scan", "-DMUTANT_NO_FIRST_SCAN"),
     Case("route", "moved_without_letting_go", "-DMUTANT_MOVE_WITHOUT_LETTING_GO"),
     Case("route", "old_reader_goes_by_the_readers_word", "-DMUTANT_GOES_BY_READERS_WORD"),
+    # --- what a handler has sent ---
+    Case("effect", "intent_taken_for_proof", "-DMUTANT_INTENT_IS_PROOF"),
+    Case("effect", "note_after_the_publish", "-DMUTANT_NOTE_AFTER"),
+    Case("effect", "index_of_the_record_written_last", "-DMUTANT_INDEX_LAST"),
+    Case("effect", "refused_send_left_in_the_log", "-DMUTANT_NO_WAY_BACK -DEQUAL"),
+    Case("effect", "equal_sends_not_counted", "-DMUTANT_DROPS_WHATEVER_WAS_SENT -DEQUAL"),
+    Case("effect", "evidence_after_the_slot_is_emptied", "-DMUTANT_EVIDENCE_AFTER_EMPTY"),
+    Case("effect", "evidence_looked_at_before_the_slot", "-DMUTANT_EVIDENCE_FIRST"),
+    Case("effect", "no_evidence", "-DMUTANT_NO_EVIDENCE"),
+    Case("effect", "evidence_lowered_by_another_lane", "-DMUTANT_EVIDENCE_OVERWRITTEN -DSENDER_KILLS=2"),
+    Case("effect", "evidence_raised_by_a_store_among_replicas", "-DMUTANT_RAISED_BY_STORE -DREADERS=2"),
+    Case("effect", "record_left_open", "-DMUTANT_LEFT_OPEN -DSENDER_KILLS=2 -DOTHER_AGENT"),
 ]
 
 

@@ -25,6 +25,8 @@ class Mutant:
     """What the harness must print: that it failed, and not that something else went wrong."""
 
 
+INTEND = "cv_effect_intend(post->effect, post->digest, post->number, post->mailbox, post->lane, ref);\n"
+
 MUTANTS = {
     "slot_emptied_before_it_is_in_hand": Mutant(
         "mailbox.h",
@@ -76,6 +78,36 @@ MUTANTS = {
         "mailbox.h", "        mb_help_head(r);\n        mb_tell_waiters(run, m);\n        return 1;",
         "        mb_help_head(r);\n        return 1;",
         "mailbox_cases", ("waiter_is_told_of_a_place",),
+    ),
+    "intent_after_the_publish": Mutant(
+        "port.h",
+        f"    if (post->effect) {INTEND}"
+        "    outcome = drops ? port_publish_dropping(p, m, &r, h, ref, &position, &dropped)\n"
+        "                    : mb_publish(&p->run, &r, h, ref, &position);\n",
+        "    outcome = drops ? port_publish_dropping(p, m, &r, h, ref, &position, &dropped)\n"
+        "                    : mb_publish(&p->run, &r, h, ref, &position);\n"
+        f"    if (post->effect && outcome == MB_OK) {INTEND}",
+        "kill_sweep", ("sends",),
+    ),
+    "intent_taken_for_proof": Mutant(
+        "effect.h", "        at_store(&m->log_count, count - 1);\n", "        (void)count;\n", "kill_sweep", ("sends",),
+    ),
+    "record_told_apart_too_late": Mutant(
+        "effect.h",
+        "    at_release(&e->m->open_index, e->entries);\n    at_release(&e->m->open_number, number);\n",
+        "    at_release(&e->m->open_number, number);\n    at_release(&e->m->open_index, e->entries);\n",
+        "kill_sweep", ("sends_that_are_taken",),
+    ),
+    "taken_without_evidence": Mutant(
+        "mailbox.h", "        if (out->header.number) mb_raise", "        if (!out->header.number) mb_raise",
+        "kill_sweep", ("sends_that_are_taken",),
+    ),
+    "log_named_before_its_entries": Mutant(
+        "effect.h",
+        "    if (e->log) memcpy(h + 1, e->log, 8ull * e->entries);\n",
+        "    memset(h + 1, 0, 8ull * room);\n    at_store(&e->m->log_ref, ref);\n"
+        "    if (e->log) memcpy(h + 1, e->log, 8ull * e->entries);\n",
+        "kill_sweep", ("sends_with_a_growing_log",),
     ),
 }  # fmt: skip
 

@@ -145,7 +145,7 @@ static void drain(cv_port *p, consumer *me, unsigned b) {
         while (n == KEEP || (n && dice(&me->luck, 2))) {
             unsigned which = dice(&me->luck, n);
             EXPECT(mb_release(&p->run, m, kept[which]));
-            port_end(p, box[b], cv_now_ns(CLOCK_MONOTONIC));
+            port_end(p, box[b], kept[which], cv_now_ns(CLOCK_MONOTONIC));
             kept[which] = kept[--n];
         }
     }

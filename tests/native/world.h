@@ -105,8 +105,7 @@ static inline void world_attach(world *w, cv_port *p, unsigned slot, uint64_t in
 
 /* Forget a port as a death does: nothing is released in shared memory. */
 static inline void world_forget(cv_port *p) {
-    cv_ledger_free_all(&p->ledger);
-    cv_arena_free_all(&p->arena);
+    port_leave(p);
 }
 
 static inline uint32_t world_mailbox(world *w, cv_port *host, const char *name, uint32_t capacity, unsigned overflow,

@@ -43,6 +43,7 @@ typedef struct {
     PyObject *closed_error;           /* civitas_shm.errors.TransportClosed */
     PyObject *pending;                /* dict: correlation -> future of an ask of this process; see bind */
     PyObject *wake;                   /* called when an ask is posted while the process is parked */
+    PyObject *forgetful;              /* called with a mailbox whose handler sent more than is remembered */
     PyObject *done, *set_result;      /* names of the future's methods */
 } PortObject;
 

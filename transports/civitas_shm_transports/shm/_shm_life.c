@@ -19,10 +19,10 @@ static void leave(PortObject *self) {
     for (unsigned i = 0; i < TYPE_CACHE; i++) Py_CLEAR(self->type_cache[i]);
     Py_CLEAR(self->pending);
     Py_CLEAR(self->wake);
+    Py_CLEAR(self->forgetful);
     if (!self->open) return;
     self->open = false;
-    cv_ledger_free_all(&self->port.ledger);
-    cv_arena_free_all(&self->port.arena);
+    port_leave(&self->port);
     free(self->views);
     self->views = NULL;
     unmap(&self->port.run);

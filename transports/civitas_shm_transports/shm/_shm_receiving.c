@@ -49,7 +49,7 @@ static bool next_redelivery(PortObject *self, uint32_t mailbox, cv_mailbox *m, m
 static void release(PortObject *self, uint32_t mailbox, cv_mailbox *m, unsigned entry, uint64_t now_ns) {
     if (!mb_release(&self->port.run, m, entry)) return;
     self->views[mailbox].taken &= ~(1ull << entry);
-    port_end(&self->port, mailbox, now_ns);
+    port_end(&self->port, mailbox, entry, now_ns);
 }
 
 /* take(mailbox, done=-1) -> (token, header, type, sender, payload, deliveries) | None */
@@ -102,6 +102,7 @@ PyObject *port_listen_py(PyObject *object, PyObject *const *args, Py_ssize_t n) 
     if (on < 0 || (!m && PyErr_Occurred())) return NULL;
     if (!m) Py_RETURN_NONE;
     self->views[mailbox].listens = on;
+    port_remember(&self->port, mailbox, m, on);
     if (!on) {
         at_and(&m->listening, ~(1ull << run->me));
         Py_RETURN_NONE;
@@ -208,17 +209,21 @@ out:
     return result;
 }
 
-/* bind(pending, wake): the dict of futures by correlation, and what to call when a parked process asks. */
+/* bind(pending, wake, forgetful): the dict of futures by correlation; what to call when a parked process asks, and when a
+ * handler sends more than is remembered of it. */
 PyObject *port_bind_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
-    if (!is_open(self) || !count_is(n, 2, 2, "bind")) return NULL;
+    if (!is_open(self) || !count_is(n, 3, 3, "bind")) return NULL;
     if (!PyDict_Check(args[0])) return PyErr_Format(PyExc_TypeError, "pending must be a dict");
     Py_INCREF(args[0]);
     Py_INCREF(args[1]);
+    Py_INCREF(args[2]);
     Py_XDECREF(self->pending);
     Py_XDECREF(self->wake);
+    Py_XDECREF(self->forgetful);
     self->pending = args[0];
     self->wake = args[1];
+    self->forgetful = args[2];
     Py_RETURN_NONE;
 }
 

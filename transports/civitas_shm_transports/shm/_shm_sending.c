@@ -30,6 +30,16 @@ static bool fill_optional(port_post *post, PyObject *const *args, Py_ssize_t n, 
     return true;
 }
 
+/* A handler has sent more than is remembered of it: once for each agent. */
+static void tell_forgetful(PortObject *self) {
+    PyObject *mailbox = PyLong_FromUnsignedLong(self->port.forgetful - 1);
+    self->port.forgetful = 0;
+    PyObject *none = mailbox && self->forgetful ? PyObject_CallFunctionObjArgs(self->forgetful, mailbox, NULL) : NULL;
+    if (PyErr_Occurred()) PyErr_WriteUnraisable(self->forgetful); /* the message is committed: no exception may deny it */
+    Py_XDECREF(none);
+    Py_XDECREF(mailbox);
+}
+
 /* post(mailbox, payload, type, sender, cause=None, lane=2, priority=0) -> outcome */
 PyObject *port_post_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
@@ -39,7 +49,10 @@ PyObject *port_post_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
         !fill_post(&post, args[1], args[2]) || !as_u32(args[3], "sender", &post.sender) ||
         !fill_optional(&post, args, n, 4, &cause))
         return NULL;
-    return outcome(port_send(&self->port, &post));
+    cv_effect *handler = port_handler(&self->port, &post);
+    int rc = handler ? port_send_once(&self->port, &post, handler) : port_send(&self->port, &post);
+    if (self->port.forgetful) tell_forgetful(self);
+    return outcome(rc);
 }
 
 /* post_ask(mailbox, payload, type, sender, future, deadline_ns, cause=None, lane=2, priority=0) -> correlation, or
@@ -63,7 +76,8 @@ PyObject *port_post_ask_py(PyObject *object, PyObject *const *args, Py_ssize_t n
         Py_XDECREF(key);
         return NULL;
     }
-    int rc = port_send(port, &post);
+    cv_effect *handler = port_handler(port, &post);
+    int rc = handler ? port_ask_once(port, &post, handler) : port_send(port, &post);
     if (rc == PORT_SENT) {
         /* The reply is near: look for it before sleeping. */
         if (at_peek(&cv_slot_at(&port->run, port->run.me)->park_seq) & 1) {

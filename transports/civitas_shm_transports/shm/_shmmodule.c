@@ -109,6 +109,7 @@ static int module_exec(PyObject *module) {
            PyModule_AddIntConstant(module, "REPLY_PLACES", PORT_REPLY_PLACES) ||
            PyModule_AddIntConstant(module, "CAPACITY_MAX", (1 << CV_RING_MAX_LOG2) - 1) ||
            PyModule_AddIntConstant(module, "NAME_MAX", CV_NAME_MAX) ||
+           PyModule_AddIntConstant(module, "EFFECT_MAX", CV_EFFECT_MAX) ||
            PyModule_AddIntConstant(module, "ARENA_MAX", (long)(CV_ARENA_EXTENTS_MAX * CV_EXTENT));
 }
 static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, module_exec}, {0, NULL}};

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import weakref
 from collections.abc import Callable, Sequence
@@ -96,7 +97,7 @@ class ShmPort:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._native.bind(self._pending, self._on_door)
+        self._native.bind(self._pending, self._on_door, self._on_forgetful)
         loop.add_reader(self._door_fd, self._on_door)
         self._wake()
 
@@ -203,6 +204,15 @@ class ShmPort:
             "room for this message. Raise transport.arena_mb in the topology."
         )
 
+    def _on_forgetful(self, mailbox: int) -> None:
+        """Once for each agent and life of it: a bound was hit, and what follows from that."""
+        name = self._native.record(mailbox)[0]
+        logging.getLogger(f"civitas_shm.agent.{name}").warning(
+            "%r sends more from one handler than is remembered of it (%s messages): if its process dies before that "
+            "handler ends, the later ones come twice. Send less from one handler, or let the receivers know doubles.",
+            name, f"{_shm.EFFECT_MAX:,}",
+        )  # fmt: skip
+
     # --- names --------------------------------------------------------------------------------------------------------
 
     def resolve(self, name: str) -> int:
@@ -268,7 +278,7 @@ def read_stats(native: _shm.Port, mailbox: int) -> MailboxStats:
     """One reading of a mailbox and its cell."""
     name, is_open = native.record(mailbox)
     (overflow, capacity, waiting, in_hand, handled, sent, redelivered, dropped, garbage, busy_since_ns, asking, room,
-     readers, histogram, _, _) = native.stats(mailbox)  # fmt: skip
+     readers, histogram, _, _, doubles_dropped, diverged, not_remembered) = native.stats(mailbox)  # fmt: skip
     return MailboxStats(
         name=name,
         capacity=capacity,
@@ -286,6 +296,9 @@ def read_stats(native: _shm.Port, mailbox: int) -> MailboxStats:
         asking=asking,
         wants_room_in=room,
         overflow=OVERFLOW[overflow],
+        doubles_dropped=doubles_dropped,
+        diverged=diverged,
+        not_remembered=not_remembered,
     )
 
 

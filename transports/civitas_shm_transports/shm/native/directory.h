@@ -123,6 +123,7 @@ static inline unsigned cv_slot_recover(cv_run *run, unsigned dead) {
         for (unsigned lane = 0; sound && lane < CV_LANES; lane++) sound = cv_ring_of(run, index, m, lane, &rings[lane]);
         if (!sound) continue;
         repaired += mb_recover(m, rings, dead);
+        cv_effect_settle(run, m, dead);
         at_and(&m->listening, ~(1ull << dead));
         at_and(&m->waiters, ~(1ull << dead));
         at_and(&m->wanting, ~(1ull << dead));

@@ -60,9 +60,11 @@ typedef struct {
 #define CV_DIR_SLOTS CV_PAGE
 
 typedef struct {
-    /* line 0: parity of sleep. Odd = parked. Only the slot's process adds to it; never reset, not by a successor. */
+    /* line 0: parity of sleep. Odd = parked. Only the slot's process adds to it; never reset, not by a successor.
+     * numbers: up to here the numbers of sends are set aside; a successor begins above (effect.h). */
     at_u64 park_seq;
-    uint8_t pad0[CV_LINE - 8];
+    at_u64 numbers;
+    uint8_t pad0[CV_LINE - 16];
     /* line 1: CV_ALARM_* bits; anybody sets, the slot's process exchanges. */
     at_u64 alarm;
     uint8_t pad1[CV_LINE - 8];
@@ -137,6 +139,17 @@ typedef struct {
     at_u64 state_ref;
     at_u64 hand_high;
     uint8_t pad3[CV_LINE - 16];
+    /* line 4: what the handler of the message in hand has sent, see effect.h; the reader's process, or the host after its
+     * death. The log's chunk and how many of its entries count; whose it is; the newest entry's index, number and way. */
+    at_u64 log_ref;
+    at_u64 log_count;
+    at_u64 log_key;
+    at_u64 open_index;
+    at_u64 open_number;
+    at_u64 open_to;
+    uint8_t pad4[CV_LINE - 48];
+    /* lines 5 to 8: the highest number of each process's sends that was taken here: evidence for its successor; readers */
+    at_u64 taken_from[CV_SLOTS_MAX];
     /* each lane: tail and head on lines of their own; hints, anyone may help them forward */
     struct {
         at_u64 tail;
@@ -151,7 +164,7 @@ typedef struct {
     } hand[CV_HAND];
     /* then: rings of slot words, control, priority, normal */
 } cv_mailbox;
-_Static_assert(sizeof(cv_mailbox) == 4 * CV_LINE + CV_LANES * 2 * CV_LINE + CV_HAND * 16, "computed, not typed");
+_Static_assert(sizeof(cv_mailbox) == 5 * CV_LINE + CV_SLOTS_MAX * 8 + CV_LANES * 2 * CV_LINE + CV_HAND * 16, "computed, not typed");
 
 /* slot word:  63      48 47  46 45   40 39            0
  *            +----------+------+-------+---------------+
@@ -176,6 +189,14 @@ static inline int cv_lap_ahead(uint64_t word, uint64_t lap) { return (int16_t)(u
 static inline uint64_t cv_ref(unsigned arena, uint64_t granule) { return (uint64_t)arena << 34 | granule; }
 static inline unsigned cv_ref_arena(uint64_t ref) { return (unsigned)(ref >> 34) & 63u; }
 static inline uint64_t cv_ref_granule(uint64_t ref) { return ref & ((1ull << 34) - 1); }
+
+/* the way of an open send: mailbox 14 | lane 2 | ref 40 */
+static inline uint64_t cv_open_to(uint32_t mailbox, unsigned lane, uint64_t ref) {
+    return (uint64_t)mailbox << 42 | (uint64_t)(lane & 3u) << 40 | (ref & CV_REF_MASK);
+}
+static inline uint32_t cv_open_mailbox(uint64_t to) { return (uint32_t)(to >> 42); }
+static inline unsigned cv_open_lane(uint64_t to) { return (unsigned)(to >> 40) & 3u; }
+static inline uint64_t cv_open_ref(uint64_t to) { return to & CV_REF_MASK; }
 
 /* in-hand entry: ref word = ref | lane << 40; meta word = position (32) | deliveries (16) | reader (6) | state (2) */
 enum { CV_HAND_FREE = 0, CV_HAND_CLAIMED = 1, CV_HAND_RUNNING = 2 };
@@ -217,13 +238,15 @@ typedef struct {
     uint8_t parent_span_id[8];
     uint32_t seq;
     uint32_t asker; /* of a reply: mailbox of the agent that asked, so that its cell can be cleared */
-    uint64_t reserved1;
+    uint64_t number; /* of this process's sends from handlers, counted up; 0 = none (effect.h) */
 } cv_header;
 _Static_assert(sizeof(cv_header) == 128, "two granules; civitas_shm/messages.py HEADER is the same");
 _Static_assert(offsetof(cv_header, id) == 32 && offsetof(cv_header, trace_id) == 80, "messages.py reads these alone");
 
-enum { CV_FLAG_ASK = 1, CV_FLAG_REPLY = 2, CV_FLAG_FAILED = 4 };
+/* REPEATED: the handler that sent it had run before, so it may have come before. */
+enum { CV_FLAG_ASK = 1, CV_FLAG_REPLY = 2, CV_FLAG_FAILED = 4, CV_FLAG_REPEATED = 8 };
 #define CV_LANE_STATE 3u /* in `lane` of a chunk that holds committed state instead of a message */
+#define CV_LANE_LOG 4u   /* … that holds what a handler has sent: digests, 8 bytes each */
 
 static inline uint64_t cv_correlation(unsigned slot, uint64_t incarnation, uint64_t counter) {
     return (uint64_t)slot << 58 | (incarnation & 0x3ffff) << 40 | (counter & ((1ull << 40) - 1));
@@ -241,7 +264,10 @@ typedef struct {
     at_u64 asking;        /* 1 + mailbox whose reply is awaited, 0 = none */
     at_u64 wants_room_in; /* 1 + mailbox, 0 = none */
     at_u64 bytes_in, bytes_out;
-    at_u64 reserved[6];
+    at_u64 doubles_dropped; /* sends that an earlier life of a handler had committed */
+    at_u64 diverged;        /* sends that differ from all of an earlier life */
+    at_u64 not_remembered;  /* sends beyond what is remembered for one message */
+    at_u64 reserved[3];
     at_u64 histogram[CV_HISTOGRAM]; /* handlers that took less than 2^i microseconds */
     /* What the handler itself waits for: native/waits.h. On a line of its own, because it is written only by those who
      * wait long. id 0: nothing, or it is being written. */

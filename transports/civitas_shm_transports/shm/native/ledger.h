@@ -24,6 +24,7 @@ typedef struct {
     cv_fifo lane[CV_LANES];
     uint64_t bytes;       /* of this process's arena in this mailbox */
     uint64_t state_ref;   /* chunk of state that this process committed last */
+    uint64_t log_ref;     /* chunk of the log that this process wrote last (effect.h) */
     cv_fifo held;         /* out of their slots, still in hand; position is unused */
     uint32_t posts;       /* since the last look */
 } cv_account;
@@ -110,6 +111,11 @@ static inline void cv_ledger_look(cv_ledger *l, uint32_t mailbox) {
     if (a->state_ref && at_load(&m->state_ref) != a->state_ref) { /* the agent went on in another process */
         uint64_t old = a->state_ref;
         a->state_ref = 0;
+        cv_ledger_drop(l, a, old);
+    }
+    if (a->log_ref && at_load(&m->log_ref) != a->log_ref) { /* likewise */
+        uint64_t old = a->log_ref;
+        a->log_ref = 0;
         cv_ledger_drop(l, a, old);
     }
     for (unsigned lane = 0; lane < CV_LANES; lane++) {
@@ -204,12 +210,16 @@ static inline bool cv_ledger_rebuild_one(cv_ledger *l, uint64_t *adopted, uint32
             !cv_ledger_keep(l, mailbox, CV_LANES, (cv_posted){0, ref}))
             return false;
     }
-    uint64_t state = at_load(&m->state_ref);
-    if (!state || !cv_ledger_adopt(l, adopted, mailbox, CV_LANE_STATE, 0, state)) return true;
+    uint64_t state = at_load(&m->state_ref), log = at_load(&m->log_ref);
+    if (state && !cv_ledger_adopt(l, adopted, mailbox, CV_LANE_STATE, 0, state)) state = 0;
+    if (log && !cv_ledger_adopt(l, adopted, mailbox, CV_LANE_LOG, 0, log)) log = 0;
+    if (!state && !log) return true;
     cv_account *a = cv_account_of(l, mailbox);
     if (!a) return false;
     a->state_ref = state;
-    a->bytes += cv_chunk_bytes(l->arena, state);
+    a->log_ref = log;
+    if (state) a->bytes += cv_chunk_bytes(l->arena, state);
+    if (log) a->bytes += cv_chunk_bytes(l->arena, log);
     return true;
 }
 

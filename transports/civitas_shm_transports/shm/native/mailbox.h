@@ -227,6 +227,16 @@ static inline unsigned mb_claim(cv_mailbox *m, unsigned reader) {
     return CV_HAND;
 }
 
+/* Never downwards: lanes overtake each other, and so do replicas, whose readers share the word. */
+static inline void mb_raise(at_u64 *word, uint64_t to, bool shared) {
+    uint64_t seen = at_peek(word);
+    if (!shared) {
+        if (seen < to) at_release(word, to);
+        return;
+    }
+    while (seen < to && !at_cas(word, seen, to)) seen = at_load(word);
+}
+
 /* Take the next message of one lane. 1 = taken, in hand, `out` filled; 0 = nothing waits; -1 = closed and drained;
  * 2 = garbage was removed, call again. */
 static inline int mb_take_lane(cv_run *run, cv_mailbox *m, uint32_t mailbox, unsigned lane, const cv_ring *r,
@@ -267,6 +277,8 @@ static inline int mb_take_lane(cv_run *run, cv_mailbox *m, uint32_t mailbox, uns
             return 0;
         }
         out->entry = entry;
+        /* SYNC POINT "taken before empty": evidence for the sender's successor; pairs with cv_was_published. */
+        if (out->header.number) mb_raise(&m->taken_from[cv_ref_arena(ref)], out->header.number, m->replicas > 1);
         /* In hand first, slot second: the owner looks at the slot first, so it sees the message in one of the two. */
         at_release(&m->hand[entry].ref, ref | (uint64_t)lane << 40);
         at_release(&m->hand[entry].meta, cv_meta(out->position, 1, run->me, CV_HAND_RUNNING));

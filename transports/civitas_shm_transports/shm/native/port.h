@@ -7,7 +7,7 @@
 
 #include <sched.h>
 
-#include "ledger.h"
+#include "effect.h"
 
 enum { PORT_SENT = 0, PORT_FULL = -1, PORT_CLOSED = -2, PORT_NO_MEMORY = -3, PORT_TOO_LARGE = -4, PORT_UNKNOWN = -5 };
 
@@ -20,12 +20,26 @@ typedef struct {
     uint64_t random;      /* state of id generation; seeded by the kernel */
     uint64_t asks;        /* counter of correlations */
     uint64_t refused;     /* bytes that the last post was refused for want of memory; 0 = it was not */
+    uint64_t number, numbers; /* of the last send of a handler; up to where numbers are set aside */
+    uint32_t forgetful;   /* 1 + mailbox of an agent whose handler just sent more than is remembered; the binding tells */
+    cv_effect **effect;   /* by mailbox: the agents of this process that have a mailbox to themselves */
 } cv_port;
+
+/* Let go of private memory; the mappings are the caller's. */
+static inline void port_leave(cv_port *p) {
+    for (uint32_t i = 0; p->effect && i < p->run.mailboxes; i++) cv_effect_free(p->effect[i]);
+    free(p->effect);
+    p->effect = NULL;
+    cv_ledger_free_all(&p->ledger);
+    cv_arena_free_all(&p->arena);
+}
 
 /* Begin as the process of run.me, over what its predecessor left: `run` and `random` are filled in. -1: out of memory. */
 static inline int port_attach(cv_port *p, int arena_fd) {
     if (cv_arena_init(&p->arena, &p->run, arena_fd) || cv_ledger_init(&p->ledger, &p->run, &p->arena)) return -1;
     if (cv_ledger_rebuild(&p->ledger)) return -1;
+    if (!(p->effect = calloc(p->run.mailboxes, sizeof *p->effect))) return -1;
+    p->number = p->numbers = at_load(&cv_slot_at(&p->run, p->run.me)->numbers);
     /* A reply that the predecessor was about to copy out: who asked died with it. */
     cv_mailbox *replies = cv_mailbox_at(&p->run, p->run.me);
     for (uint64_t entries = replies ? mb_in_hand_of(replies, p->run.me) : 0; entries; entries &= entries - 1)
@@ -69,6 +83,9 @@ typedef struct {
     uint64_t type_len;
     const cv_header *cause; /* NULL: a new trace begins */
     uint64_t correlation, deadline_ns;
+    cv_effect *effect;   /* of the handler that sends; NULL: nothing is remembered of this post */
+    uint64_t digest, number;
+    const uint64_t *id;  /* NULL: a new one */
 } port_post;
 
 /* Most bytes that one post may take of this arena: an eighth is kept for replies and control, and one mailbox may hold
@@ -121,8 +138,10 @@ static inline uint64_t port_chunk(cv_port *p, const port_post *post, cv_header *
                      .correlation = post->correlation,
                      .deadline_ns = post->deadline_ns,
                      .time_ns = now,
+                     .number = post->number,
                      .asker = post->flags & CV_FLAG_REPLY ? post->cause->sender : 0};
-    port_new_id(p, now, h->id);
+    if (post->id) memcpy(h->id, post->id, 16);
+    else port_new_id(p, now, h->id);
     memcpy(h->span_id, &span, 8);
     if (post->cause) {
         memcpy(h->trace_id, post->cause->trace_id, 16);
@@ -171,6 +190,7 @@ static inline int port_send(cv_port *p, const port_post *post) {
     }
     uint64_t position = 0, dropped = 0, ref = port_chunk(p, post, &h, &outcome);
     if (!ref) return outcome;
+    if (post->effect) cv_effect_intend(post->effect, post->digest, post->number, post->mailbox, post->lane, ref);
     outcome = drops ? port_publish_dropping(p, m, &r, h, ref, &position, &dropped)
                     : mb_publish(&p->run, &r, h, ref, &position);
     if (dropped) {
@@ -178,6 +198,7 @@ static inline int port_send(cv_port *p, const port_post *post) {
         mb_tell_waiters(&p->run, m); /* who waits for memory there may have it now */
     }
     if (outcome != MB_OK) {
+        if (post->effect) cv_effect_undo(post->effect);
         cv_free(&p->arena, ref);
         return outcome == MB_CLOSED ? PORT_CLOSED : PORT_FULL;
     }
@@ -191,6 +212,71 @@ static inline int port_send(cv_port *p, const port_post *post) {
         at_poke(&cell->bytes_out, at_peek(&cell->bytes_out) + post->payload_len);
     }
     return PORT_SENT;
+}
+
+/* --- from inside of a handler ------------------------------------------------------------------------------------- */
+
+/* What is remembered of the handler that sends, or NULL: the program itself, a task that has outlived its handler, an agent
+ * that shares its mailbox. */
+static inline cv_effect *port_handler(const cv_port *p, const port_post *post) {
+    cv_effect *e = post->cause && post->sender < p->run.mailboxes ? p->effect[post->sender] : NULL;
+    return e && e->current == cv_id_low(post->cause->id) ? e : NULL;
+}
+
+static inline void port_one_more(at_u64 *counter) { at_poke(counter, at_peek(counter) + 1); }
+
+/* port_send, once: what an earlier life of the running handler has sent is not sent again. `e` from port_handler. */
+static inline int port_send_once(cv_port *p, port_post *post, cv_effect *e) {
+    cv_cell *cell = cv_cell_at(&p->run, post->sender);
+    bool diverged = e->unmet, remembered = false;
+    if (diverged || !cv_log_is_full(e)) {
+        uint64_t digest = cv_digest(cv_digest(post->mailbox, post->type, post->type_len), post->payload, post->payload_len);
+        if (!digest) digest = 1; /* 0 says "met" */
+        if (diverged && cv_effect_meets(e, digest)) {
+            port_one_more(&cell->doubles_dropped);
+            return PORT_SENT;
+        }
+        if ((remembered = cv_log_ready(&p->ledger, post->sender, e))) {
+            if (p->number == p->numbers) at_store(&cv_slot_at(&p->run, p->run.me)->numbers, p->numbers += CV_NUMBERS);
+            post->effect = e;
+            post->digest = digest;
+            post->number = ++p->number;
+        }
+    }
+    if (!remembered && e->deliveries > 1) post->flags |= CV_FLAG_REPEATED;
+    int outcome = port_send(p, post);
+    if (outcome == PORT_SENT && diverged) port_one_more(&cell->diverged);
+    if (outcome != PORT_SENT || remembered) return outcome;
+    port_one_more(&cell->not_remembered);
+    if (!e->told) p->forgetful = 1 + post->sender;
+    e->told = true;
+    return outcome;
+}
+
+/* port_send of a question. Its answer dies with the process, so a handler that runs again asks again; but with the same
+ * id, if it makes the same asks in the same order, and marked. The time in the id is that of the message in hand. */
+static inline int port_ask_once(cv_port *p, port_post *post, cv_effect *e) {
+    uint64_t id[2];
+    memcpy(id, post->cause->id, 8);
+    uint64_t bits = cv_fold(e->current ^ 0xa0761d6478bd642full, cv_digest(e->asks + 1, post->type, post->type_len));
+    id[0] = __builtin_bswap64((__builtin_bswap64(id[0]) & ~0x0fffull) | (bits & 0x0fff));
+    id[1] = __builtin_bswap64((cv_digest(bits, post->payload, post->payload_len) >> 2) | 0x8000000000000000ull);
+    post->id = id;
+    if (e->deliveries > 1) post->flags |= CV_FLAG_REPEATED;
+    int outcome = port_send(p, post);
+    if (outcome == PORT_SENT) e->asks++;
+    return outcome;
+}
+
+/* This process begins to read for an agent, or ends. Only an agent that has its mailbox to itself is remembered. */
+static inline void port_remember(cv_port *p, uint32_t mailbox, cv_mailbox *m, bool on) {
+    cv_effect_free(p->effect[mailbox]);
+    cv_effect *e = p->effect[mailbox] = on && m->replicas == 1 ? calloc(1, sizeof *e) : NULL;
+    mb_message state;
+    if (!e) return; /* out of memory too: then its sends are at least once */
+    e->m = m;
+    uint64_t ref = at_load(&m->state_ref);
+    if (ref && mb_read(&p->run, mailbox, CV_LANE_STATE, 0, ref, &state)) e->tag = cv_id_low(state.header.id);
 }
 
 enum { PORT_ROOM_NOW = 1, PORT_ROOM_LATER = 0, PORT_ROOM_NEVER = -1 };
@@ -269,8 +355,10 @@ static inline void port_begin(cv_port *p, uint32_t mailbox, const mb_message *ms
     at_poke(&cell->busy_since_ns, now_ns);
     at_poke(&cell->bytes_in, at_peek(&cell->bytes_in) + msg->header.payload_len);
     if (msg->deliveries > 1) at_poke(&cell->redelivered, at_peek(&cell->redelivered) + 1);
+    if (p->effect[mailbox]) cv_effect_begin(&p->run, mailbox, p->effect[mailbox], msg);
 }
-static inline void port_end(cv_port *p, uint32_t mailbox, uint64_t now_ns) {
+static inline void port_end(cv_port *p, uint32_t mailbox, unsigned entry, uint64_t now_ns) {
+    if (p->effect[mailbox]) cv_effect_end(p->effect[mailbox], entry);
     cv_cell *cell = cv_cell_at(&p->run, mailbox);
     cv_mailbox *m = cv_mailbox_at(&p->run, mailbox);
     uint64_t since = at_peek(&cell->busy_since_ns), took_us = since && now_ns > since ? (now_ns - since) / 1000 : 0;
@@ -300,6 +388,7 @@ static inline int port_commit_state(cv_port *p, uint32_t mailbox, const cv_heade
     at_store(&m->state_ref, ref); /* SYNC POINT "state committed": the chunk is complete; pairs with port_state */
     account->state_ref = ref;
     account->bytes += cv_chunk_bytes(&p->arena, ref);
+    if (p->effect[mailbox]) cv_effect_saved(p->effect[mailbox], cv_id_low(h->id));
     if (old) cv_ledger_drop(&p->ledger, account, old);
     return PORT_SENT;
 }
