@@ -26,7 +26,10 @@ __all__ = [
     "MailboxFull",
     "MessageRoutingError",
     "MessageValidationError",
+    "ModelError",
+    "ModelUnavailable",
     "PayloadTooLarge",
+    "PluginError",
     "RunAlive",
     "RunFailed",
     "RunHasMessages",
@@ -87,6 +90,21 @@ class AgentImportError(ConfigurationError):
     """
 
     exit_code = 4
+
+
+class PluginError(ConfigurationError):
+    """A plug-in cannot be had: it is unknown, a package is missing, or its class does not fit.
+
+    Way out: what the text says, for example `pip install "civitas-shm[anthropic]"`.
+    """
+
+    exit_code = 4
+
+    def __init__(self, plugin_type: str, name: str, reason: str) -> None:
+        self.plugin_type = plugin_type
+        self.name = name
+        self.reason = reason
+        super().__init__(f"{plugin_type} plug-in {name!r}: {reason}")
 
 
 class TransportUnavailable(CivitasError):
@@ -249,6 +267,63 @@ class AgentError(CivitasError):
         self.text = text
         self.remote_traceback = remote_traceback
         super().__init__(f"{agent!r} raised {type_name}: {text}")
+
+
+class ModelError(CivitasError):
+    """The service behind a model refused the request, or its answer could not be understood; trying again is no use.
+
+    Way out: what the service says, which is in the text; `status`, `type_name` and `request_id` are the service's own.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        model: str,
+        text: str,
+        *,
+        status: int | None = None,
+        type_name: str = "",
+        request_id: str = "",
+    ) -> None:
+        self.provider = provider
+        self.model = model
+        self.text = text
+        self.status = status
+        self.type_name = type_name
+        self.request_id = request_id
+        said = " ".join(str(part) for part in (status, type_name) if part)
+        super().__init__(
+            f"{provider}, model {model!r}: {text}"
+            + (f" ({said})" if said else "")
+            + (f"; request {request_id}" if request_id else "")
+        )
+
+
+class ModelUnavailable(ModelError, TransientError):
+    """The service behind a model is overloaded, limits the rate, or cannot be reached, and retries were used up.
+
+    Way out: later. `retries` were made; `retry_after_s` is how long the service asks to wait, or None. It is a
+    TransientError: `on_error` may answer with RETRY.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        model: str,
+        text: str,
+        *,
+        status: int | None = None,
+        type_name: str = "",
+        request_id: str = "",
+        retries: int = 0,
+        retry_after_s: float | None = None,
+    ) -> None:
+        self.retries = retries
+        self.retry_after_s = retry_after_s
+        tail = f", after {retries} {'retry' if retries == 1 else 'retries'}"
+        if retry_after_s is not None:
+            tail += f"; it asks to wait {retry_after_s:.3g} s"
+        super().__init__(provider, model, text + tail, status=status, type_name=type_name, request_id=request_id)
 
 
 class DeserializationError(CivitasError):

@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 from .clock import Clock, SystemClock
 from .deadlock import DeadlockWatch, deadlock_error
 from .events import AgentEvent, AgentExited, AgentFailed, AgentStarted, DeadlockFound, EventHandler
+from .plugins.installed import Plugins
 from .process import AgentProcess
 from .runner import AgentRunner
 from .supervision import (
@@ -81,13 +82,14 @@ class LocalDriver:
         on_event: EventHandler,
         clock: Clock | None = None,
         seed: int = 0,
+        plugins: Plugins | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._clock = clock or SystemClock()
         self._port = port
         self._build = build
         self._on_event = on_event
-        self.runner = AgentRunner(port, on_event=self._happened)
+        self.runner = AgentRunner(port, on_event=self._happened, plugins=plugins)
         self.runner.on_look = self._find_deadlocks
         self._deadlocks = DeadlockWatch()
         spec = _one_replica(spec)

@@ -18,6 +18,7 @@ from .events import AgentEvent, AgentFailed, DeadlockFound, StopRuntime
 from .host.events import EventLog
 from .local_driver import LocalDriver, LocalPort, Outcome
 from .log_lines import LogLines
+from .plugins.installed import Plugins
 from .process import AgentProcess
 from .snapshot import AgentSnapshot, ProcessSnapshot, RuntimeSnapshot
 from .supervision import report_children
@@ -43,6 +44,7 @@ class LocalRun:
         *,
         events_path: str | None,
         log_lines: bool,
+        plugins: Plugins | None = None,
     ) -> None:
         for operation in ("add_mailbox", "close_mailbox", "waiting", "waits"):
             if not hasattr(port, operation):
@@ -70,7 +72,7 @@ class LocalRun:
         self._process: Any = None
         self._report = ""
         """Why supervision gave up."""
-        self._driver = LocalDriver(spec.supervision, self._port, self._built, on_event=self._happened)
+        self._driver = LocalDriver(spec.supervision, self._port, self._built, on_event=self._happened, plugins=plugins)
         self.bus: MessageBus = self._driver.runner.bus
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -100,6 +102,7 @@ class LocalRun:
         """Stop in good order, and return when that is done. Idempotent."""
         self.request_stop()
         await asyncio.shield(self._finished)
+        await self._driver.runner.plugins.close()
 
     async def wait(self) -> int:
         """The exit code, at the end of the run. RunFailed when supervision gave up."""

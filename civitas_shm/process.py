@@ -21,27 +21,21 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from .bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S, MessageBus
+from .current import AGENT, HANDLED
 from .errors import ErrorAction, MessageValidationError
 from .events import EventHandler, StopRuntime
 from .messages import Message, is_system_type
+from .plugins.equipment import Equipped
 from .state import StateKind, StateStore
 from .topology.model import Restart
 from .transport import Overflow
 
 __all__ = ["AGENT", "HANDLED", "AgentProcess", "Attachment", "Birth", "ProcessStatus"]
-
-HANDLED: Final[ContextVar[Message | None]] = ContextVar("civitas_shm.handled", default=None)
-"""The message being handled. A context variable, so that tasks which a handler spawns keep its message."""
-
-AGENT: Final[ContextVar[str]] = ContextVar("civitas_shm.agent", default="")
-"""Whose code runs: set once in the context that all hooks of an agent share, so what they spawn has it too. Tags what
-is printed and logged; empty outside of any agent."""
 
 T = TypeVar("T")
 
@@ -77,7 +71,7 @@ class Attachment:
     checkpoint: Callable[[bool], Coroutine[Any, Any, None]]
 
 
-class AgentProcess:
+class AgentProcess(Equipped):
     """Base class of all agents. Subclasses override `handle` and, where wanted, the other hooks."""
 
     process: str | None = None

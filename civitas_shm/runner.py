@@ -25,6 +25,7 @@ from .events import (
     StopRuntime,
 )
 from .parked import Park
+from .plugins.installed import Plugins
 from .process import AgentProcess
 from .seat import BATCH_MESSAGES, Seat
 from .state import InMemoryStateStore, StateStore
@@ -55,10 +56,18 @@ def _log_event(event: AgentEvent) -> None:
 class AgentRunner:
     """Runs agents. All methods belong to the thread of the loop that the Port was started on."""
 
-    def __init__(self, port: Port, *, on_event: EventHandler = _log_event, store: StateStore | None = None) -> None:
+    def __init__(
+        self,
+        port: Port,
+        *,
+        on_event: EventHandler = _log_event,
+        store: StateStore | None = None,
+        plugins: Plugins | None = None,
+    ) -> None:
         self.port = port
         self.store: StateStore = InMemoryStateStore() if store is None else store
         """Of agents with `state: in_memory`: outlives them, not this process."""
+        self.plugins = plugins or Plugins()
         self.bus = MessageBus(port)
         self._on_event = on_event
         self._seats: dict[str, Seat] = {}
@@ -81,6 +90,7 @@ class AgentRunner:
         if spec.name in self._seats:
             raise ValueError(f"agent {spec.name!r} runs in this process already")
         loop = asyncio.get_running_loop()
+        agent.equip(self.plugins.of(spec))
         seat = Seat(
             agent, mailbox, spec, self.bus, self._on_event, self._left, loop, threading.get_ident(), self._park,
             self.store,

@@ -25,12 +25,15 @@ from .loading import apply_settings, build_agent, class_path, construct, end_mai
 from .local_run import LocalRun
 from .messages import Message
 from .notify import ServiceSettings
+from .plugins.installed import Plugins
+from .plugins.tools import ToolRegistry
 from .process import AgentProcess
 from .snapshot import RuntimeSnapshot
 from .supervisor import Supervisor, spec_of
 from .topology.model import (
     AgentSpec,
     LoggingSpec,
+    PluginsSpec,
     PoolSpec,
     ProcessSpec,
     StopSpec,
@@ -67,12 +70,16 @@ class Runtime:
         chaos: Chaos | None = None,
         events: str | os.PathLike[str] | None = None,
         log_format: Literal["text", "json"] | None = None,
+        plugins: PluginsSpec | None = None,
+        model_provider: Any = None,
+        tool_registry: ToolRegistry | None = None,
     ) -> None:
         """`name` of the run (default: the script's name and the pid); `processes`, `pool`, `stop` as in a topology.
 
         `workers`: processes of the pool; `resume`, `fresh`: what to do with the messages of a dead run of that name;
         `chaos`: kill or stop random workers at intervals; `events`: file for lifecycle events; `log_format`: print the
-        log lines of agents on stderr in this form.
+        log lines of agents on stderr in this form. `plugins` as in a topology; `model_provider` and `tool_registry` are
+        objects, which agents in other processes cannot have, so they need a transport of one process.
         """
         self._supervisor = Supervisor("root") if supervisor is None else supervisor
         self._classes: Mapping[str, type[AgentProcess]] = {}
@@ -84,7 +91,9 @@ class Runtime:
             transport=TransportSpec(transport) if isinstance(transport, str) else transport,
             stop=stop or StopSpec(),
             logging=LoggingSpec().overridden(os.environ),
+            plugins=plugins or PluginsSpec(),
         )
+        self._objects: dict[str, Any] = {"model_provider": model_provider, "tool_registry": tool_registry}
         self._name = name or _default_name()
         self._workers = workers
         self._resume = resume
@@ -292,7 +301,13 @@ class Runtime:
         spec = self._with_log_format(self._given)
         build = self._builder(at_once=spec.supervision.agents())
         return LocalRun(
-            spec, self._name, create(), build, events_path=self._events, log_lines=self._log_format is not None
+            spec,
+            self._name,
+            create(),
+            build,
+            events_path=self._events,
+            log_lines=self._log_format is not None,
+            plugins=Plugins(spec.plugins, **self._objects),
         )
 
     def _with_log_format(self, spec: TopologySpec) -> TopologySpec:
@@ -332,6 +347,12 @@ class Runtime:
         from .host.client import HostOptions  # Linux only
         from .hosted_run import HostedRun
 
+        for name, given in self._objects.items():
+            if given is not None:
+                raise ConfigurationError(
+                    f"{name} is an object of this process, which agents in others cannot have. Name its class in "
+                    f"plugins=, or use a transport of one process instead of {self._given.transport.type!r}."
+                )
         options = HostOptions(
             self._name,
             workers=self._workers,

@@ -15,6 +15,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from ..errors import AgentImportError
+from ..plugins.loader import check_packages
 from ..topology.model import TopologySpec
 from ..topology.suggest import did_you_mean
 
@@ -22,7 +23,7 @@ __all__ = ["check_classes"]
 
 
 def check_classes(spec: TopologySpec) -> None:
-    """AgentImportError with a sentence for every class that surely is not there."""
+    """AgentImportError with a sentence for every class, of agents and plug-ins, that surely is not there."""
     importlib.invalidate_caches()
     problems: list[str] = []
     path = [*spec.import_paths, *sys.path]
@@ -30,6 +31,12 @@ def check_classes(spec: TopologySpec) -> None:
         problem = _problem(agent.type, path)
         if problem is not None:
             problems.append(f"agent {agent.name!r}: type {agent.type!r} cannot be imported: {problem}.")
+    for kind, plugins in (("model", spec.plugins.models), ("tool", spec.plugins.tools)):
+        for plugin in plugins:
+            problem = _problem(plugin.type, path) if "." in plugin.type else None
+            if problem is not None:
+                problems.append(f"{kind} plug-in {plugin.label!r}: type {plugin.type!r} cannot be imported: {problem}.")
+    problems += check_packages(spec.plugins)
     if problems:
         looked_in = ", ".join(spec.import_paths)
         where = f"Looked in {looked_in} and on sys.path." if looked_in else "Looked on sys.path."

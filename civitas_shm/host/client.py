@@ -26,6 +26,7 @@ from .. import errors
 from ..errors import CivitasError, RunFailed, SpawnError
 from ..loading import build_agent
 from ..notify import ServiceSettings
+from ..plugins.installed import Plugins
 from ..snapshot import RuntimeSnapshot
 from ..topology.model import TopologySpec
 from ..transport import Port, load_transport
@@ -246,7 +247,7 @@ class HostClient:
             self._fail(SpawnError(f"This process cannot attach to the run's memory: {error}."))
             return
         self.port.start(self._loop)
-        self._orders = Orders(self.port, self._channel.send, self._build)
+        self._orders = Orders(self.port, self._channel.send, self._build, Plugins(self._spec.plugins))
         self._channel.send(Ready(message.attach["slot"]))
         self._welcome.set_result(None)
 

@@ -427,6 +427,7 @@ class Driver:
             import_paths=self._settings.import_paths,
             log_level=self._settings.log_level,
             log_levels=self._settings.log_levels,
+            plugins=self._settings.plugins,
         )
         if seat.died_at_s is not None:
             self._events.emit("process_restarting", process=seat.name)

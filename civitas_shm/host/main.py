@@ -19,6 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from ..clock import SystemClock
 from ..control.server import ControlServer
 from ..errors import CivitasError, ConfigurationError
@@ -374,6 +376,7 @@ def _settings(spec: TopologySpec, boot: Boot) -> WorkerSettings:
         import_paths=list(spec.import_paths),
         log_level=spec.logging.level,
         log_levels=dict(spec.logging.agents),
+        plugins=msgspec.to_builtins(spec.plugins),
     )
 
 

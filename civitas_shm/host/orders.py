@@ -15,6 +15,7 @@ import msgspec
 from ..errors import DeadlockError
 from ..events import AgentEvent, AgentExited, AgentFailed
 from ..loading import build_agent
+from ..plugins.installed import Plugins
 from ..process import AgentProcess
 from ..runner import AgentRunner
 from ..topology.model import AgentSpec
@@ -30,8 +31,14 @@ Build = Callable[[AgentSpec], AgentProcess]
 class Orders:
     """Obeys over one Port; `send` takes the reports."""
 
-    def __init__(self, port: Port, send: Callable[[msgspec.Struct], object], build: Build = build_agent) -> None:
-        self.runner = AgentRunner(port, on_event=self._report)
+    def __init__(
+        self,
+        port: Port,
+        send: Callable[[msgspec.Struct], object],
+        build: Build = build_agent,
+        plugins: Plugins | None = None,
+    ) -> None:
+        self.runner = AgentRunner(port, on_event=self._report, plugins=plugins)
         self._send = send
         self._build = build
         self._last: dict[str, asyncio.Task[None]] = {}
@@ -58,6 +65,7 @@ class Orders:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.runner.plugins.close()
 
     async def _in_turn(
         self, agent: str, before: asyncio.Task[None] | None, work: Callable[[], Awaitable[None]]

@@ -105,6 +105,8 @@ class Assign(_Message, tag="assign"):
     log_level: str
     log_levels: dict[str, str]
     """By agent."""
+    plugins: dict[str, Any] = {}
+    """`PluginsSpec` as plain data; built here when an agent asks."""
 
 
 class StartAgent(_Message, tag="start_agent"):

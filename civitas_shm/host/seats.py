@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..placement import PlannedProcess
 from ..topology.model import AgentSpec
@@ -48,6 +49,8 @@ class WorkerSettings:
     import_paths: list[str] = field(default_factory=list)
     log_level: str = "INFO"
     log_levels: dict[str, str] = field(default_factory=dict)
+    plugins: dict[str, Any] = field(default_factory=lambda: {"models": [], "tools": []}, repr=False)
+    """As plain data; the host builds none of them."""
 
 
 @dataclass(eq=False, slots=True)

@@ -16,7 +16,9 @@ import socket
 import sys
 from typing import Any
 
-from ..process import AGENT
+from ..current import AGENT
+from ..plugins.installed import Plugins
+from ..topology.model import PluginsSpec
 from ..transport import Port, load_transport
 from . import kernel, wire
 from .forkserver import WorkerFds, ignore_interrupts, keep_descriptors_here
@@ -109,7 +111,7 @@ async def _serve(assign: Assign, port: Port, control: socket.socket, early: list
 
     channel: wire.Channel[ToWorker] = wire.Channel(loop, control, ToWorker, on_order, on_end)
     port.start(loop)
-    orders = Orders(port, channel.send)
+    orders = Orders(port, channel.send, plugins=Plugins(PluginsSpec.from_plain(assign.plugins)))
     channel.send(Ready(assign.slot))
     for message in early:
         on_order(message, [])

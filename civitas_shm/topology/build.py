@@ -23,6 +23,7 @@ from .model import (
     TransportSpec,
     WatchSpec,
 )
+from .plugins import PluginReader
 from .suggest import did_you_mean
 from .yaml12 import Path
 
@@ -48,12 +49,18 @@ class Builder:
     """Builds one topology; `checker.problems` tells whether the result may be used."""
 
     def __init__(
-        self, checker: Checker, known_types: Collection[str] = (), transports: Callable[[], Collection[str]] = list
+        self,
+        checker: Checker,
+        known_types: Collection[str] = (),
+        transports: Callable[[], Collection[str]] = list,
+        plugin_names: Callable[[str], Collection[str]] = lambda kind: (),
     ) -> None:
         self.checker = checker
         self.known_types = known_types
         self.transports = transports
         """Transports that this installation has; asked only when the name is not one with a dot."""
+        self.plugin_names = plugin_names
+        """By kind: plug-ins that other distributions bring; asked only for a name without a dot that is not ours."""
         self._names: dict[str, tuple[str, Path]] = {}
         """Name -> (kind, where it was given first)."""
         self._agents: list[tuple[schema.Agent, Path]] = []
@@ -78,6 +85,7 @@ class Builder:
             stop=self._stop(data.get("stop")),
             watch=self._watch(data.get("watch")),
             logging=self._logging(data.get("logging")),
+            plugins=PluginReader(self.checker, self.plugin_names).read(data.get("plugins")),
             name=top.name if top is not None else "",
         )
 
@@ -225,6 +233,7 @@ class Builder:
             state=block.state,
             capabilities=block.capabilities,
             capability_metadata=block.capability_metadata,
+            credentials=block.credentials,
         )
 
     def _agent_alone(self, block: schema.Agent, path: Path) -> None:

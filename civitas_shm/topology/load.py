@@ -72,7 +72,7 @@ def load_topology_text(
     checker = Checker(document)
     data = substitute(document.data, checker, os.environ if environment is None else environment)
     broken = document.data is None and bool(document.problems)
-    spec = TopologySpec() if broken else Builder(checker, agent_types, _transports).topology(data)
+    spec = TopologySpec() if broken else Builder(checker, agent_types, _transports, _plugins).topology(data)
     problems = [_problem_text(filename, problem) for problem in sorted(checker.problems, key=_by_position)]
     wanted: list[overriding.Override] = []
     for override in overrides:
@@ -101,3 +101,10 @@ def _transports() -> list[str]:
     from importlib.metadata import entry_points
 
     return [*BUILTIN_TRANSPORTS, *(point.name for point in entry_points(group="civitas_shm.transports"))]
+
+
+def _plugins(kind: str) -> list[str]:
+    """Plug-ins that other distributions bring."""
+    from importlib.metadata import entry_points
+
+    return [point.name for point in entry_points(group=f"civitas_shm.{kind}s")]

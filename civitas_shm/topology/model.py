@@ -17,9 +17,13 @@ from ..errors import ConfigurationError
 from ..transport import Overflow
 
 __all__ = [
+    "BUILTIN_PLUGINS",
     "LOG_LEVELS",
+    "PLUGIN_HINTS",
     "AgentSpec",
     "LoggingSpec",
+    "PluginSpec",
+    "PluginsSpec",
     "PoolSpec",
     "ProcessSpec",
     "StopSpec",
@@ -36,6 +40,57 @@ AutoShutdown = Literal["never", "any_significant", "all_significant"]
 Drain = Literal["current", "all"]
 
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+BUILTIN_PLUGINS: Final[dict[str, dict[str, str]]] = {
+    "model": {
+        "anthropic": "civitas_shm.plugins.anthropic.AnthropicProvider",
+        "openai": "civitas_shm.plugins.openai.OpenAIProvider",
+    },
+    "tool": {},
+    "exporter": {},
+    "state": {"in_memory": "civitas_shm.plugins.state.InMemoryStateStore"},
+}
+"""Plug-ins that have a word for a name, by kind: word -> import path of the class."""
+
+PLUGIN_HINTS: Final[dict[tuple[str, str], str]] = {
+    ("model", "litellm"): "name it by its path, civitas_shm.plugins.litellm.LiteLLMProvider, after "
+    'pip install "litellm>=1.100,<2" (it is no extra, see docs/plugins.md)',
+    ("model", "gemini"): "use type: openai with base_url: "
+    "https://generativelanguage.googleapis.com/v1beta/openai/ and api_key: ${GEMINI_API_KEY}",
+    ("model", "mistral"): "use type: openai with base_url: https://api.mistral.ai/v1 and api_key: ${MISTRAL_API_KEY}",
+}
+"""What to write instead of a word that Civitas has and this version has not."""
+
+
+@dataclass(frozen=True, slots=True)
+class PluginSpec:
+    """One plug-in: which class, and the keyword arguments of its constructor."""
+
+    type: str
+    """A word of `BUILTIN_PLUGINS`, an entry point's name, or an import path."""
+    config: dict[str, Any] = field(default_factory=dict, repr=False)
+    """Not shown: keys stand in it."""
+    name: str = ""
+    """What agents call it by; empty: its type."""
+
+    @property
+    def label(self) -> str:
+        return self.name or self.type
+
+
+@dataclass(frozen=True, slots=True)
+class PluginsSpec:
+    """What each process can build when an agent in it asks."""
+
+    models: list[PluginSpec] = field(default_factory=list)
+    """The first is `self.llm`; each can be had by name, `self.model_for(name)`."""
+    tools: list[PluginSpec] = field(default_factory=list)
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> PluginsSpec:
+        """From what `msgspec.to_builtins` made of one."""
+        return cls(*([PluginSpec(**one) for one in plain[kind]] for kind in ("models", "tools")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +124,8 @@ class AgentSpec:
     """Where `self.state` is saved: `in_memory` by `checkpoint()`, `shm` at the end of every handler too."""
     capabilities: list[str] = field(default_factory=list)
     capability_metadata: dict[str, Any] = field(default_factory=dict)
+    credentials: dict[str, str] = field(default_factory=dict, repr=False)
+    """By provider: this agent's own keys. Sent only to the process that it runs in, and not shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +242,7 @@ class TopologySpec:
     stop: StopSpec = field(default_factory=StopSpec)
     watch: WatchSpec = field(default_factory=WatchSpec)
     logging: LoggingSpec = field(default_factory=LoggingSpec)
+    plugins: PluginsSpec = field(default_factory=PluginsSpec)
     name: str = ""
     """Of the run; empty: derived by the caller."""
     import_paths: list[str] = field(default_factory=list)
@@ -206,6 +264,7 @@ class TopologySpec:
             stop=StopSpec(**plain["stop"]),
             watch=WatchSpec(**plain["watch"]),
             logging=LoggingSpec(**plain["logging"]),
+            plugins=PluginsSpec.from_plain(plain["plugins"]),
             name=plain["name"],
             import_paths=list(plain["import_paths"]),
         )

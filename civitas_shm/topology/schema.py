@@ -26,7 +26,11 @@ __all__ = [
     "Agent",
     "Block",
     "Logging",
+    "ModelConfig",
+    "Plugin",
+    "Plugins",
     "Pool",
+    "Price",
     "Process",
     "Stop",
     "Supervisor",
@@ -131,6 +135,12 @@ def _pool_size(value: Any) -> int | str:
     raise ValueError(f"should be auto or a whole number from 1 to {PROCESSES_MAX}, not {value!r}")
 
 
+def _url(value: str) -> str:
+    if not re.match(r"https?://[^/\s]+", value):
+        raise ValueError(f"{value!r} is no address of a service; it begins with https:// or http://")
+    return value
+
+
 def _distinct(value: list[int]) -> list[int]:
     if len(set(value)) != len(value):
         raise ValueError(f"{value!r} names a number twice")
@@ -180,7 +190,7 @@ class Top(Block):
     """The top level. Blocks are checked one by one."""
 
     NOT_YET = frozenset(
-        {"audit", "bridge", "deploy", "gateway", "hosts", "mcp", "nats", "plugins", "presidium", "security", "state"}
+        {"audit", "bridge", "deploy", "gateway", "hosts", "mcp", "nats", "presidium", "security", "state"}
         | {"telemetry"}
     )
 
@@ -193,6 +203,7 @@ class Top(Block):
     stop: Any = None
     watch: Any = None
     logging: Any = None
+    plugins: Any = None
 
 
 class Supervisor(Block):
@@ -220,7 +231,7 @@ class Agent(Block):
     """`agent:`, and what the flat forms come down to."""
 
     NOT_YET = frozenset(
-        {"canary", "credentials", "delivery", "heartbeat_interval", "heartbeat_timeout", "host"}
+        {"canary", "delivery", "heartbeat_interval", "heartbeat_timeout", "host"}
         | {"hosts", "max_deliveries", "mcp", "missed_heartbeats_threshold", "model", "plugins", "public_key"}
         | {"sandbox", "tools"}
     )
@@ -243,6 +254,7 @@ class Agent(Block):
     state: Annotated[Literal["none", "in_memory", "shm"], BeforeValidator(_text)] = "in_memory"
     capabilities: TextList = []
     capability_metadata: FreeMapping = {}
+    credentials: TextMapping = {}
 
 
 class Process(Block):
@@ -297,3 +309,39 @@ class Logging(Block):
     level: Level = "INFO"
     agents: Annotated[dict[str, Level], BeforeValidator(_empty_mapping)] = {}
     format: Annotated[Literal["text", "json"], BeforeValidator(_text)] = "text"
+
+
+class Plugins(Block):
+    """`plugins:`; its entries are checked one by one."""
+
+    NOT_YET = frozenset(["exporters", "state"])
+
+    models: Any = None
+    tools: Any = None
+
+
+class Plugin(Block):
+    """One entry of `plugins.models` or `plugins.tools`. The config of a class of one's own is its own business."""
+
+    type: Text
+    name: Name | None = None
+    config: FreeMapping = {}
+
+
+class Price(Block):
+    """US dollars for a million tokens."""
+
+    input: Annotated[Number, Field(ge=0)]
+    output: Annotated[Number, Field(ge=0)]
+
+
+class ModelConfig(Block):
+    """`config:` of a built-in model provider: the keyword arguments of its constructor."""
+
+    default_model: Text = ""
+    max_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    max_retries: Annotated[Whole, Field(ge=0, le=100)] = 3
+    timeout_s: Seconds = _seconds("timeout", 600.0)
+    api_key: Annotated[Text, Field(min_length=1)] | None = None
+    base_url: Annotated[Text, AfterValidator(_url)] | None = None
+    prices: Any = None

@@ -140,6 +140,10 @@ def test_the_example_in_the_documents_is_a_topology_with_every_key() -> None:
         schema.Stop,
         schema.Watch,
         schema.Logging,
+        schema.Plugins,
+        schema.Plugin,
+        schema.ModelConfig,
+        schema.Price,
         schema.Top,
     ):
         for name, field in block.model_fields.items():
@@ -194,8 +198,8 @@ TABLE = [
     ("[]", "1:1: should be a mapping with the key 'supervision', not a list"),
     ("transport: shm", "1:1: the key 'supervision' is missing"),
     (MINIMAL + "suprvision: 1", "2:1: suprvision: unknown key 'suprvision'; did you mean 'supervision'?"),
-    (MINIMAL + "1: 2", "2:1: [1]: unknown key '1'; allowed: logging, name, pool, processes, stop, supervision, "),
-    (MINIMAL + "plugins: {}", "2:1: plugins: 'plugins' is not supported yet; remove it"),
+    (MINIMAL + "1: 2", "2:1: [1]: unknown key '1'; allowed: logging, name, plugins, pool, processes, stop, "),
+    (MINIMAL + "gateway: {}", "2:1: gateway: 'gateway' is not supported yet; remove it"),
     (MINIMAL + "security: {}", "2:1: security: 'security' is not supported yet; remove it"),
     (MINIMAL + "supervisor: {}", "2:1: supervisor: 'supervision' and 'supervisor' are the same block"),
     (MINIMAL + "name: My Run", "2:7: name: 'My Run' cannot name a run; it needs a-z, 0-9 and '-' only"),
@@ -287,8 +291,8 @@ TABLE = [
         "3:52: supervision.children[0].agent.start_timeout_s: should",
     ),
     (
-        agent_yaml("name: a, type: m.A, credentials: {}"),
-        "3:35: supervision.children[0].agent.credentials: 'credentials' ",
+        agent_yaml("name: a, type: m.A, credentials: {anthropic: 5}"),
+        "3:60: supervision.children[0].agent.credentials.anthropic: should be text, not the number 5",
     ),
     (
         agent_yaml("name: a, type: m.A, capabilities: [1]"),
