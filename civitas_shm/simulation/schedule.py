@@ -1,0 +1,133 @@
+"""What happens in a simulated world apart from what the tree asks for: the words of a fault schedule.
+
+Rules of this file: frozen values, no behaviour. A schedule is complete: a world without an entry is a world in which
+every agent starts and stops at once and nothing ever fails, so an entry can be taken out and the rest still has a
+meaning. That is what makes a schedule shrinkable. An entry whose target is not there at its time changes nothing.
+
+Times are seconds of the world's clock. All that the simulator draws are multiples of 1/64 s, which binary floating
+point holds exactly: so two things happen at the very same time, and a restart is exactly as old as the window, often.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from ..supervision.events import Event
+
+__all__ = [
+    "FAULTS",
+    "Again",
+    "End",
+    "Ending",
+    "Entry",
+    "Fate",
+    "FaultKind",
+    "Full",
+    "Kill",
+    "Pause",
+    "Schedule",
+    "Slow",
+    "Stop",
+    "fault_kind",
+]
+
+FaultKind = Literal["kill", "pause", "slow", "full"]
+FAULTS: Final[tuple[FaultKind, ...]] = ("kill", "pause", "slow", "full")
+"""Kinds of faults of the world around the agents; what agents do of themselves (Fate, End) is always on."""
+
+Ending = Literal["crash", "unclean", "finish", "stop"]
+"""ChildFailed; ChildExited not normal, clean, by ErrorAction.STOP."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """How one incarnation starts and stops. Without one it does both at once, and well."""
+
+    child: str
+    incarnation: int
+    start_s: float = 0.0
+    start: Literal["ready", "fails", "ends", "hangs"] = "ready"
+    """`hangs`: its start-up deadline has to end it."""
+    stop_s: float = 0.0
+    stop: Literal["stops", "fails", "ignores"] = "stops"
+    """`fails`: its end looks like a crash. `ignores`: its shutdown deadline has to end it, and its process with it."""
+    report_s: float = 0.0
+    """How late its reports come (ready, ended)."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """An agent ends by itself."""
+
+    at_s: float
+    child: str
+    how: Ending
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """SIGKILL of a process."""
+
+    at_s: float
+    process: str
+    counts: bool = True
+    """False: by chaos, a deploy, the host."""
+    report_s: float = 0.0
+    """How late the death is noticed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """SIGSTOP, and SIGCONT later: meanwhile nothing in the process goes on, and deadlines pass."""
+
+    at_s: float
+    process: str
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """Starts and stops in the process take so many times longer, and two seconds more."""
+
+    at_s: float
+    process: str
+    factor: float
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """The agent's mailbox is full: neither a start's first message nor a stop gets through until it is over."""
+
+    at_s: float
+    child: str
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """An event comes a second time, or long after: the tree must not care."""
+
+    at_s: float
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The whole run is asked to stop."""
+
+    at_s: float
+    before_start: bool = False
+    """Before the tree is brought up."""
+
+
+Entry = Fate | End | Kill | Pause | Slow | Full | Again | Stop
+Schedule = tuple[Entry, ...]
+
+_KINDS: Final[dict[type, FaultKind]] = {Kill: "kill", Pause: "pause", Slow: "slow", Full: "full"}
+
+
+def fault_kind(entry: Entry) -> FaultKind | None:
+    """Which of FAULTS it is; None for what agents do of themselves."""
+    return _KINDS.get(type(entry))

@@ -1,0 +1,91 @@
+"""Random systems: trees of 3 to 30 children, and where they run.
+
+Rules of this file: everything comes from one Chance; limits are small, so that budgets are used up, deadlines pass and
+windows end within a few hundred events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from ..supervision.state import child_keys
+from ..topology.model import AgentSpec, PoolSpec, SupervisorSpec, TopologySpec
+from .chance import Chance
+
+__all__ = ["CHILDREN_MAX", "CHILDREN_MIN", "random_topology"]
+
+CHILDREN_MIN: Final = 3
+CHILDREN_MAX: Final = 30
+DEPTH_MAX: Final = 3
+"""Levels of supervisors below the root."""
+
+RESTARTS: Final = ("permanent", "permanent", "permanent", "transient", "transient", "temporary")
+STRATEGIES: Final = ("ONE_FOR_ONE", "ONE_FOR_ALL", "REST_FOR_ONE")
+BACKOFFS: Final = ("CONSTANT", "LINEAR", "EXPONENTIAL")
+WINDOWS_S: Final = (1.0, 4.0, 16.0, 64.0)
+BASES_S: Final = (0.0, 0.0, 0.25, 1.0, 4.0)
+CAPS_S: Final = (0.5, 2.0, 16.0)
+DEADLINES_S: Final = (0.0, 0.25, 1.0, 4.0)
+BUDGETS: Final = (0, 1, 2, 3, 3, 5, 10)
+ROOT_BUDGETS: Final = (1, 3, 10, 30, 100)
+
+
+def random_topology(chance: Chance) -> TopologySpec:
+    """A system of CHILDREN_MIN to CHILDREN_MAX children (replicas counted) in one to four processes."""
+    left = chance.between(CHILDREN_MIN, CHILDREN_MAX)
+    names = [0]
+    supervision = _supervisor(chance, left, 0, names)
+    return TopologySpec(supervision=supervision, pool=PoolSpec(size="auto", standby=0))
+
+
+def _supervisor(chance: Chance, children: int, depth: int, names: list[int]) -> SupervisorSpec:
+    """One with exactly so many children below it, at any depth."""
+    below: list[AgentSpec | SupervisorSpec] = []
+    names[0] += 1
+    name = "root" if depth == 0 else f"s{names[0]}"
+    left = children
+    while left > 0:
+        roll = chance.random()
+        if depth < DEPTH_MAX and roll < 0.30 and (left > 1 or depth):
+            share = chance.between(0 if depth and roll < 0.03 else 1, left)
+            below.append(_supervisor(chance, share, depth + 1, names))
+        else:
+            names[0] += 1
+            agent = _agent(chance, f"a{names[0]}", left)
+            below.append(agent)
+            share = agent.replicas
+        left -= share
+    return SupervisorSpec(
+        name=name,
+        strategy=chance.pick(STRATEGIES),  # type: ignore[arg-type]  # tuples of literals lose their type
+        max_restarts=chance.pick(BUDGETS if depth else ROOT_BUDGETS),
+        restart_window_s=chance.pick(WINDOWS_S),
+        backoff=chance.pick(BACKOFFS),  # type: ignore[arg-type]
+        backoff_base_s=chance.pick(BASES_S),
+        backoff_max_s=chance.pick(CAPS_S),
+        children=below,
+    )
+
+
+def _agent(chance: Chance, name: str, most: int) -> AgentSpec:
+    agent = AgentSpec(
+        name=name,
+        type="simulated.Agent",
+        restart=chance.pick(RESTARTS),  # type: ignore[arg-type]
+        start_timeout_s=chance.pick(DEADLINES_S[1:]),
+        shutdown_timeout_s=chance.pick(DEADLINES_S),
+    )
+    roll = chance.random()
+    if roll < 0.15 and most > 1:
+        return replace(agent, replicas=min(most, chance.between(2, 3)))
+    if roll < 0.25:
+        return replace(agent, process="main")
+    if roll < 0.45:
+        return replace(agent, process=chance.pick(("p1", "p2")))
+    return agent
+
+
+def children_of(spec: TopologySpec) -> list[str]:
+    """All children, in start order."""
+    return [key for agent in spec.supervision.agents() for key in child_keys(agent)]
