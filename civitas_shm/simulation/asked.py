@@ -16,6 +16,7 @@ from ..supervision.events import (
     GiveUpChild,
     Running,
     SetTimer,
+    ShutDown,
     StartChild,
     StopChild,
     Stopped,
@@ -37,7 +38,7 @@ class Violation(AssertionError):
 class Asked:
     """The actions of one step by kind."""
 
-    __slots__ = ("cancels", "ends", "escalations", "give_ups", "running", "starts", "stops", "timers")
+    __slots__ = ("cancels", "ends", "escalations", "give_ups", "running", "shutdowns", "starts", "stops", "timers")
 
     def __init__(self) -> None:
         self.starts: dict[str, int] = {}
@@ -47,6 +48,7 @@ class Asked:
         self.cancels: set[int] = set()
         self.give_ups: dict[str, int] = {}
         self.escalations: list[str] = []
+        self.shutdowns: list[str] = []
         self.running = False
         self.ends: list[str] = []
 
@@ -73,8 +75,11 @@ class Asked:
                 self.give_ups[action.child] = action.incarnation  # type: ignore[union-attr]
             elif kind is Escalated:
                 self.escalations.append(action.supervisor)  # type: ignore[union-attr]
+            elif kind is ShutDown:
+                self.shutdowns.append(action.supervisor)  # type: ignore[union-attr]
             elif kind is Running:
-                self._once(self.running, action)
+                if self.running:
+                    raise Violation("running", "Running is said twice in one step")
                 self.running = True
             else:
                 assert kind in (Stopped, Failed), kind

@@ -11,7 +11,7 @@ Invariants, checked after every step:
 | incarnations   | a start has the last incarnation plus one; stops and give-ups name the last one               |
 | start order    | a group starts only when all of the one before are ready or gone, on every level              |
 | stop order     | a group is told to stop only when all later ones are down, on every level                     |
-| stop wins      | from StopRequested, or when the root gives up, nothing is started and no timer is set         |
+| stop wins      | from StopRequested, or when the root gives up or shuts down, nothing starts, no timer is set  |
 | told once      | a child is told to stop once a life, with its own deadline                                    |
 | only what must | nothing else is started, stopped or set                                                       |
 | no limbo       | what is due to start or stop is told so in the step that makes it due                         |
@@ -20,6 +20,8 @@ Invariants, checked after every step:
 | backoff        | a wait is as long as kind, base, cap and number say; the first in a window is none            |
 | timers         | a timer's number is new; it is cancelled when nobody waits any more, and never otherwise      |
 | given up       | GiveUpChild exactly for those whose restart type says so, once                                |
+| auto-shutdown  | a supervisor shuts down exactly when a significant child has ended for good and its kind says |
+|                | so (any, or the last one)                                                                     |
 | running        | Running once, when the last group of the root is up for the first time                        |
 | the end        | Stopped or Failed once, when nothing lives; Failed exactly when the root gave up              |
 | nothing twice  | an event that concerns nothing any more leaves the very same tree and asks for nothing        |
@@ -44,14 +46,15 @@ from ..supervision.events import (
     Timer,
 )
 from ..supervision.state import Tree, is_settled, running_children
-from .account import FAILED, GONE, HOLDING, READY, STOPPING, UP, Account, Child
+from .account import Account
 from .asked import Violation
+from .units import CLEARING, DOWN, ENDING, FAILED, GONE, HALTED, HOLDING, READY, STOPPING, UP, Child, Supervisor, Unit
 
 __all__ = ["INVARIANTS", "Auditor", "Violation"]
 
 INVARIANTS: Final = (
     "one life", "incarnations", "start order", "stop order", "stop wins", "told once", "only what must", "no limbo",
-    "intensity", "backoff", "timers", "given up", "running", "the end", "nothing twice", "at rest",
+    "intensity", "backoff", "timers", "given up", "auto-shutdown", "running", "the end", "nothing twice", "at rest",
 )  # fmt: skip
 """The first column of the table above."""
 
@@ -96,7 +99,7 @@ class Auditor:
             case StopRequested():
                 return account.stop()
 
-    # --- what was not due -------------------------------------------------------------------------------------------
+    # --- what was not due ---------------------------------------------------------------------------------------------
 
     def _nothing_left(self) -> None:
         account, asked = self.account, self.account.asked
@@ -105,8 +108,8 @@ class Auditor:
         if asked.stops:
             self._undue_stop(account.children[asked.stops.popitem()[0]])
         if asked.timers:
-            if account.stop_requested or account.gave_up:
-                raise Violation("stop wins", f"{asked.timers[0]} after the stop, or after the root gave up")
+            if account.going_down:
+                raise Violation("stop wins", f"{asked.timers[0]} after the stop, or when the root is going down")
             raise Violation("backoff", f"{asked.timers[0]}: nobody has to wait")
         if asked.cancels:
             raise Violation("timers", f"{sorted(asked.cancels)} are cancelled: not set, or still waited for")
@@ -114,6 +117,8 @@ class Auditor:
             raise Violation("given up", f"{sorted(asked.give_ups)} are given up, and should not be")
         if asked.escalations:
             raise Violation("intensity", f"{asked.escalations} give up with restarts left")
+        if asked.shutdowns:
+            raise Violation("auto-shutdown", f"{asked.shutdowns} shut down, and should not")
         if asked.running:
             raise Violation("running", "Running is said a second time, or before all is up")
         if asked.ends:
@@ -126,22 +131,29 @@ class Auditor:
         text = f"{key} is started as {incarnation}"
         if child.lives:
             raise Violation("one life", f"{text} while {child.incarnation} lives")
-        if account.stop_requested or account.gave_up:
-            raise Violation("stop wins", f"{text} after the stop, or after the root gave up")
+        if account.going_down:
+            raise Violation("stop wins", f"{text} after the stop, or when the root is going down")
         if child.state == GONE:
             raise Violation("given up", f"{text}, and was given up")
         if child.waits or home.waits or home.mode == HOLDING:
             raise Violation("backoff", f"{text} before its wait is over")
-        if home.mode == UP and child.group > home.frontier:
+        unit: Unit = child
+        while home.mode == DOWN and home.parent is not None:
+            unit, home = home, home.parent
+        if home.mode == UP and unit.group > home.frontier:
             raise Violation("start order", f"{text} while group {home.frontier} of {home.key} is not up")
         raise Violation("only what must", f"{text}, and is not due")
 
     def _undue_stop(self, child: Child) -> None:
         if child.state == STOPPING:
             raise Violation("told once", f"{child.key} is told to stop a second time")
-        later = any(child.home.living[child.group + 1 :])
-        text = f"{child.key} is told to stop" + (" while a later group lives" if later else ", and is not due")
-        raise Violation("stop order" if later else "only what must", text)
+        unit: Unit = child
+        home: Supervisor | None = child.home
+        while home is not None and home.mode in (CLEARING, ENDING, HALTED):
+            if any(home.living[unit.group + 1 :]):
+                raise Violation("stop order", f"{child.key} is told to stop while a later group of {home.key} lives")
+            unit, home = home, home.parent
+        raise Violation("only what must", f"{child.key} is told to stop, and is not due")
 
     # --- at rest ------------------------------------------------------------------------------------------------------
 

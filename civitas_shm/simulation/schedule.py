@@ -29,7 +29,6 @@ __all__ = [
     "Schedule",
     "Slow",
     "Stop",
-    "fault_kind",
 ]
 
 FaultKind = Literal["kill", "pause", "slow", "full"]
@@ -124,10 +123,3 @@ class Stop:
 
 Entry = Fate | End | Kill | Pause | Slow | Full | Again | Stop
 Schedule = tuple[Entry, ...]
-
-_KINDS: Final[dict[type, FaultKind]] = {Kill: "kill", Pause: "pause", Slow: "slow", Full: "full"}
-
-
-def fault_kind(entry: Entry) -> FaultKind | None:
-    """Which of FAULTS it is; None for what agents do of themselves."""
-    return _KINDS.get(type(entry))

@@ -14,7 +14,7 @@ is under way is paid, and all must be at rest; then it is asked to stop, and all
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ..placement import MAIN, Placement, place
@@ -25,7 +25,18 @@ from .asked import Violation
 from .chance import Chance
 from .clauses import CLAUSES
 from .schedule import (
-    FAULTS, Again, End, Entry, Fate, FaultKind, Full, Kill, Pause, Schedule, Slow, Stop, fault_kind,
+    FAULTS,
+    Again,
+    End,
+    Entry,
+    Fate,
+    FaultKind,
+    Full,
+    Kill,
+    Pause,
+    Schedule,
+    Slow,
+    Stop,
 )  # fmt: skip
 from .trees import random_topology
 from .world import Step, World
@@ -36,6 +47,8 @@ EVENTS_MIN: Final = 200
 FAULTS_MIN: Final = 5
 EVENTS_SHARE: Final = 40
 """Of a run that begins when the seed has enough events, but not enough faults."""
+RUNS_MAX: Final = 100
+"""A user's topology may have nothing that the wanted faults could hit."""
 EVENTS_MAX: Final = 20_000
 """Far above what any of these trees needs to come to rest: one that is still busy then is going round in circles."""
 CORES: Final = (0, 1, 2)
@@ -66,8 +79,9 @@ class Result:
     children: int
     events: int
     faults: dict[str, int]
-    """How many of each kind changed something: those of FAULTS, `end` (an agent ended by itself), `again` (an event came
-    twice), `deadline` (a start or stop was ended by force), `stop`."""
+    """How many of each kind changed something: those of FAULTS, `end` (an agent ended by itself), `again` (an event
+    came twice), `deadline` (a start or stop was ended by force), `stop`.
+    """
     fired: dict[str, int]
     """How often each of CLAUSES has fired."""
     simulated_s: float
@@ -82,16 +96,22 @@ def simulate(
     faults: Sequence[FaultKind] = FAULTS,
     step: Step = real_step,
 ) -> Result:
-    """Play one seed. `topology`: of the user; else a random one. `step`: another one, to see whether it is found out."""
+    """Play one seed. `topology`: the user's, else a random one; `step`: another one, to see whether it is found out.
+
+    ConfigurationError when the topology cannot be placed.
+    """
     chance = Chance(seed)
-    placement = place(random_topology(chance) if topology is None else topology, CORES)
+    placement = place(random_topology(chance) if topology is None else _anywhere(topology), CORES)
     fired = dict.fromkeys(CLAUSES, 0)
     counted = dict.fromkeys((*FAULTS, "end", "again", "deadline", "stop"), 0)
     now_s = begun_s = float(chance.between(0, 1000))
     events = 0
     children = 0
     failure: Failure | None = None
-    while failure is None and (events < EVENTS_MIN or sum(counted[kind] for kind in faults) < FAULTS_MIN):
+    faults_min = FAULTS_MIN if faults else 0
+    for _ in range(RUNS_MAX):
+        if failure is not None or (events >= EVENTS_MIN and sum(counted[kind] for kind in faults) >= faults_min):
+            break
         director = _Director(chance, placement, faults, step, now_s, fired, max(EVENTS_MIN - events, EVENTS_SHARE))
         failure = director.run()
         world = director.world
@@ -102,6 +122,11 @@ def simulate(
             counted[_KEYS[kind]] += number
         counted["deadline"] += world.forced
     return Result(seed, children, events, counted, fired, now_s - begun_s, failure, placement)
+
+
+def _anywhere(topology: TopologySpec) -> TopologySpec:
+    """Without the cores that it asks for: the simulated machine is the same wherever the simulation runs."""
+    return replace(topology, processes=[replace(p, cpus=[], numa=None) for p in topology.processes])
 
 
 def replay(placement: Placement, failure: Failure, schedule: Schedule, step: Step = real_step) -> Violation | None:
@@ -263,6 +288,5 @@ def _crash(error: Exception) -> Violation:
     return Violation("only what must", f"{type(error).__name__}: {error}")
 
 
-_KEYS: Final[dict[type, str]] = {
-    entry: fault_kind(entry) or entry.__name__.lower() for entry in (End, Kill, Pause, Slow, Full, Again, Stop)
-}
+_KEYS: Final[dict[type, str]] = {kind: kind.__name__.lower() for kind in (End, Kill, Pause, Slow, Full, Again, Stop)}
+"""As Result.faults names them; the first four are FAULTS."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from ..supervision.state import child_keys
+from ..supervision.backoff import Backoff
+from ..supervision.policy import AutoShutdown, Restart, Strategy
 from ..topology.model import AgentSpec, PoolSpec, SupervisorSpec, TopologySpec
 from .chance import Chance
 
@@ -20,11 +21,13 @@ CHILDREN_MAX: Final = 30
 DEPTH_MAX: Final = 3
 """Levels of supervisors below the root."""
 
-RESTARTS: Final = ("permanent", "permanent", "permanent", "transient", "transient", "temporary")
-STRATEGIES: Final = ("ONE_FOR_ONE", "ONE_FOR_ALL", "REST_FOR_ONE")
-BACKOFFS: Final = ("CONSTANT", "LINEAR", "EXPONENTIAL")
+RESTARTS: Final[tuple[Restart, ...]] = ("permanent", "permanent", "permanent", "transient", "transient", "temporary")
+STRATEGIES: Final[tuple[Strategy, ...]] = ("ONE_FOR_ONE", "ONE_FOR_ALL", "REST_FOR_ONE")
+BACKOFFS: Final[tuple[Backoff, ...]] = ("CONSTANT", "LINEAR", "EXPONENTIAL")
+AUTO_SHUTDOWNS: Final[tuple[AutoShutdown, ...]] = ("never", "never", "any_significant", "all_significant")
 WINDOWS_S: Final = (1.0, 4.0, 16.0, 64.0)
 BASES_S: Final = (0.0, 0.0, 0.25, 1.0, 4.0)
+RESETS_S: Final = (None, None, None, 0.25, 1.0, 4.0)
 CAPS_S: Final = (0.5, 2.0, 16.0)
 DEADLINES_S: Final = (0.0, 0.25, 1.0, 4.0)
 BUDGETS: Final = (0, 1, 2, 3, 3, 5, 10)
@@ -44,26 +47,32 @@ def _supervisor(chance: Chance, children: int, depth: int, names: list[int]) -> 
     below: list[AgentSpec | SupervisorSpec] = []
     names[0] += 1
     name = "root" if depth == 0 else f"s{names[0]}"
+    auto_shutdown = chance.pick(AUTO_SHUTDOWNS)
     left = children
     while left > 0:
         roll = chance.random()
+        restart = chance.pick(RESTARTS)
+        significant = auto_shutdown != "never" and restart != "permanent" and chance.random() < 0.5
         if depth < DEPTH_MAX and roll < 0.30 and (left > 1 or depth):
             share = chance.between(0 if depth and roll < 0.03 else 1, left)
-            below.append(_supervisor(chance, share, depth + 1, names))
+            supervisor = _supervisor(chance, share, depth + 1, names)
+            below.append(replace(supervisor, restart=restart, significant=significant))
         else:
             names[0] += 1
-            agent = _agent(chance, f"a{names[0]}", left)
+            agent = replace(_agent(chance, f"a{names[0]}", left), restart=restart, significant=significant)
             below.append(agent)
             share = agent.replicas
         left -= share
     return SupervisorSpec(
         name=name,
-        strategy=chance.pick(STRATEGIES),  # type: ignore[arg-type]  # tuples of literals lose their type
+        strategy=chance.pick(STRATEGIES),
         max_restarts=chance.pick(BUDGETS if depth else ROOT_BUDGETS),
         restart_window_s=chance.pick(WINDOWS_S),
-        backoff=chance.pick(BACKOFFS),  # type: ignore[arg-type]
+        backoff=chance.pick(BACKOFFS),
         backoff_base_s=chance.pick(BASES_S),
         backoff_max_s=chance.pick(CAPS_S),
+        backoff_reset_s=chance.pick(RESETS_S),
+        auto_shutdown=auto_shutdown,
         children=below,
     )
 
@@ -72,7 +81,6 @@ def _agent(chance: Chance, name: str, most: int) -> AgentSpec:
     agent = AgentSpec(
         name=name,
         type="simulated.Agent",
-        restart=chance.pick(RESTARTS),  # type: ignore[arg-type]
         start_timeout_s=chance.pick(DEADLINES_S[1:]),
         shutdown_timeout_s=chance.pick(DEADLINES_S),
     )
@@ -84,8 +92,3 @@ def _agent(chance: Chance, name: str, most: int) -> AgentSpec:
     if roll < 0.45:
         return replace(agent, process=chance.pick(("p1", "p2")))
     return agent
-
-
-def children_of(spec: TopologySpec) -> list[str]:
-    """All children, in start order."""
-    return [key for agent in spec.supervision.agents() for key in child_keys(agent)]

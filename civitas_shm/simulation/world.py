@@ -39,7 +39,7 @@ from .account import Account
 from .audit import Auditor, Violation
 from .schedule import Again, End, Ending, Entry, Fate, Full, Kill, Pause, Slow, Stop
 
-__all__ = ["World"]
+__all__ = ["Step", "World"]
 
 Step = Callable[[Tree, Event, float], tuple[Tree, list[Action]]]
 
@@ -114,10 +114,11 @@ class World:
         self.agents = {key: agent for agent in spec.agents() for key in child_keys(agent)}
         self.lives: dict[str, Life] = {}
         """The last incarnation of each child."""
-        self.past: dict[Event, None] = {}
+        self.past: dict[Event, None] = dict.fromkeys(_OF_NOBODY)
         """Events that can change nothing when they come again, in order."""
         self.faults = dict.fromkeys((End, Kill, Pause, Slow, Full, Again, Stop), 0)
         """Entries of the schedule that changed something."""
+        self._asked_stop = False
         self.forced = 0
         """Deadlines that passed."""
         self._step = step
@@ -128,7 +129,7 @@ class World:
         self._cancelled: set[int] = set()
         self._inbox: deque[Event] = deque()
 
-    # --- going on -------------------------------------------------------------------------------------------------------
+    # --- going on -----------------------------------------------------------------------------------------------------
 
     @property
     def at_rest(self) -> bool:
@@ -180,7 +181,7 @@ class World:
         self._number += 1
         heappush(self._agenda, (at_s, False, self._number, what))
 
-    # --- what the tree wants ----------------------------------------------------------------------------------------------
+    # --- what the tree wants ------------------------------------------------------------------------------------------
 
     def _start_child(self, action: StartChild) -> None:
         child, incarnation = action.child, action.incarnation
@@ -221,7 +222,7 @@ class World:
             self.past[Timer(timer)] = None
             self.feed(Timer(timer))
 
-    # --- processes --------------------------------------------------------------------------------------------------------
+    # --- processes ----------------------------------------------------------------------------------------------------
 
     def _inside(self, process: Process, at_s: float, *what: Any) -> None:
         """It happens in that process, so only while it lives and is not paused."""
@@ -277,7 +278,7 @@ class World:
         self.past[event] = None
         self.feed(event)
 
-    # --- agents -------------------------------------------------------------------------------------------------------------
+    # --- agents -------------------------------------------------------------------------------------------------------
 
     def _started(self, life: Life) -> None:
         if life.over or life.stopping:
@@ -331,9 +332,9 @@ class World:
             del process.lives[life.child]
             self._report(ChildFailed(life.child, life.incarnation, "too late"))
         elif not process.dead:
-            self._die(process, counts=not self.auditor.account.stop_requested, report_s=0.0)
+            self._die(process, counts=not self._asked_stop, report_s=0.0)
 
-    # --- the schedule ---------------------------------------------------------------------------------------------------------
+    # --- the schedule -------------------------------------------------------------------------------------------------
 
     def put(self, entry: Entry) -> None:
         """An entry of the schedule, for its time. It comes after all else of that time, so that it comes at the same
@@ -388,11 +389,19 @@ class World:
         return True
 
     def _asked_to_stop(self, _entry: Stop) -> bool:
+        self._asked_stop = True
         self.past[StopRequested()] = None
         self.feed(StopRequested())
         return True
 
 
+_OF_NOBODY: Final[tuple[Event, ...]] = (
+    ChildReady("nobody", 1),
+    ChildFailed("nobody", 1, "there is no such child"),
+    ProcessDied("nowhere", (("nobody", 1),)),
+    Timer(1 << 40),
+)
+"""Events that can change nothing, whatever has happened."""
 _PERFORM: Final[dict[type, Callable[[World, Any], None]]] = {
     StartChild: World._start_child,
     StopChild: World._stop_child,

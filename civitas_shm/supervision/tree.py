@@ -63,7 +63,7 @@ Guarantees:
   second late at boot gets the same patience as later);
 - `counts=False` deaths are not counted and restart at once;
 - no limbo: as long as a driver keeps its promises (see `events`), every tree comes to all-running, Stopped or Failed.
-  `tests/unit/supervision/test_tree_property.py` shows it under random schedules.
+  `civitas_shm/simulation` plays it under random schedules.
 
 A supervisor that is restarted begins anew: empty window, all its children start, those that were gone too.
 """
