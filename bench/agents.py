@@ -6,6 +6,7 @@ Everything that a user gets is switched on: names, envelope, trace ids, deadline
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import time
 from array import array
@@ -20,6 +21,29 @@ class Echo(AgentProcess):
 
     async def handle(self, message: Message) -> Message:
         return self.reply(message.payload)
+
+
+class Held(AgentProcess):
+    """Keeps a message in hand until its process dies; its successor says when it got it again."""
+
+    async def handle(self, message: Message) -> Message | None:
+        at_ns = time.monotonic_ns()
+        match message.type:
+            case "hold" if os.getpid() == message.payload["pid"]:
+                await asyncio.Future()
+            case "hold" if "tell" in message.payload:
+                await self.send(message.payload["tell"], {"at_ns": at_ns}, message_type="tell")
+            case "hold":
+                return self.reply({"at_ns": at_ns})
+            case "hold_gil":
+                ctypes.PyDLL(None).sleep(3600)  # a call into C that keeps the GIL
+            case "tell":
+                self.told = message.payload
+            case "told":
+                return self.reply(self.told)
+            case _:
+                return self.reply({"pid": os.getpid()})
+        return None
 
 
 class Sink(AgentProcess):

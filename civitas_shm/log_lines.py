@@ -39,7 +39,8 @@ class LogLines:
         default = levels[spec.level.upper()]
         self._show = line_printer(spec.format)
         sink: Any = self  # it has the one operation of a sink that a handler uses
-        self._handler = RecordHandler(cast(OutputSink, sink), AGENT.get, default, by_agent)
+        self._handler = RecordHandler(cast(OutputSink, sink), AGENT.get)
+        self._handler.set_levels(default, by_agent)
         self._root = logging.getLogger()
         self._level = self._root.level
         self._root.addHandler(self._handler)

@@ -161,6 +161,10 @@ class Driver:
         """Make all mailboxes, say who reads them, start the tree. So agents may send to later ones from `on_start`."""
         for agent in self._agents.values():
             self._open_mailbox(agent)
+        # All at once: agents start in order, one after the other, and each finds its process ready.
+        for seat in self.seats.values():
+            if seat.name != MAIN:
+                self._start_process(seat)
         self._feed(Start())
 
     def _open_mailbox(self, agent: AgentSpec) -> None:
@@ -366,17 +370,19 @@ class Driver:
             self.counts.restarts += 1
         if seat.worker is None and seat.name != MAIN:
             self._start_process(seat)
-        elif seat.ready:
-            self._order_start(seat, resident)
+        # Not only once the process is ready: the order waits in its socket, and one way to it and back is saved.
+        self._order_start(seat, resident)
 
     def _order_start(self, seat: Seat, resident: Resident) -> None:
         spec = resident.spec
-        resident.ordered = True
-        # The agent runner ends a start that awaits too long; this catches one that blocks its process.
-        resident.set_deadline(
-            self._loop.call_later(spec.start_timeout_s + STOP_GRACE_S, self._start_late, seat, resident)
-        )
+        if seat.ready:
+            self._limit_start(seat, resident)
         self._order(seat, StartAgent(msgspec.to_builtins(spec), self._mailboxes[spec.name]))
+
+    def _limit_start(self, seat: Seat, resident: Resident) -> None:
+        """The agent runner ends a start that awaits too long; this catches one that blocks its process."""
+        timeout_s = resident.spec.start_timeout_s + STOP_GRACE_S
+        resident.set_deadline(self._loop.call_later(timeout_s, self._start_late, seat, resident))
 
     def _stop_child(self, child: str, incarnation: int, deadline_s: float) -> None:
         state = self._tree.children[child]
@@ -384,10 +390,6 @@ class Driver:
         resident = seat.residents.get(state.agent)
         if resident is None or resident.incarnation != incarnation:
             return  # its end is on its way
-        if not resident.ordered:
-            seat.remove(state.agent)
-            self._feed(ChildExited(child, incarnation, stop_action=False))
-            return
         timeout_s = max(0.0, deadline_s - self._loop.time())
         resident.set_deadline(self._loop.call_later(timeout_s + STOP_GRACE_S, self._stop_late, seat, resident))
         drain = self._drain_mode if self._stop_asked else "current"
@@ -439,8 +441,8 @@ class Driver:
         seat.settle()
         self._events.emit("process_started", process=seat.name, pid=seat.worker.pid)
         for resident in list(seat.residents.values()):
-            if not resident.ordered:
-                self._order_start(seat, resident)
+            if not resident.limited:
+                self._limit_start(seat, resident)
         self._recovered(seat)
 
     def _recovered(self, seat: Seat) -> None:

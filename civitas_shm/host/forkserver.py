@@ -1,7 +1,7 @@
 """The fork server: a warm process from which workers are forked, `python -m civitas_shm.host.forkserver`.
 
 Rules of this file:
-- one thread, no user code, no loop, no CUDA: what is forked from here is as good as fresh;
+- one thread, no loop, no CUDA, no user code but what `pool: {preload}` names: what is forked is as good as fresh;
 - it forks twice, so that the worker becomes a child of the host (a subreaper): the host gets its exit status, and this
   process's death harms no worker;
 - it holds nothing that a worker needs after its fork; the host starts another one at once when it dies;
@@ -13,17 +13,18 @@ from __future__ import annotations
 import errno
 import gc
 import importlib
+import json
 import os
 import signal
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from . import kernel, wire
 from .protocol import Fork, ToForkServer
 
-__all__ = ["WorkerFds", "ignore_interrupts", "keep_descriptors_here", "main"]
+__all__ = ["Preload", "WorkerFds", "ignore_interrupts", "keep_descriptors_here", "main"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,43 @@ class WorkerFds:
 
     def all(self) -> tuple[int, ...]:
         return (self.control, self.records, self.stdout, self.stderr, self.death)
+
+
+@dataclass(frozen=True, slots=True)
+class Preload:
+    """What is imported before the first fork, so that no worker has to."""
+
+    own: list[str]
+    """Of this project: without these nothing works."""
+    paths: list[str]
+    """`import_paths` of the topology."""
+    users: list[str]
+    """`pool: {preload}`: the one piece of user code here, on its user's word that it starts nothing."""
+
+    def to_argument(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_argument(cls, text: str) -> Preload:
+        return cls(**json.loads(text))
+
+    def load(self) -> None:
+        """A user's module that cannot be imported is a sentence on stderr: the agent that needs it says it again."""
+        for name in self.own:
+            importlib.import_module(name)
+        sys.path[:0] = [path for path in self.paths if path not in sys.path]
+        for name in self.users:
+            try:
+                importlib.import_module(name)
+            except BaseException as error:  # noqa: BLE001 - whatever it does must not end the fork server
+                print(f"pool.preload: {name!r} cannot be imported: {type(error).__name__}: {error}", file=sys.stderr)
+            tasks = len(os.listdir("/proc/self/task"))
+            if tasks > 1:
+                print(
+                    f"pool.preload: {name!r} has started {tasks - 1} thread(s), which no forked worker will have; "
+                    "take it out of pool.preload, or start them in on_start",
+                    file=sys.stderr,
+                )
 
 
 def ignore_interrupts() -> None:
@@ -63,7 +101,7 @@ def _do_nothing(number: int, frame: Any) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """`control_fd death_fd host_pid [module to preload …]`. Returns at the end of this process and of each worker."""
+    """`control_fd death_fd host_pid preload`. Returns at the end of this process and of each worker."""
     sock = socket.socket(fileno=int(argv[0]))
     host_pid = int(argv[2])
     kernel.set_name("civ-fork")
@@ -72,8 +110,7 @@ def main(argv: list[str]) -> int:
     ignore_interrupts()
     keep_descriptors_here()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the processes in between are reaped by the kernel
-    for name in argv[3:]:
-        importlib.import_module(name)
+    Preload.from_argument(argv[3]).load()
     gc.collect()
     gc.freeze()  # a collection in a worker must not write to (and so copy) pages that are shared
     born = _serve(sock, host_pid)

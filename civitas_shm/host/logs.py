@@ -33,7 +33,7 @@ import msgspec
 
 from .protocol import Line
 
-__all__ = ["LineSplitter", "OutputReader", "OutputSink", "as_json", "as_text", "output_pair", "take_over_output"]
+__all__ = ["LineSplitter", "OutputReader", "OutputSink", "as_json", "as_text", "TakenOutput", "output_pair"]
 
 LINE_CHARS_MAX: Final = 32 << 10
 """A record of four bytes per character still fits into the socket's send buffer (208 KiB by default)."""
@@ -161,10 +161,14 @@ class AgentStream(io.TextIOBase):
 class RecordHandler(logging.Handler):
     """Log records as records: level, logger and agent stay fields until somebody reads them."""
 
-    def __init__(self, sink: OutputSink, agent: CurrentAgent, level: int, levels: dict[str, int]) -> None:
+    def __init__(self, sink: OutputSink, agent: CurrentAgent) -> None:
         super().__init__()
         self._sink = sink
         self._agent = agent
+        self.set_levels(logging.WARNING, {})
+
+    def set_levels(self, level: int, levels: dict[str, int]) -> None:
+        """The lowest that is told, and that of some agents."""
         self._level = level
         self._levels = levels
 
@@ -186,26 +190,30 @@ class RecordHandler(logging.Handler):
         self._sink.put("log", text, agent, record.levelname, record.name)
 
 
-def take_over_output(
-    sock: socket.socket, agent: CurrentAgent, level: str, levels: dict[str, str]
-) -> Callable[[], None]:
-    """Send prints, logging and fatal errors of this process to the host. Returns what is to be called at its end."""
-    sink = OutputSink(sock)
-    out, err = AgentStream("stdout", 1, sink, agent), AgentStream("stderr", 2, sink, agent)
-    sys.stdout, sys.stderr = out, err
-    faulthandler.enable(file=2, all_threads=True)
-    by_agent = {name: logging.getLevelNamesMapping()[text.upper()] for name, text in levels.items()}
-    default = logging.getLevelNamesMapping()[level.upper()]
-    root = logging.getLogger()
-    root.addHandler(RecordHandler(sink, agent, default, by_agent))
-    root.setLevel(min([default, *by_agent.values()]))
-    logging.captureWarnings(True)
+class TakenOutput:
+    """From its making on prints, logging and fatal errors of this process go to the host."""
 
-    def finish() -> None:
-        out.finish()
-        err.finish()
+    def __init__(self, sock: socket.socket, agent: CurrentAgent) -> None:
+        sink = OutputSink(sock)
+        self._out, self._err = AgentStream("stdout", 1, sink, agent), AgentStream("stderr", 2, sink, agent)
+        sys.stdout, sys.stderr = self._out, self._err
+        faulthandler.enable(file=2, all_threads=True)
+        self._records = RecordHandler(sink, agent)
+        logging.getLogger().addHandler(self._records)
+        logging.captureWarnings(True)
 
-    return finish
+    def set_levels(self, level: str, levels: dict[str, str]) -> None:
+        """Of everybody, and of agents by name; before it, WARNING."""
+        by_name = logging.getLevelNamesMapping()
+        default = by_name[level.upper()]
+        by_agent = {name: by_name[text.upper()] for name, text in levels.items()}
+        self._records.set_levels(default, by_agent)
+        logging.getLogger().setLevel(min([default, *by_agent.values()]))
+
+    def finish(self) -> None:
+        """At the end of the process: what was printed without a newline."""
+        self._out.finish()
+        self._err.finish()
 
 
 # --- in the host ----------------------------------------------------------------------------------------------------

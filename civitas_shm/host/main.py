@@ -165,6 +165,8 @@ class Host:
                 self._loop,
                 memory_fds=memory.fds(),
                 preload=[BUILTIN_TRANSPORTS.get(spec.transport.type, spec.transport.type)],
+                user_preload=spec.pool.preload,
+                import_paths=spec.import_paths,
                 standby=placement.standby,
                 on_message=driver.heard,
                 on_death=driver.died,

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from . import kernel, wire
+from .forkserver import Preload
 from .kernel import Exit
 from .logs import OutputReader, output_pair
 from .protocol import Assign, Fork, FromWorker, Hello, Leave, Line, ToWorker
@@ -48,6 +49,9 @@ KILLED_MAX: Final = 50
 """The same for SIGKILL, which comes from outside: somebody's hand, or a memory limit that will not go away."""
 
 SWEEP_RETRY_S: Final = 0.05
+
+REPLENISH_AFTER_S: Final = 0.02
+"""The next standby is made once the one that was just handed out has begun: forking takes a core for milliseconds."""
 
 _PRELOAD: Final = ("civitas_shm.host.worker", "uvloop")
 
@@ -90,6 +94,8 @@ class Pool:
         *,
         memory_fds: Sequence[int],
         preload: Sequence[str],
+        user_preload: Sequence[str] = (),
+        import_paths: Sequence[str] = (),
         standby: int,
         on_message: Callable[[Worker, Any], None],
         on_death: Callable[[Worker, Exit | None], None],
@@ -98,7 +104,7 @@ class Pool:
     ) -> None:
         self._loop = loop
         self._memory_fds = list(memory_fds)
-        self._preload = [*_PRELOAD, *preload]
+        self._preload = Preload([*_PRELOAD, *preload], list(import_paths), list(user_preload))
         self._standby_target = standby
         self._on_message = on_message
         self._on_death = on_death
@@ -132,7 +138,7 @@ class Pool:
             worker = self._exec(exec_env)
         elif self._standbys:
             worker = self._standbys.pop(0)
-            self._loop.call_soon(self.replenish)
+            self._loop.call_later(REPLENISH_AFTER_S, self.replenish)
         else:
             worker = self._fork()
         worker.process = worker.output.process = order.process
@@ -355,7 +361,7 @@ class Pool:
         if self._closing:
             return
         self._on_death(worker, exit_)
-        self.replenish()
+        self._loop.call_later(REPLENISH_AFTER_S, self.replenish)
         self._loop.call_soon(self._sweep_soon)
 
     def _sweep_soon(self) -> None:
@@ -410,13 +416,14 @@ class _ForkServer:
         loop: asyncio.AbstractEventLoop,
         death_read: int,
         memory_fds: Sequence[int],
-        preload: Sequence[str],
+        preload: Preload,
         on_end: Callable[[Exit, float], None],
     ) -> None:
         mine, its = wire.socket_pair()
         with its:
             fds = [its.fileno(), death_read]
-            argv = [sys.executable, "-m", "civitas_shm.host.forkserver", *map(str, fds), str(os.getpid()), *preload]
+            words = [*map(str, fds), str(os.getpid()), preload.to_argument()]
+            argv = [sys.executable, "-m", "civitas_shm.host.forkserver", *words]
             self.pid = _spawn(argv, [*fds, *memory_fds])
         self._loop = loop
         self._on_end = on_end

@@ -61,10 +61,13 @@ class Resident:
     """Key in the supervision tree."""
     incarnation: int
     spec: AgentSpec
-    ordered: bool = False
-    """The process has been told to start it; before, it only waits for the process."""
     ready: bool = False
     _deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Whether it has a deadline: of its start, from the moment when its process is ready, or of its stop."""
+        return self._deadline is not None
 
     def set_deadline(self, handle: asyncio.TimerHandle | None) -> None:
         """Of its start, then of its stop: the last one holds."""

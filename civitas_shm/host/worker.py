@@ -1,7 +1,8 @@
 """A worker process, from its birth to its end: forked by the fork server, or `python -m civitas_shm.host.worker`.
 
 Rules of this file:
-- first of all it ties its life to the host's (`kernel`); then it says hello, and is a standby until it gets a slot;
+- first of all it ties its life to the host's (`kernel`); then it says hello, and is a standby until it gets a slot,
+  which rehearses meanwhile;
 - what a slot means (cores, priority, environment, memory) is in effect before any user code is imported;
 - it does what the host orders (`orders`) and leaves when told to, when its loop ends, or when the host is gone;
 - it decides nothing about restarts, and its agents' messages never pass through here.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import socket
 import sys
@@ -22,10 +24,11 @@ from ..topology.model import PluginsSpec
 from ..transport import Port, load_transport
 from . import kernel, wire
 from .forkserver import WorkerFds, ignore_interrupts, keep_descriptors_here
-from .logs import take_over_output
+from .logs import TakenOutput
 from .loop import new_loop
 from .orders import Orders
 from .protocol import Assign, Hello, Leave, Ready, ToWorker
+from .rehearsal import rehearse
 
 __all__ = ["main"]
 
@@ -38,21 +41,26 @@ def main(fds: WorkerFds, host_pid: int) -> int:
     _take_standard_descriptors(fds)
     ignore_interrupts()
     control = socket.socket(fileno=fds.control)
-    records = socket.socket(fileno=fds.records)
+    output = TakenOutput(socket.socket(fileno=fds.records), AGENT.get)
+    try:
+        with asyncio.Runner(loop_factory=new_loop) as loops:
+            return _live(control, loops, output)
+    finally:
+        output.finish()
+        os.close(death_fd)
+
+
+def _live(control: socket.socket, loops: asyncio.Runner, output: TakenOutput) -> int:
     try:
         wire.send(control, Hello(os.getpid()))
+        if not select.select([control], [], [], 0)[0]:
+            rehearse(loops)
         assign, early = _await_slot(control)
     except (EOFError, ConnectionError):
         return 0  # never needed
-    try:
-        _settle_in(assign)
-        finish_output = take_over_output(records, AGENT.get, assign.log_level, assign.log_levels)
-        try:
-            return _run(assign, control, early)
-        finally:
-            finish_output()
-    finally:
-        os.close(death_fd)
+    _settle_in(assign)
+    output.set_levels(assign.log_level, assign.log_levels)
+    return _run(assign, control, early, loops)
 
 
 def _take_standard_descriptors(fds: WorkerFds) -> None:
@@ -63,7 +71,7 @@ def _take_standard_descriptors(fds: WorkerFds) -> None:
 
 
 def _await_slot(control: socket.socket) -> tuple[Assign, list[ToWorker]]:
-    """A standby's whole life: blocked in a read, no loop, no memory mapped. Also what came right behind the Assign."""
+    """A standby's life: blocked in a read, its loop at rest, no memory mapped. Also what came behind the Assign."""
     decoder: wire.FrameDecoder[ToWorker] = wire.FrameDecoder(ToWorker)
     while True:
         messages, _ = wire.receive(control, decoder)
@@ -85,13 +93,12 @@ def _settle_in(assign: Assign) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, assign.nice)
 
 
-def _run(assign: Assign, control: socket.socket, early: list[ToWorker]) -> int:
+def _run(assign: Assign, control: socket.socket, early: list[ToWorker], loops: asyncio.Runner) -> int:
     module = load_transport(assign.transport)
     if module.attach is None:
         raise RuntimeError(f"transport {assign.transport!r} does not reach other processes")
     port: Port = module.attach(assign.attach, assign.memory_fds)
-    with asyncio.Runner(loop_factory=new_loop) as loops:
-        return loops.run(_serve(assign, port, control, early))
+    return loops.run(_serve(assign, port, control, early))
 
 
 async def _serve(assign: Assign, port: Port, control: socket.socket, early: list[ToWorker]) -> int:

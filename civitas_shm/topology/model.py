@@ -183,6 +183,8 @@ class PoolSpec:
     standby: int = 1
     """Forked processes that wait to be handed a slot, so that a restart needs no fork."""
     pin: bool = True
+    preload: list[str] = field(default_factory=list)
+    """Modules that are imported before workers are forked. They must not start threads or touch a GPU."""
 
 
 @dataclass(frozen=True, slots=True)

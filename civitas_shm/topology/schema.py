@@ -276,6 +276,7 @@ class Pool(Block):
     size: Annotated[Any, AfterValidator(_pool_size), BeforeValidator(_typed)] = "auto"
     standby: Annotated[Whole, Field(ge=0, le=16)] = 1
     pin: Flag = True
+    preload: TextList = Field(default_factory=list)
 
 
 class Transport(Block):

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from civitas_shm.host import kernel
+from civitas_shm.host.forkserver import Preload
 from civitas_shm.host.kernel import Exit
 from civitas_shm.host.pool import Pool, PoolBroken, Worker
 from civitas_shm.host.protocol import Line
@@ -157,7 +158,7 @@ def test_a_stopped_fork_server_is_replaced(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_fork_server_that_cannot_start_breaks_the_pool_with_a_reason() -> None:
     async def test() -> None:
         watched = Watched(1)
-        watched.pool._preload = ["no.such.module"]
+        watched.pool._preload = Preload(["no.such.module"], [], [])
         watched.pool.start()
         await until(lambda: watched.broken)
         await watched.pool.close()
@@ -194,3 +195,29 @@ def test_a_standby_waits_without_a_thread_or_a_loop_and_without_interrupts() -> 
             assert not watched.deaths
 
     run(test)
+
+
+def test_what_a_user_wants_preloaded_is_there_in_each_process_and_a_module_that_fails_harms_nobody(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "preloaded_first.py").write_text("import sys\nprint('preloaded', file=sys.stderr)\n")
+    (tmp_path / "preloaded_fails.py").write_text("raise LookupError('not here')\n")
+    (tmp_path / "preloaded_thread.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+    )
+    names = ["preloaded_first", "preloaded_fails", "preloaded_thread"]
+
+    async def test() -> None:
+        watched = Watched(2)
+        own = watched.pool._preload.own
+        watched.pool._preload = Preload(own, [str(tmp_path)], names)
+        watched.pool.start()
+        await until(lambda: len(watched.born()) == 2)
+        assert not watched.broken
+        await watched.pool.close()
+
+    run(test)
+    said = capfd.readouterr().err
+    assert said.count("preloaded\n") == 1, "once, not in each process"
+    assert "pool.preload: 'preloaded_fails' cannot be imported: LookupError: not here" in said
+    assert "pool.preload: 'preloaded_thread' has started 1 thread(s)" in said

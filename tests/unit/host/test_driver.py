@@ -150,11 +150,11 @@ def test_all_mailboxes_and_readers_are_there_before_the_first_agent_starts() -> 
         world = World(agent("a"), agent("b", replicas=2), size=2)
         assert world.memory.mailboxes == ["a", "b"]
         assert world.memory.calls == [("readers", 11, (2,)), ("readers", 12, (3, 2))]
-        assert world.started() == []
+        assert [order.process for _, order in world.pool.assigned] == ["w1", "w2"], "processes do not wait for agents"
+        assert world.started() == [("w1", "a")], "its order waits in the socket until the process is there"
         world.ready()
-        assert world.started() == [("w1", "a")]
         world.says("w1", "AgentStarted", "a")
-        assert world.started() == [("w1", "a"), ("w1", "b")]  # the other replica waits for its process
+        assert world.started() == [("w1", "a"), ("w2", "b"), ("w1", "b")]
         world.ready("w2")
         world.says("w2", "AgentStarted", "b")
         assert not world.ran
@@ -330,10 +330,28 @@ def test_a_death_during_the_stop_is_not_counted_and_nothing_is_started_again() -
     run(test)
 
 
-def test_a_stop_before_the_process_is_ready_does_not_wait_for_it() -> None:
+def test_a_stop_before_the_process_is_ready_waits_behind_the_start_in_its_socket() -> None:
     def test() -> None:
         world = World(agent("a"))
         world.driver.stop()
+        assert world.stopped() == [("w1", "a", "current")]
+        world.ready()
+        world.says("w1", "AgentExited", "a", reason="stopped")
+        assert world.driver.ended.result() == Outcome(0)
+
+    run(test)
+
+
+def test_a_stop_before_the_process_is_ready_has_its_deadline_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("civitas_shm.host.driver.STOP_GRACE_S", 0.01)
+
+    async def test() -> None:
+        world = World(agent("a", shutdown_timeout_s=0.01))
+        world.driver.stop()
+        while not world.pool.killed:
+            await asyncio.sleep(0.002)
+        assert world.pool.killed == [("w1", "'a' did not stop in time")]
+        world.driver.died(world.worker(), KILLED)
         assert world.driver.ended.result() == Outcome(0)
 
     run(test)

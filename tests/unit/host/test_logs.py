@@ -136,7 +136,8 @@ def test_a_long_line_arrives_in_parts_and_whole() -> None:
 
 def test_log_records_keep_to_their_agents_level_and_bring_their_traceback() -> None:
     sink = Put()
-    handler = RecordHandler(sink, lambda: "current", logging.WARNING, {"chatty": logging.DEBUG})  # type: ignore[arg-type]
+    handler = RecordHandler(sink, lambda: "current")  # type: ignore[arg-type]
+    handler.set_levels(logging.WARNING, {"chatty": logging.DEBUG})
 
     def record(level: int, text: str, *args: Any, **extra: Any) -> None:
         made = logging.LogRecord(extra.pop("logger", "lib"), level, "", 0, text, args, extra.pop("exc_info", None))
