@@ -74,12 +74,12 @@ class Store(Protocol):
         """Keep them, all or none. Replaces those of the same ids."""
         ...
 
-    def letters(self, *, payloads: bool = False) -> list[Letter]:
-        """All, the newest first; without `payloads` their header and payload are empty."""
+    def letters(self, *, payloads: bool = False, skip: int = 0, limit: int = -1) -> list[Letter]:
+        """The newest first, all or a page; without `payloads` their header and payload are empty."""
         ...
 
-    def find(self, beginning: str) -> list[Letter]:
-        """Those whose id begins so, complete."""
+    def find(self, beginning: str, limit: int = -1) -> list[Letter]:
+        """Those whose id begins so, complete; at most `limit`."""
         ...
 
     def drop(self, ids: Iterable[str]) -> int:
@@ -110,12 +110,14 @@ class MemoryLetters:
         while len(self._letters) > self._most or (self._bytes > self._bytes_most and self._letters):
             self.evicted += self.drop([next(iter(self._letters))])
 
-    def letters(self, *, payloads: bool = False) -> list[Letter]:
-        newest_first = reversed(self._letters.values())
-        return list(newest_first) if payloads else [_without_bytes(letter) for letter in newest_first]
+    def letters(self, *, payloads: bool = False, skip: int = 0, limit: int = -1) -> list[Letter]:
+        newest_first = list(reversed(self._letters.values()))[skip:]
+        page = newest_first if limit < 0 else newest_first[:limit]
+        return page if payloads else [_without_bytes(letter) for letter in page]
 
-    def find(self, beginning: str) -> list[Letter]:
-        return [letter for letter in self._letters.values() if letter.id.startswith(beginning)]
+    def find(self, beginning: str, limit: int = -1) -> list[Letter]:
+        found = [letter for letter in self._letters.values() if letter.id.startswith(beginning)]
+        return found if limit < 0 else found[:limit]
 
     def drop(self, ids: Iterable[str]) -> int:
         dropped = [letter for id_ in ids if (letter := self._letters.pop(id_, None)) is not None]
@@ -168,18 +170,20 @@ class FileLetters:
             db.execute("UPDATE counts SET value = value + 1 WHERE name = 'evicted'")
             count, total = count - 1, total - size
 
-    def letters(self, *, payloads: bool = False) -> list[Letter]:
+    def letters(self, *, payloads: bool = False, skip: int = 0, limit: int = -1) -> list[Letter]:
+        page = "ORDER BY n DESC LIMIT ? OFFSET ?"  # a limit of -1 is none
         if payloads:
-            rows = self._all("SELECT fields, header, payload FROM letters ORDER BY n DESC")
+            rows = self._all(f"SELECT fields, header, payload FROM letters {page}", limit, skip)
         else:
-            rows = [(fields, b"", None) for (fields,) in self._all("SELECT fields FROM letters ORDER BY n DESC")]
+            rows = [(fields, b"", None) for (fields,) in self._all(f"SELECT fields FROM letters {page}", limit, skip)]
         return [_restored(*row) for row in rows]
 
-    def find(self, beginning: str) -> list[Letter]:
+    def find(self, beginning: str, limit: int = -1) -> list[Letter]:
         rows = self._all(
-            "SELECT fields, header, payload FROM letters WHERE substr(id, 1, ?) = ? ORDER BY n",
+            "SELECT fields, header, payload FROM letters WHERE substr(id, 1, ?) = ? ORDER BY n LIMIT ?",
             len(beginning),
             beginning,
+            limit,
         )
         return [_restored(*row) for row in rows]
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, runtime_checkable
@@ -524,6 +525,8 @@ class TransportModule:
     """Remove one that is not live, with all that is in it; RunAlive when it has come to life again."""
     is_held: Callable[[Path], bool] | None = None
     """Whether the run with that directory lives: by its lock, changing nothing."""
+    hold: Callable[[Path], AbstractContextManager[None]] | None = None
+    """Keep a dead run from being started or removed by others meanwhile; RunAlive when it is not dead."""
     run_directory: Callable[[str], Path] | None = None
     """Where the run of a name has its directory: control socket, log. It need not be there."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..control.protocol import RunStatus
     from ..runs import RunFound
 
-__all__ = ["Listed", "command", "look"]
+__all__ = ["Listed", "ago", "command", "look"]
 
 ANSWER_S: Final = 2.0
 """How long one host may keep the whole list waiting."""
@@ -110,7 +110,7 @@ def listing(listed: list[Listed], now_s: float) -> str:
     for one in listed:
         plain = as_plain(one)
         state = one.status.state if one.status else state_text(one.found)
-        since = "" if plain["since"] is None else _ago(now_s - plain["since"])
+        since = "" if plain["since"] is None else ago(now_s - plain["since"])
         numbers = [_number(plain[key]) for key in ("processes", "agents", "waiting", "dead_letters")]
         problem = f": {one.problem}" if one.problem else ""
         rows.append([plain["name"], _number(plain["pid"]), since, *numbers, state + problem])
@@ -121,7 +121,7 @@ def _number(value: int | None) -> str:
     return "-" if value is None else str(value)
 
 
-def _ago(seconds: float) -> str:
+def ago(seconds: float) -> str:
     """`5 s`, `12 min`, `3 h`, `4 days`."""
     seconds = max(0.0, seconds)
     for limit, unit_s, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):

@@ -64,6 +64,15 @@ class ControlClient:
 
     def ask(self, request: Request, kind: type[R]) -> R:
         """The reply, of that kind. RunNotAnswering when it is refused, or none comes."""
+        reply = self.reply(request)
+        if isinstance(reply, Refusal):
+            raise RunNotAnswering(f"The host of {self._name} refused: {reply.text}.")
+        if not isinstance(reply, kind):
+            raise RunNotAnswering(f"The host of {self._name} answered {type(reply).__name__}, not {kind.__name__}.")
+        return reply
+
+    def reply(self, request: Request) -> Reply:
+        """The reply, a refusal too. RunNotAnswering when none comes."""
         until = time.monotonic() + self._timeout_s
         try:
             self._sock.settimeout(self._timeout_s)
@@ -73,7 +82,7 @@ class ControlClient:
                 if not data:
                     raise RunNotAnswering(f"The host of {self._name} ended the connection before it answered.")
                 for reply in self._decoder.feed(data):
-                    return self._checked(reply, kind)
+                    return reply
                 self._sock.settimeout(max(0.001, until - time.monotonic()))
         except TimeoutError:
             raise self._silent() from None
@@ -130,10 +139,3 @@ class ControlClient:
             f"The host of {self._name} holds its lock but does not answer within {self._timeout_s:g} s: it was stopped "
             f"(SIGSTOP) or hangs. `civitas-shm stop {self._directory.name} --now` kills it; what waits stays."
         )
-
-    def _checked(self, reply: Reply, kind: type[R]) -> R:
-        if isinstance(reply, Refusal):
-            raise RunNotAnswering(f"The host of {self._name} refused: {reply.text}.")
-        if not isinstance(reply, kind):
-            raise RunNotAnswering(f"The host of {self._name} answered {type(reply).__name__}, not {kind.__name__}.")
-        return reply

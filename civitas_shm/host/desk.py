@@ -13,7 +13,9 @@ from typing import Final, Literal
 from .. import __version__
 from ..clock import Clock
 from ..control.decide import Answer, Letter, Stop, decide
+from ..control.letters import LetterRequest, Office, answer_letters
 from ..control.protocol import Refusal, Reply, RunStatus, Stopping, read_request
+from ..dead_letters import store_of
 from ..letters import count_letters
 from ..topology.model import Drain
 from ..transport import RunMemory
@@ -41,6 +43,8 @@ class HostDesk:
         self._counted: tuple[int, int | None] = (0, 0)
         self._stop_asked = False
         self.driver: Driver | None = None
+        self.office: Office | None = None
+        """Who keeps the dead letters of the run; None while it starts."""
         self.running = False
         """Every agent was ready once."""
 
@@ -58,8 +62,8 @@ class HostDesk:
                 self._stop_asked = True
                 self._stop(now, drain)
                 return Stopping()
-            case Letter():
-                return Refusal(kind="unknown", text="this run keeps no dead letters")
+            case Letter(letter_request):
+                return self._letters(letter_request)
             case refusal:
                 return refusal
 
@@ -88,6 +92,16 @@ class HostDesk:
         now = self.status()
         letters = f", {now.dead_letters:,} dead letters" if now.dead_letters else ""
         return f"{now.state}: {now.agents} agents in {now.processes} processes, {now.waiting:,} messages wait{letters}"
+
+    def _letters(self, request: LetterRequest) -> Reply:
+        if self.office is not None:
+            return answer_letters(request, self.office.store, self.office.replay)
+        store = store_of(self._memory.run_dir)
+        try:
+            return answer_letters(request, store, None)
+        finally:
+            if store is not None:
+                store.close()
 
     def _state(self) -> Literal["starting", "running", "stopping"]:
         if self._stop_asked or (self.driver is not None and self.driver.stopping):

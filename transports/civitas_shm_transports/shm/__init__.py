@@ -14,7 +14,7 @@ from civitas_shm.transport import TransportModule
 from . import _shm
 from .memory import create
 from .segments import is_held
-from .survey import find_runs, remove_stale, run_directory, stale_runs
+from .survey import find_runs, hold, remove_stale, run_directory, stale_runs
 from .transport import attach
 
 __all__ = ["find_runs", "remove_stale", "stale_runs", "transport"]
@@ -33,5 +33,6 @@ def transport() -> TransportModule:
         stale_runs=stale_runs,
         remove_stale=remove_stale,
         is_held=is_held,
+        hold=hold,
         run_directory=run_directory,
     )

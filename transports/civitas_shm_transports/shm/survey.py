@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -24,7 +25,7 @@ from .memory import count_waiting
 from .names import SHM, groups_by_name, in_use, owners, remove_named
 from .segments import LOGS, RunDirectory, Segments, UnreadableRun, is_held, runs_directory
 
-__all__ = ["find_runs", "remove_stale", "run_directory", "stale_runs"]
+__all__ = ["find_runs", "hold", "remove_stale", "run_directory", "stale_runs"]
 
 _KEPT: Final = ("dead", "empty", "unreadable")
 
@@ -66,6 +67,19 @@ def remove_stale(run: RunFound) -> None:
                 directory.remove(directory.files())
             except UnreadableRun:
                 directory.remove_unread()
+
+
+@contextlib.contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """For who reads or changes the dead letters of a dead run. Afterwards nothing is left of a run that had only these,
+    if they are gone."""
+    directory = RunDirectory.take(path)
+    try:
+        yield
+    finally:
+        if not directory.is_made() and not (path / "run.json").exists():
+            directory.remove(None)
+        directory.release()
 
 
 def _in_directory(base: Path) -> list[RunFound]:
