@@ -145,7 +145,11 @@ class FileLetters:
         # The death of processes is what it must survive: what is written is the kernel's. An fsync each would cost a
         # second for a few hundred letters, in the loop of the host.
         self._db: sqlite3.Connection | None = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None)
-        self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; {_SCHEMA}")
+        try:
+            self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; {_SCHEMA}")
+        except BaseException:
+            self._db.close()
+            raise
 
     @property
     def evicted(self) -> int:

@@ -6,7 +6,6 @@ none, and never keeps the run waiting.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import time
@@ -71,6 +70,8 @@ class Follower:
 
     def writer_lives(self) -> bool:
         """Whether the program that writes the log lives: by its record lock."""
+        import fcntl  # here and below: Windows has none, and its help shows this command too
+
         try:
             fd = os.open(self._directory / "log", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
@@ -85,6 +86,8 @@ class Follower:
 
     def read(self) -> bytes:
         """All that is new; empty when there is nothing, or no log any more."""
+        import fcntl
+
         try:
             fd = os.open(self._directory / "log", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:

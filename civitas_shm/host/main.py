@@ -282,7 +282,11 @@ class Host:
     def _open_control(self, spec: TopologySpec, memory: RunMemory) -> None:
         agents = len(list(spec.supervision.agents()))
         self._desk = HostDesk(memory, kernel.pid_of(self._caller_pidfd), agents, self._clock, self._stop_over_control)
-        self._control = ControlServer(self._loop, memory.run_dir, self._desk.answer)
+        try:
+            self._control = ControlServer(self._loop, memory.run_dir, self._desk.answer)
+        except OSError as error:  # a file system without sockets: a run without ps is better than none
+            print(f"{memory.run_dir}: no control socket can be had there ({error}); ps and stop do not reach this run.",
+                  file=sys.stderr)  # fmt: skip
 
     def _stop_over_control(self, now: bool, drain: Drain | None) -> None:
         self._asked_to_stop(now, drain=drain)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import psutil
 import pytest
 
 from civitas_shm.control.client import ControlClient
-from civitas_shm.control.protocol import RunStatus, Status
+from civitas_shm.control.protocol import RunStatus, Status, Stopping, StopRun
 from civitas_shm.errors import RunNotAnswering
 
 if sys.platform != "linux":
@@ -119,6 +121,43 @@ def test_a_run_is_stopped_while_it_starts(shell: Shell) -> None:
     _, err = run.communicate()
     assert "stopped before all of its agents had started" in err
     assert shell.ps("--all") == {}
+
+
+def test_a_stop_at_any_moment_of_a_start_ends_it_and_leaves_nothing(shell: Shell) -> None:
+    topology = shell.topology("early", "Slow")
+    for n in range(12):
+        run = shell.popen("run", "-q", topology)
+        until(lambda: is_held(shell.runs / "early"))
+        time.sleep(n * 0.02)  # a start takes about 0.2 s
+        with ControlClient(shell.runs / "early", is_held) as client:
+            client.ask(StopRun(), Stopping)
+            assert client.wait_for_end(None)
+        run.communicate()
+        assert run.returncode in (0, 1)  # stopped, or stopped before all of its agents had started
+        assert list(shell.runs.iterdir()) == []
+
+
+def test_of_two_starts_of_one_name_one_wins_and_the_other_says_so(shell: Shell) -> None:
+    topology = shell.topology("once", "Slow")
+    for _ in range(3):
+        both = [shell.popen("run", "-d", topology) for _ in range(2)]
+        said = [run.communicate() for run in both]
+        assert sorted(run.returncode for run in both) == [0, 6], said
+        assert any("A run named 'once' is alive" in err for _, err in said)
+        shell.do("stop")
+        shell.do("gc", "--empty")
+        assert list(shell.runs.iterdir()) == []
+
+
+def test_a_run_whose_directory_was_deleted_by_hand_goes_on_and_ends(shell: Shell) -> None:
+    run = shell.popen("run", "-q", shell.topology("bare"))
+    shell.until_state("bare", "running")
+    shutil.rmtree(shell.runs)
+    time.sleep(0.3)
+    assert run.poll() is None
+    run.terminate()
+    assert run.wait() == 0
+    assert [entry for entry in os.listdir("/dev/shm") if "-bare-" in entry] == []
 
 
 def test_clients_that_are_silent_or_send_garbage_do_not_trouble_a_run(shell: Shell) -> None:

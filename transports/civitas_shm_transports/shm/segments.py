@@ -13,6 +13,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -201,11 +202,16 @@ class RunDirectory:
         if files is not None and files.place == "shm":
             for name, _, _, _ in files.segments():
                 remove_named(name)
-        for entry in [entry for entry in os.scandir(self.path) if entry.name not in ("lock", *LOGS, LETTERS)]:
+        try:
+            entries = [entry for entry in os.scandir(self.path) if entry.name not in ("lock", *LOGS, LETTERS)]
+        except FileNotFoundError:  # somebody has removed it by hand
+            entries = []
+        for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
             else:
-                os.unlink(entry.path)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(entry.path)
         # Not earlier: who finds the lock gone makes a new one, and writes beside it.
         (self.path / "lock").unlink(missing_ok=True)
         try:
