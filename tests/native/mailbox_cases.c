@@ -119,6 +119,83 @@ static void safety_poll_finds_a_reply_that_a_stopped_producer_left(void) {
     EXPECT(cv_safety_poll(&host.run) == 1);
     EXPECT(world_bell_rang(&w, OTHER));
 }
+static void safety_poll_finds_who_waits_for_room_and_was_not_told(void) {
+    begin(1, CV_BLOCK_SENDER, ONE);
+    cv_mailbox *m = cv_mailbox_at(&w.map, box);
+    mb_message taken;
+    uint32_t ready[256];
+    uint64_t alarm;
+    EXPECT(world_send_number(&sender, box, 1) == PORT_SENT);
+    EXPECT(world_send_number(&sender, box, 2) == PORT_FULL);
+    EXPECT(port_want_room(&sender, box) == PORT_ROOM_LATER);
+    cv_collect(&sender.run, ready, 256, &alarm);
+    EXPECT(cv_park(&sender.run));
+    for (unsigned poll = 0; poll < 3; poll++) EXPECT(cv_safety_poll(&host.run) == 0); /* there is no room: let it sleep */
+    EXPECT(at_xchg(&m->waiters, 0) != 0); /* what a reader does last before it is stopped in mb_tell_waiters */
+    EXPECT(port_take(&reader, box, &taken) == 1);
+    EXPECT(cv_safety_poll(&host.run) == 0); /* seen once: may be on its way */
+    EXPECT(cv_safety_poll(&host.run) == 1);
+    EXPECT(world_bell_rang(&w, SENDER));
+    cv_unpark(&sender.run);
+    cv_collect(&sender.run, ready, 256, &alarm);
+    EXPECT(alarm & CV_ALARM_ROOM);
+    mb_told(&sender.run);
+    EXPECT(at_load(&m->wanting) == 0);
+    EXPECT(world_send_number(&sender, box, 2) == PORT_SENT);
+    EXPECT(cv_park(&sender.run));
+    for (unsigned poll = 0; poll < 3; poll++) EXPECT(cv_safety_poll(&host.run) == 0);
+}
+static void safety_poll_finds_room_that_a_reader_made_before_it_was_stopped(void) {
+    begin(1, CV_BLOCK_SENDER, ONE);
+    cv_mailbox *m = cv_mailbox_at(&w.map, box);
+    mb_message taken;
+    uint32_t ready[256];
+    uint64_t alarm;
+    EXPECT(world_send_number(&sender, box, 1) == PORT_SENT);
+    EXPECT(port_take(&reader, box, &taken) == 1);
+    EXPECT(world_send_number(&sender, box, 2) == PORT_SENT);
+    EXPECT(world_send_number(&sender, box, 3) == PORT_FULL);
+    EXPECT(port_want_room(&sender, box) == PORT_ROOM_LATER);
+    cv_collect(&sender.run, ready, 256, &alarm);
+    EXPECT(cv_park(&sender.run));
+    uint64_t waiters = at_xchg(&m->waiters, 0);
+    EXPECT(port_take(&reader, box, &taken) == 1); /* tells nobody: as if stopped before it looked at `waiters` */
+    at_store(&m->waiters, waiters);
+    EXPECT(cv_safety_poll(&host.run) == 0);
+    EXPECT(cv_safety_poll(&host.run) == 1);
+    EXPECT(world_bell_rang(&w, SENDER));
+}
+static void probe_is_answered_by_a_poll_and_is_no_alarm(void) {
+    begin(8, CV_BLOCK_SENDER, ONE);
+    uint32_t ready[256];
+    uint64_t alarm;
+    cv_collect(&reader.run, ready, 256, &alarm);
+    EXPECT(cv_park(&reader.run));
+    cv_probe(&host.run, READER);
+    EXPECT(world_bell_rang(&w, READER));
+    EXPECT(cv_probe_open(&host.run, READER));
+    cv_unpark(&reader.run);
+    EXPECT(cv_collect(&reader.run, ready, 256, &alarm) == 0 && alarm == 0);
+    EXPECT(!cv_probe_open(&host.run, READER));
+    EXPECT(cv_park(&reader.run));
+}
+static void wait_that_is_being_written_is_left_out(void) {
+    begin(8, CV_BLOCK_SENDER, ONE);
+    cv_wait wait = {.id = 7, .on = 3 | (uint64_t)CV_WAIT_ROOM << 32, .since_ns = 10, .seen_ns = 20, .type = "work"}, seen;
+    EXPECT(!cv_wait_read(&host.run, box, &seen));
+    cv_wait_note(&sender.run, box, &wait);
+    EXPECT(cv_wait_read(&host.run, box, &seen));
+    EXPECT(seen.id == 7 && cv_wait_target(&seen) == 3 && cv_wait_kind(&seen) == CV_WAIT_ROOM && !strcmp(seen.type, "work"));
+    EXPECT(seen.since_ns == 10 && seen.seen_ns == 20);
+    wait.seen_ns = 30;
+    cv_wait_note(&sender.run, box, &wait);
+    EXPECT(cv_wait_read(&host.run, box, &seen) && seen.seen_ns == 30);
+    at_store(&cv_cell_at(&w.map, box)->wait.id, 0); /* stopped before the last store */
+    EXPECT(!cv_wait_read(&host.run, box, &seen));
+    cv_wait_note(&sender.run, box, &wait);
+    at_store(&cv_cell_at(&w.map, box)->wait.on, ~0ull); /* damaged: no such mailbox */
+    EXPECT(!cv_wait_read(&host.run, box, &seen));
+}
 static void safety_poll_wakes_an_idle_replica_beside_a_busy_one(void) {
     begin(8, CV_BLOCK_SENDER, BOTH);
     mb_message m;
@@ -421,6 +498,10 @@ static const struct {
     CASE(lane_of_no_places_is_damaged_and_costs_a_sender_no_patience),
     CASE(safety_poll_finds_what_a_stopped_producer_left),
     CASE(safety_poll_finds_a_reply_that_a_stopped_producer_left),
+    CASE(safety_poll_finds_who_waits_for_room_and_was_not_told),
+    CASE(safety_poll_finds_room_that_a_reader_made_before_it_was_stopped),
+    CASE(probe_is_answered_by_a_poll_and_is_no_alarm),
+    CASE(wait_that_is_being_written_is_left_out),
     CASE(safety_poll_wakes_an_idle_replica_beside_a_busy_one),
     CASE(safety_poll_leaves_an_idle_run_alone),
     CASE(what_was_announced_before_the_park_word_keeps_its_reader_awake),

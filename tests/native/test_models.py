@@ -125,6 +125,8 @@ RIGHT = [
     Case("room", "two_messages_each", "-DMESSAGES=2"),
     Case("room", "reader_killed", "-DMESSAGES=1 -DREADER_KILLS=1"),
     Case("room", "sender_killed", "-DMESSAGES=2 -DSENDER_KILLS=1"),
+    Case("room", "replica_stopped", "-DMESSAGES=2 -DREADER_STOPS=1"),
+    Case("room", "nobody_spins_at_a_stopped_replica", "-DMESSAGES=1 -DREADER_STOPS=1", Search.CYCLES),
     Case("room", "nobody_spins", "-DMESSAGES=1 -DREADER_KILLS=1", Search.CYCLES),
     # --- wake-up ---
     Case("wake", "three_messages", ""),
@@ -204,6 +206,8 @@ MUTANTS = [
     Case("room", "own_bit_stored_instead_of_ored", "-DMUTANT_WAITERS_BY_STORE"),
     Case("room", "waiters_cleared_after_ringing", "-DMUTANT_CLEAR_WAITERS_LAST"),
     Case("room", "rung_before_the_room_bit", "-DMUTANT_RING_BEFORE_ROOM_BIT"),
+    Case("room", "replica_stopped_and_the_poll_does_not_see_it", "-DMUTANT_POLL_BLIND_TO_ROOM -DREADER_STOPS=1"),
+    Case("room", "poll_goes_by_the_bits_alone", "-DMUTANT_POLL_GOES_BY_BITS_ALONE -DREADER_STOPS=1"),
     Case("room", "no_recheck_when_parked", "-DMUTANT_NO_RECHECK"),
     Case("room", "reader_killed_and_nobody_rings", "-DMUTANT_NOBODY_RINGS -DMESSAGES=1 -DREADER_KILLS=1"),
     Case("room", "doorbell_before_the_repair", "-DMUTANT_DOORBELL_BEFORE_REPAIR -DMESSAGES=1 -DREADER_KILLS=1"),

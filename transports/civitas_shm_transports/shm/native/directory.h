@@ -124,6 +124,7 @@ static inline unsigned cv_slot_recover(cv_run *run, unsigned dead) {
         if (!sound) continue;
         repaired += mb_recover(m, rings, dead);
         cv_effect_settle(run, m, dead);
+        at_store(&cv_slot_at(run, dead)->wants_memory, 0);
         at_and(&m->listening, ~(1ull << dead));
         at_and(&m->waiters, ~(1ull << dead));
         at_and(&m->wanting, ~(1ull << dead));
@@ -149,6 +150,16 @@ static inline uint64_t cv_busy_readers(cv_mailbox *m) {
     return busy;
 }
 
+/* Who waits for a place in a mailbox that has one, or whose announcement was taken; one bit each. */
+static inline uint64_t cv_untold(cv_run *run, uint32_t index, cv_mailbox *m) {
+    uint64_t wanting = at_load(&m->wanting);
+    bool room = true;
+    cv_ring r;
+    for (unsigned lane = 0; wanting && lane < CV_LANES; lane++)
+        room &= cv_ring_of(run, index, m, lane, &r) && mb_waiting(&r) < r.capacity;
+    return room ? wanting : wanting & ~at_load(&m->waiters);
+}
+
 /* Processes that sleep beside work, announced or not, or whose wait for room somebody has taken note of and told
  * nothing: ring them, and count. Only a process that was stopped between publish and doorbell, or between taking
  * `waiters` and telling them, leaves such a state. Rung but not awake yet is no miss, so the same sleep must be seen in
@@ -157,7 +168,7 @@ static inline unsigned cv_safety_poll(cv_run *run) {
     uint64_t beside_work = 0, untold = 0;
     for (uint32_t index = 0; index < cv_records(run); index++) {
         cv_mailbox *m = cv_mailbox_at(run, index);
-        if (m) untold |= at_load(&m->wanting) & ~at_load(&m->waiters);
+        if (m) untold |= cv_untold(run, index, m);
         /* A reply lane is read whenever its process is awake; nobody has to listen there. */
         uint64_t listening = m ? at_load(&m->readers) & (index < run->slots ? ~0ull : at_load(&m->listening)) : 0;
         cv_ring r;
@@ -173,6 +184,10 @@ static inline unsigned cv_safety_poll(cv_run *run) {
         uint64_t seq = at_load(&s->park_seq);
         bool work = (beside_work | untold) >> slot & 1 || (at_load(&s->alarm) & ~(uint64_t)CV_ALARM_PROBE) != 0;
         for (uint32_t w = 0; !work && w < cv_bit_words(run); w++) work = at_load(&cv_slot_bits(run, slot)[w]) != 0;
+        if (!work && seq & 1 && at_load(&s->wants_memory)) { /* only itself can see whether there is some: no miss */
+            at_or(&s->alarm, CV_ALARM_ROOM);
+            cv_door_write(run->door[slot]);
+        }
         if (!(seq & 1) || !work || at_load(&s->state) != CV_SLOT_LIVE) {
             run->polled[slot] = 0;
         } else if (run->polled[slot] == seq) {

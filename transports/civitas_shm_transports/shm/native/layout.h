@@ -73,7 +73,8 @@ typedef struct {
     at_u64 state;
     at_u64 pid;
     at_u64 missed; /* wake-ups that only the host's safety poll found */
-    uint8_t pad2[CV_LINE - 32];
+    at_u64 wants_memory; /* 1: the slot's process waits for memory; it alone writes it, and the host after its death */
+    uint8_t pad2[CV_LINE - 40];
     /* line 3: bit w = bitmap word w may be non-zero. Setter: anybody. The bitmap follows at once, so that its first 256
      * mailboxes lie on the same cache line: a message that wakes nobody then moves one line, not two. */
     at_u64 summary[4];

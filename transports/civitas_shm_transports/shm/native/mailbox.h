@@ -63,11 +63,15 @@ static inline void mb_tell_waiters(cv_run *run, cv_mailbox *m) {
 }
 
 /* Announce that this process waits for room. The caller posts once more after this before it sleeps. */
-static inline void mb_wait(cv_run *run, cv_mailbox *m, uint32_t mailbox) {
+static inline void mb_wait(cv_run *run, cv_mailbox *m) { at_or(&m->waiters, 1ull << run->me); }
+
+/* For the safety poll, before mb_wait: what is waited for is a place in this mailbox, which a poll can see; or memory,
+ * which only the waiter itself can. */
+static inline void mb_want(cv_run *run, cv_mailbox *m, uint32_t mailbox) {
     run->wants[mailbox / 64] |= 1ull << (mailbox % 64);
-    at_or(&m->wanting, 1ull << run->me); /* first: whoever takes the other bit leaves this one for the safety poll */
-    at_or(&m->waiters, 1ull << run->me);
+    at_or(&m->wanting, 1ull << run->me);
 }
+static inline void mb_want_memory(cv_run *run) { at_store(&cv_slot_at(run, run->me)->wants_memory, 1); }
 
 /* This process was told of room somewhere and is awake: whoever waits here tries again, and announces itself again. */
 static inline void mb_told(cv_run *run) {
@@ -76,6 +80,8 @@ static inline void mb_told(cv_run *run) {
             cv_mailbox *m = cv_mailbox_at(run, w * 64 + (uint32_t)__builtin_ctzll(run->wants[w]));
             if (m) at_and(&m->wanting, ~(1ull << run->me));
         }
+    at_u64 *memory = &cv_slot_at(run, run->me)->wants_memory;
+    if (at_load(memory)) at_store(memory, 0);
 }
 
 /* A position as headers and in-hand entries carry it: modulo lap width x ring. A producer that was stopped between its

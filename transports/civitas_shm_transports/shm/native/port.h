@@ -289,13 +289,15 @@ static inline int port_want_room(cv_port *p, uint32_t mailbox) {
     cv_mailbox *m = cv_mailbox_at(&p->run, mailbox);
     cv_account *account = m ? cv_account_of(&p->ledger, mailbox) : NULL;
     if (!account) return PORT_ROOM_LATER;
-    mb_wait(&p->run, m, mailbox);
+    if (p->refused) mb_want_memory(&p->run);
+    else mb_want(&p->run, m, mailbox);
+    mb_wait(&p->run, m);
     if (p->refused) {
         bool on_its_way = false;
         uint64_t limit = p->arena.limit / 8 * 7;
         for (uint32_t i = 0; i < cv_records(&p->run); i++) { /* any mailbox that holds a chunk of ours may give it back */
             cv_mailbox *holder = p->ledger.account[i] && p->ledger.account[i]->bytes ? cv_mailbox_at(&p->run, i) : NULL;
-            if (holder) mb_wait(&p->run, holder, i);
+            if (holder) mb_wait(&p->run, holder);
         }
         cv_ledger_look_all(&p->ledger);
         for (uint32_t i = 0; i < cv_records(&p->run); i++) {
