@@ -243,10 +243,15 @@ class HostClient:
             attach = load_transport(message.transport).attach
             assert attach is not None  # the host has refused those
             self.port = attach(message.attach, fds)
+            self.port.start(self._loop)
         except (CivitasError, OSError, ValueError) as error:
             self._fail(SpawnError(f"This process cannot attach to the run's memory: {error}."))
             return
-        self.port.start(self._loop)
+        except Exception:
+            self._fail(
+                SpawnError("This process cannot attach to the run's memory: a fault of civitas-shm or its build.")
+            )
+            raise  # the loop tells it
         self._orders = Orders(self.port, self._channel.send, self._build, Plugins(self._spec.plugins))
         self._channel.send(Ready(message.attach["slot"]))
         self._welcome.set_result(None)

@@ -12,9 +12,10 @@ from typing import Any
 import psutil
 import pytest
 
-from civitas_shm.errors import AgentImportError, AgentStopped, RunFailed, RunHasMessages
+from civitas_shm.errors import AgentImportError, AgentStopped, RunFailed, RunHasMessages, SpawnError
 from civitas_shm.host.protocol import Chaos
 from civitas_shm.topology.model import LoggingSpec, PoolSpec, ProcessSpec, StopSpec
+from civitas_shm_transports.shm.transport import ShmPort
 
 pytestmark = pytest.mark.process
 
@@ -183,6 +184,25 @@ def test_a_class_that_cannot_be_imported_ends_the_run_at_once(start_run: Any, ag
             async with start_run(agent("Absent")):
                 pass
         assert failed.value.exit_code == 4
+
+    run_async(test)
+
+
+def test_a_fault_of_ours_in_the_caller_ends_the_start_instead_of_hanging_it(
+    start_run: Any, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(self: Any, loop: asyncio.AbstractEventLoop) -> None:
+        raise TypeError("bind() takes 2 arguments, 3 given")
+
+    monkeypatch.setattr(ShmPort, "start", start)
+
+    async def test() -> None:
+        told: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(repr(context["exception"])))
+        with pytest.raises(SpawnError, match="a fault of civitas-shm"):
+            async with start_run(agent("Echo")):
+                pass
+        assert told == ["TypeError('bind() takes 2 arguments, 3 given')"]
 
     run_async(test)
 
