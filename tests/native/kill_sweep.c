@@ -369,6 +369,32 @@ static bool sends_full_after(void) {
     return true; /* the second never was, in no state */
 }
 
+/* A handler that saves after each send how far it came, and goes on from there; what it sends is all the same. */
+enum { WALKS = 3 };
+static void walks(void) {
+    mb_message stored;
+    uint8_t at = port_state(&reader, box, &stored) ? stored.body[0] : 0;
+    while (at < WALKS) {
+        EXPECT(handler_sends(&reader, 5) == PORT_SENT);
+        at++;
+        EXPECT(port_commit_state(&reader, box, NULL, &at, 1) == PORT_SENT);
+    }
+}
+static bool walks_after(void) {
+    succeed(&reader, READER);
+    handler_begins(&reader);
+    mb_message stored;
+    bool walked = port_state(&reader, box, &stored) && stored.body[0] == WALKS;
+    walks();
+    found f = drain(&other, second);
+    CHECK(f.n == 1 + WALKS, "%u steps came, not %u", f.n - 1, WALKS);
+    for (unsigned i = 1; i <= WALKS; i++) EXPECT(f.number[i] == 5);
+    handler_ends(&reader);
+    EXPECT(world_send_number(&sender, second, 77) == PORT_SENT);
+    everything_works();
+    return walked;
+}
+
 /* The host repairs: the newest entry is open, and its message is in its slot (`is`), or nowhere (`is_not`). */
 static void settle_before(bool published) {
     sends_begin(0);
@@ -535,6 +561,7 @@ static const struct {
     {"sends_into_the_last_place", sends_full_before, sends_full, sends_full_after},
     {"sends_again", sends_again_before, sends, sends_after},
     {"sends_again_that_are_taken", sends_again_taken_before, sends, sends_after},
+    {"sends_and_saves", sends_before, walks, walks_after},
     {"settle_what_was_published", settle_is_before, settle, settle_after},
     {"settle_what_was_not", settle_is_not_before, settle, settle_after},
     {"attach", attach_before, attach, attach_after},

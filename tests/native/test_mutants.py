@@ -102,6 +102,10 @@ MUTANTS = {
         "mailbox.h", "        if (out->header.number) mb_raise", "        if (!out->header.number) mb_raise",
         "kill_sweep", ("sends_that_are_taken",),
     ),
+    "memory_that_does_not_know_its_state": Mutant(
+        "effect.h", "return e->current ^ cv_fold(e->tag, 0x9e3779b97f4a7c15ull);", "return e->current;",
+        "kill_sweep", ("sends_and_saves",),
+    ),
     "log_named_before_its_entries": Mutant(
         "effect.h",
         "    if (e->log) memcpy(h + 1, e->log, 8ull * e->entries);\n",
