@@ -135,9 +135,9 @@ class MailboxStats:
     """Read by a sender whose post returned FULL: only `block` makes it wait."""
     handling: str = ""
     """Type of the message in hand, or the empty text when idle or not known."""
-    doubles_dropped: int = 0
+    replay_dropped: int = 0
     """Sends of a handler that ran again, dropped because its earlier life had committed the same."""
-    diverged: int = 0
+    replay_diverged: int = 0
     """Sends of a handler that ran again which differ from all that its earlier life had sent; they are committed."""
     not_remembered: int = 0
     """Sends beyond what is remembered of one handler: they come twice when it runs again."""

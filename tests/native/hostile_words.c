@@ -18,7 +18,7 @@ enum { TAKES_MAX = 4096, COPY = 256 << 10 };
 
 static world w;
 static cv_port host, sender, reader, other;
-static uint32_t hurt, beside;
+static uint32_t hurt, outbox, beside;
 static uint64_t *words[16384];
 static uint32_t n_words, chunk_from, chunk_to;
 static char what[128];
@@ -56,7 +56,7 @@ static void keep_all(void) {
     for (unsigned s = 0; s < SLOTS; s++) {
         bool backed = at_load((at_u64 *)(run->arena[s] + CV_ARENA_EXTENTS)) & 1;
         keep(3 + 2 * s, run->arena[s] + CV_ARENA_EXTENTS, CV_ARENA_DATA - CV_ARENA_EXTENTS);
-        keep(4 + 2 * s, run->arena[s] + CV_BLOCK, backed ? CV_BLOCK : 0);
+        keep(4 + 2 * s, run->arena[s] + CV_BLOCK, backed ? 4 * CV_BLOCK : 0);
     }
 }
 static void restore_all(void) {
@@ -77,6 +77,17 @@ static void forget_all(void) {
     world_forget(&host), world_forget(&sender), world_forget(&reader), world_forget(&other);
 }
 
+/* A handler of the message in hand sends what its earlier life has sent, and more. */
+static void handler_sends(cv_port *p, const mb_message *message) {
+    port_begin(p, hurt, message, 1);
+    for (uint64_t n = 1; n <= 20; n++) { /* the log grows */
+        port_post post = {.mailbox = outbox, .sender = hurt, .lane = CV_LANE_NORMAL, .payload = &n, .payload_len = 8,
+                          .type = "t", .type_len = 1, .cause = &message->header};
+        cv_effect *e = port_handler(p, &post);
+        if (e) port_send_once(p, &post, e);
+    }
+}
+
 static void prepare(void) {
     world_make(&w, SLOTS, 64, 2u << 20, 1u << 20);
     w.reply_capacity = 1;
@@ -84,11 +95,15 @@ static void prepare(void) {
     world_begin(&w, &host);
     w.first_lap = 65535;
     hurt = world_mailbox(&w, &host, "hurt", 8, CV_BLOCK_SENDER, 1ull << READER);
+    outbox = world_mailbox(&w, &host, "outbox", 63, CV_BLOCK_SENDER, 1ull << OTHER);
     beside = world_mailbox(&w, &host, "beside", 8, CV_BLOCK_SENDER, 1ull << READER);
     mb_message m;
     for (uint64_t n = 1; n <= 4; n++) EXPECT(world_send_number(&sender, hurt, n) == PORT_SENT);
     EXPECT(port_take(&reader, hurt, &m) == 1);
     EXPECT(port_commit_state(&reader, hurt, &m.header, "state", 5) == PORT_SENT);
+    port_remember(&reader, hurt, cv_mailbox_at(&w.map, hurt), true);
+    handler_sends(&reader, &m);
+    EXPECT(at_load(&cv_mailbox_at(&w.map, hurt)->log_count) == 20);
     for (uint64_t n = 1; n <= 3; n++) EXPECT(world_send_number(&other, beside, n) == PORT_SENT);
     EXPECT(port_take(&reader, beside, &m) == 1);
 
@@ -103,6 +118,8 @@ static void prepare(void) {
     chunk_from = n_words;
     add_words(w.map.arena[SENDER] + cv_ref_granule(ref) * CV_GRANULE, sizeof(cv_header));
     chunk_to = n_words;
+    uint64_t log = at_load(&box->log_ref);
+    add_words(w.map.arena[READER] + cv_ref_granule(log) * CV_GRANULE, sizeof(cv_header) + 20 * 8);
     forget_all();
     keep_all();
 }
@@ -134,6 +151,17 @@ static unsigned drain(uint32_t mailbox) {
     return n;
 }
 
+/* The successor's handler of what is in hand. Its process dies in the middle; the host settles what it left. */
+static void handler_runs_again(void) {
+    cv_mailbox *m = cv_mailbox_at(&w.map, hurt);
+    mb_message message = {.garbage = false};
+    if (!m) return;
+    port_remember(&reader, hurt, m, true);
+    for (uint64_t mine = mb_in_hand_of(m, READER); mine; mine &= mine - 1)
+        if (mb_redeliver(&reader.run, m, hurt, (unsigned)__builtin_ctzll(mine), &message)) handler_sends(&reader, &message);
+    cv_slot_recover(&host.run, READER);
+}
+
 static void observe(uint32_t mailbox) {
     cv_mailbox *m = cv_mailbox_at(&w.map, mailbox);
     uint64_t refs[CV_HAND];
@@ -157,6 +185,7 @@ static void everybody_works(void) {
     uint64_t alarm, n = 9;
     attach_all(2); /* successors of all: each reads every mailbox */
     observe(hurt);
+    handler_runs_again();
     for (unsigned lane = 0; lane < CV_LANES; lane++) {
         port_post post = {.mailbox = hurt, .lane = lane, .payload = &n, .payload_len = 8, .type = "t", .type_len = 1};
         for (unsigned i = 0; i < 12; i++) port_send(&sender, &post);
@@ -217,6 +246,11 @@ int main(int argc, char **argv) {
     uint64_t luck = argc > 1 ? strtoull(argv[1], NULL, 10) : 1, tried = 0, rounds = argc > 2 ? strtoull(argv[2], NULL, 10) : 3000;
     signal(SIGALRM, too_long);
     prepare();
+    attach_all(2);
+    handler_runs_again();
+    CHECK(at_load(&cv_cell_at(&w.map, hurt)->replay_dropped) == 20, "an undamaged log is not recalled");
+    forget_all();
+    restore_all();
     for (uint32_t i = 0; i < n_words; i++) {
         uint64_t was = *words[i], random = random_word(&luck);
         const uint64_t values[] = {0, ~0ull, 1ull << 63, (1ull << 63) - 1, was + 1, was - 1, was ^ 1ull << dice(&luck, 64),

@@ -51,8 +51,8 @@ def test_a_deterministic_chain_has_its_effect_exactly_once(start_run: Any) -> No
             assert len(run.named("process_recovered")) >= 10
             reading = readings(run, "relay")
             assert reading.redelivered >= 5
-            assert reading.doubles_dropped >= 5
-            assert (reading.diverged, reading.not_remembered) == (0, 0)
+            assert reading.replay_dropped >= 5
+            assert (reading.replay_diverged, reading.not_remembered) == (0, 0)
 
     asyncio.run(test())
 
@@ -65,6 +65,6 @@ def test_a_handler_that_goes_on_by_its_saved_state_loses_and_doubles_nothing(sta
             assert await counted(run, STEPS) == {"step": STEPS}
             assert len(run.named("process_recovered")) >= 5
             assert readings(run, "walker").redelivered >= 3
-            assert readings(run, "walker").doubles_dropped >= 1  # it died between a send and its saving
+            assert readings(run, "walker").replay_dropped >= 1  # it died between a send and its saving
 
     asyncio.run(test())

@@ -80,7 +80,7 @@ class Chain:
         return found
 
     def counts(self) -> tuple[int, int, int]:
-        """(doubles dropped, diverged, not remembered)"""
+        """(replay dropped, replay diverged, not remembered)"""
         return tuple(self.port.stats(self.agent)[16:19])  # type: ignore[return-value]
 
 

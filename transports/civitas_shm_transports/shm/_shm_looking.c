@@ -24,7 +24,7 @@ static long long mailbox_or_none(const cv_run *run, uint64_t word) {
 }
 
 /* stats(mailbox) -> (overflow, capacity, waiting, in_hand, handled, sent, redelivered, dropped, garbage, busy_since_ns, asking,
- * wants_room_in, readers bits, histogram list, bytes_in, bytes_out, doubles_dropped, diverged, not_remembered) */
+ * wants_room_in, readers bits, histogram list, bytes_in, bytes_out, replay_dropped, replay_diverged, not_remembered) */
 PyObject *port_stats_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
@@ -52,7 +52,7 @@ PyObject *port_stats_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
                          mailbox_or_none(run, at_peek(&c->wants_room_in)),
                          m ? at_load(&m->readers) & ~0ull >> (64 - run->slots) : (uint64_t)0,
                          histogram, at_peek(&c->bytes_in), at_peek(&c->bytes_out),
-                         at_peek(&c->doubles_dropped), at_peek(&c->diverged), at_peek(&c->not_remembered));
+                         at_peek(&c->replay_dropped), at_peek(&c->replay_diverged), at_peek(&c->not_remembered));
 }
 
 /* in_hand(mailbox) -> [(token, reader, deliveries, header, type, sender, payload_len)] */

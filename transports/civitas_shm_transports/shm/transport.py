@@ -278,7 +278,7 @@ def read_stats(native: _shm.Port, mailbox: int) -> MailboxStats:
     """One reading of a mailbox and its cell."""
     name, is_open = native.record(mailbox)
     (overflow, capacity, waiting, in_hand, handled, sent, redelivered, dropped, garbage, busy_since_ns, asking, room,
-     readers, histogram, _, _, doubles_dropped, diverged, not_remembered) = native.stats(mailbox)  # fmt: skip
+     readers, histogram, _, _, replay_dropped, replay_diverged, not_remembered) = native.stats(mailbox)  # fmt: skip
     return MailboxStats(
         name=name,
         capacity=capacity,
@@ -296,8 +296,8 @@ def read_stats(native: _shm.Port, mailbox: int) -> MailboxStats:
         asking=asking,
         wants_room_in=room,
         overflow=OVERFLOW[overflow],
-        doubles_dropped=doubles_dropped,
-        diverged=diverged,
+        replay_dropped=replay_dropped,
+        replay_diverged=replay_diverged,
         not_remembered=not_remembered,
     )
 

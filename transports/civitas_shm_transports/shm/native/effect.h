@@ -223,7 +223,7 @@ static inline bool cv_was_published(const cv_run *run, uint64_t to, uint64_t num
     uint32_t mailbox = cv_open_mailbox(to);
     cv_mailbox *m = cv_mailbox_at(run, mailbox);
     cv_ring r;
-    if (!m || !cv_ring_of(run, mailbox, m, cv_open_lane(to), &r)) return false;
+    if (!m || cv_open_lane(to) >= CV_LANES || !cv_ring_of(run, mailbox, m, cv_open_lane(to), &r)) return false;
     for (uint64_t i = 0; i <= r.mask; i++) {
         uint64_t word = at_load(&r.ring[i]);
         unsigned state = cv_word_state(word);

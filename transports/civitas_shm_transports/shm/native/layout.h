@@ -265,8 +265,8 @@ typedef struct {
     at_u64 asking;        /* 1 + mailbox whose reply is awaited, 0 = none */
     at_u64 wants_room_in; /* 1 + mailbox, 0 = none */
     at_u64 bytes_in, bytes_out;
-    at_u64 doubles_dropped; /* sends that an earlier life of a handler had committed */
-    at_u64 diverged;        /* sends that differ from all of an earlier life */
+    at_u64 replay_dropped;  /* sends that an earlier life of a handler had committed */
+    at_u64 replay_diverged; /* sends that differ from all of an earlier life */
     at_u64 not_remembered;  /* sends beyond what is remembered for one message */
     at_u64 reserved[3];
     at_u64 histogram[CV_HISTOGRAM]; /* handlers that took less than 2^i microseconds */

@@ -233,7 +233,7 @@ static inline int port_send_once(cv_port *p, port_post *post, cv_effect *e) {
         uint64_t digest = cv_digest(cv_digest(post->mailbox, post->type, post->type_len), post->payload, post->payload_len);
         if (!digest) digest = 1; /* 0 says "met" */
         if (diverged && cv_effect_meets(e, digest)) {
-            port_one_more(&cell->doubles_dropped);
+            port_one_more(&cell->replay_dropped);
             return PORT_SENT;
         }
         if ((remembered = cv_log_ready(&p->ledger, post->sender, e))) {
@@ -245,7 +245,7 @@ static inline int port_send_once(cv_port *p, port_post *post, cv_effect *e) {
     }
     if (!remembered && e->deliveries > 1) post->flags |= CV_FLAG_REPEATED;
     int outcome = port_send(p, post);
-    if (outcome == PORT_SENT && diverged) port_one_more(&cell->diverged);
+    if (outcome == PORT_SENT && diverged) port_one_more(&cell->replay_diverged);
     if (outcome != PORT_SENT || remembered) return outcome;
     port_one_more(&cell->not_remembered);
     if (!e->told) p->forgetful = 1 + post->sender;
