@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         DeadlockError,
         DeserializationError,
         ErrorAction,
+        LinkedAgentDown,
         MailboxFull,
         MessageRoutingError,
         MessageValidationError,
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from .messages import Message
     from .process import AgentProcess
     from .runtime import Runtime
-    from .supervisor import Supervisor
+    from .supervisor import DynamicSupervisor, Supervisor
 
 __all__ = [
     "AgentError",
@@ -61,7 +62,9 @@ __all__ = [
     "ConfigurationError",
     "DeadlockError",
     "DeserializationError",
+    "DynamicSupervisor",
     "ErrorAction",
+    "LinkedAgentDown",
     "MailboxFull",
     "Message",
     "MessageRoutingError",
@@ -89,6 +92,7 @@ __version__ = "0.1.0"
 
 _HOMES: Final = {
     "AgentProcess": ".process",
+    "DynamicSupervisor": ".supervisor",
     "Message": ".messages",
     "Runtime": ".runtime",
     "Supervisor": ".supervisor",

@@ -23,6 +23,7 @@ __all__ = [
     "DeadlockError",
     "DeserializationError",
     "ErrorAction",
+    "LinkedAgentDown",
     "MailboxFull",
     "MessageRoutingError",
     "MessageValidationError",
@@ -118,6 +119,13 @@ class TransportUnavailable(CivitasError):
 
 class SpawnError(CivitasError):
     """A process or an agent could not be started."""
+
+
+class LinkedAgentDown(CivitasError):
+    """An agent that this one is linked with has crashed, so this one ends as if it had crashed itself.
+
+    Way out: monitor the agent too (`self.monitor(name)`), and `on_down` is called instead.
+    """
 
 
 # --- the run of that name ---------------------------------------------------------------------------------------

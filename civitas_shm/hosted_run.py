@@ -141,6 +141,21 @@ class HostedRun:
     def bus(self) -> MessageBus:
         return self._client.orders.runner.bus
 
+    @property
+    def alive(self) -> bool:
+        """Whether it has begun and not ended yet."""
+        return self._end is not None and not self._end.done()
+
+    async def supervise(self, what: str, fields: dict[str, Any]) -> None:
+        """Ask supervision for something, as the program."""
+        await self._client.orders.supervise("", what, fields)
+
+    def agent_names(self) -> list[str]:
+        """All agents that there are just now."""
+        names = self._client.port.names()
+        declared = [agent.name for agent in self._spec.supervision.agents()]
+        return declared + [name for name in names if name not in declared]
+
     def agent(self, name: str) -> AgentProcess | None:
         """The object of an agent of `main` that runs just now, or ran last."""
         return self._agents.get(name)
@@ -202,7 +217,7 @@ class HostedRun:
 
     def _stats(self) -> list[MailboxStats]:
         port = self._client.port
-        mailboxes = (port.resolve(agent.name) for agent in self._spec.supervision.agents())
+        mailboxes = (port.resolve(name) for name in self.agent_names())
         return [port.stats(mailbox) for mailbox in mailboxes if mailbox >= 0]
 
 

@@ -19,15 +19,20 @@ from typing import Any, Final, Protocol
 from .clock import Clock, SystemClock
 from .deadlock import DeadlockWatch, deadlock_error
 from .events import AgentEvent, AgentExited, AgentFailed, AgentStarted, DeadlockFound, EventHandler
+from .messages import LANE_CONTROL
+from .notices import encode_notice
 from .plugins.installed import Plugins
 from .process import AgentProcess
+from .requests import Requests, error_of
 from .runner import AgentRunner
 from .supervision import (
     Action,
+    AddChild,
     CancelTimer,
     ChildExited,
     ChildFailed,
     ChildReady,
+    ChildRemoved,
     Escalated,
     Event,
     Failed,
@@ -44,9 +49,10 @@ from .supervision import (
     Tree,
     step,
 )
+from .supervision.watch import CRASHED, FINISHED, STOPPED
 from .topology.model import AgentSpec, Drain, SupervisorSpec
 from .tracebacks import format_exception
-from .transport import InHand, MailboxSpec, Port, Wait
+from .transport import SENDER_PROGRAM, InHand, MailboxSpec, Port, Wait
 
 __all__ = ["LocalDriver", "LocalPort", "Outcome"]
 
@@ -89,7 +95,8 @@ class LocalDriver:
         self._port = port
         self._build = build
         self._on_event = on_event
-        self.runner = AgentRunner(port, on_event=self._happened, plugins=plugins)
+        self.runner = AgentRunner(port, on_event=self._happened, plugins=plugins, supervise=self.supervise)
+        self.requests = Requests(self)
         self.runner.on_look = self._find_deadlocks
         self._deadlocks = DeadlockWatch()
         spec = _one_replica(spec)
@@ -127,6 +134,7 @@ class LocalDriver:
 
     def close(self) -> None:
         """Cancel everything that is under way. For an end that was not waited for."""
+        self.requests.close()
         for handle in self._timers.values():
             handle.cancel()
         for task in self._tasks:
@@ -138,6 +146,47 @@ class LocalDriver:
 
     def spec(self, agent: str) -> AgentSpec:
         return self._specs[agent]
+
+    # --- what agents ask for: see `requests` ----------------------------------------------------------------------
+
+    async def supervise(self, asker: str, what: str, fields: dict[str, Any]) -> None:
+        """Do it; raises why not. `asker`: an agent, or empty: the program."""
+        answered: asyncio.Future[None] = self._loop.create_future()
+
+        def answer(error: str, text: str) -> None:
+            if answered.done():
+                return  # whoever asked was cancelled
+            if error:
+                answered.set_exception(error_of(error, text))
+            else:
+                answered.set_result(None)
+
+        self.requests.take(asker, what, fields, answer)
+        await answered
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop_by_s is not None or self.ended.done()
+
+    def feed(self, event: Event) -> None:
+        self._feed(event)
+
+    def admit(self, wanted: AddChild) -> None:
+        self._specs[wanted.agent.name] = wanted.agent
+        self._mailbox(wanted.agent)
+
+    def tell(self, agent: str, kind: str, name: str, reason: str) -> bool:
+        mailbox = self._mailboxes.get(agent)
+        if mailbox is not None:  # FULL cannot be: this lane has no end; CLOSED: it is gone itself
+            self._port.post(mailbox, encode_notice(name, reason), kind, SENDER_PROGRAM, None, LANE_CONTROL, 0)
+        return True
+
+    def crash(self, child: str, incarnation: int, reason: str) -> None:
+        if self._incarnations.get(child) == incarnation:
+            self._spawn(self.runner.crash(child, reason))
+
+    def later(self, delay_s: float, work: Callable[[], None]) -> object:
+        return self._loop.call_later(delay_s, work)
 
     # --- the tree -------------------------------------------------------------------------------------------------
 
@@ -159,8 +208,8 @@ class LocalDriver:
             case StartChild(child, incarnation):
                 self._incarnations[child] = incarnation
                 self._spawn(self._start_child(child, incarnation))
-            case StopChild(child, incarnation, deadline_s):
-                self._spawn(self._stop_child(child, incarnation, deadline_s))
+            case StopChild(child, incarnation, deadline_s, drain):
+                self._spawn(self._stop_child(child, incarnation, deadline_s, drain or "current"))
             case SetTimer(number, at_s):
                 delay_s = max(0.0, at_s - self._clock.monotonic_s())
                 self._timers[number] = self._loop.call_later(delay_s, self._time_has_come, number)
@@ -169,7 +218,12 @@ class LocalDriver:
                 if handle is not None:
                     handle.cancel()
             case GiveUpChild(child, _, reason):
+                self.requests.given_up(child)
                 self._close_mailbox(child, reason)
+            case ChildRemoved(child, _, _, _, reason):
+                self._close_mailbox(child, reason)
+                del self._specs[child], self._mailboxes[child]
+                self.requests.removed(action)
             case Escalated(_, _, reason):
                 log.error("%s", reason)
             case ShutDown(_, _, reason):
@@ -186,6 +240,7 @@ class LocalDriver:
         for name in self._mailboxes:
             self._close_mailbox(name, "the run has ended")
         self._set_running()
+        self.requests.close()
         self.ended.set_result(outcome)
 
     def _set_running(self) -> None:
@@ -217,15 +272,16 @@ class LocalDriver:
             return
         await self.runner.start(agent, self._mailbox(spec), spec)
 
-    async def _stop_child(self, child: str, incarnation: int, deadline_s: float) -> None:
+    async def _stop_child(self, child: str, incarnation: int, deadline_s: float, drain: Drain) -> None:
         if child not in self.runner.agents:
             # Its start has been ordered and has not begun: it never will.
             self._incarnations[child] = -1
+            self.requests.ended(child, incarnation, STOPPED)
             self._feed(ChildExited(child, incarnation, stop_action=False))
             return
         if self._stop_by_s is not None:
             deadline_s = min(deadline_s, self._stop_by_s)
-        await self.runner.stop(child, timeout_s=max(0.0, deadline_s - self._clock.monotonic_s()))
+        await self.runner.stop(child, drain=drain, timeout_s=max(0.0, deadline_s - self._clock.monotonic_s()))
 
     def _happened(self, event: AgentEvent) -> None:
         """From the runner: tell the tree, then whoever wants to know."""
@@ -233,10 +289,13 @@ class LocalDriver:
         incarnation = self._incarnations.get(child, 0)
         if isinstance(event, AgentStarted):
             self._feed(ChildReady(child, incarnation))
+            self.requests.ready(child)
         elif isinstance(event, AgentFailed):
             self._last_tracebacks[child] = event.traceback
+            self.requests.ended(child, incarnation, CRASHED, f"{event.type}: {event.text}")
             self._feed(ChildFailed(child, incarnation, f"{event.during} raised {event.type}: {event.text}"))
         elif isinstance(event, AgentExited):
+            self.requests.ended(child, incarnation, FINISHED if event.reason == "finished" else STOPPED)
             self._feed(ChildExited(child, incarnation, stop_action=event.reason == "finished"))
         self._on_event(event)
 

@@ -140,6 +140,19 @@ class LocalRun:
             self._log_lines.remove()
         self._finished.set_result(self._exit_code)
 
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended yet."""
+        return not self._finished.done()
+
+    async def supervise(self, what: str, fields: dict[str, Any]) -> None:
+        """Ask supervision for something, as the program."""
+        await self._driver.supervise("", what, fields)
+
+    def agent_names(self) -> list[str]:
+        """All agents that there are just now."""
+        return list(dict.fromkeys(child.agent for child in self._driver.tree.children.values()))
+
     # --- agents ---------------------------------------------------------------------------------------------------
 
     def agent(self, name: str) -> AgentProcess | None:

@@ -15,7 +15,9 @@ Which processes:
 - agents without `process:` go to the pool, processes `w1` … `wN` (a name that is taken is passed over). N is
   `--workers`, else `pool.size`; `auto` is one per core, or more where an agent has more replicas than there are cores;
 - an entry in `processes:` that no agent names but that bears the name of a pool process describes that pool process;
-- a process without agents is not started: it is left out, and `notes` says so.
+- a process without agents is not started: it is left out, and `notes` says so;
+- with a dynamic supervisor in the tree the pool has its full size, however few agents are declared: a process of it is
+  started when the first agent is spawned into it (`process_for`: the least loaded, or the one that is named).
 
 Which agents: by count, the least loaded pool process first. Replicas of one agent never share a process, for there they
 would only take turns. More replicas than `pool.size` is an error, because the file contradicts itself; `--workers`
@@ -86,6 +88,8 @@ class Placement:
     """Processes that wait to be handed a slot."""
     notes: tuple[str, ...] = ()
     """What was decided differently from what one might expect: sentences for people."""
+    pool: tuple[str, ...] = ()
+    """Names of the processes that agents without `process:` go to."""
 
     @property
     def workers(self) -> tuple[PlannedProcess, ...]:
@@ -103,6 +107,23 @@ class Placement:
             if child in process.agents:
                 return process
         raise KeyError(child)
+
+    def process_for(self, agent: AgentSpec, loads: Mapping[str, int]) -> PlannedProcess:
+        """Where an agent that is spawned shall run; `loads`: how many agents each process has now.
+
+        ConfigurationError when it names a process that this run does not have: their number is fixed at its start.
+        """
+        if agent.process is None and self.pool:
+            name = min(self.pool, key=lambda each: loads.get(each, 0))
+        else:
+            name = agent.process or MAIN
+        for process in self.processes:
+            if process.name == name:
+                return process
+        raise ConfigurationError(
+            f"{agent.name!r} cannot be spawned into process {name!r}: this run has "
+            f"{_listed([process.name for process in self.processes])}. Leave out `process`, or name one of these."
+        )
 
 
 def place(
@@ -124,21 +145,27 @@ def place(
         raise ConfigurationError(f"--workers is {workers}; at least 1 is needed.")
     declared = _declared(spec, cpus, numa_nodes)
     named, pooled = _split(spec.supervision.agents())
-    pool_size, lowered, notes = _pool_size(spec, pooled, len(cpus), workers)
+    dynamic = bool(spec.supervision.dynamic_supervisors())
+    pool_size, lowered, notes = _pool_size(spec, pooled, len(cpus), workers, dynamic)
     if lowered:
         spec = replace(spec, supervision=_lower(spec.supervision, lowered))
         named, pooled = _split(spec.supervision.agents())
 
     residents: dict[str, list[str]] = {MAIN: named.pop(MAIN, [])}
     residents.update(named)
-    residents.update(_spread(pooled, _pool_names(pool_size, taken=set(named))))
+    pool = _pool_names(pool_size, taken=set(named))
+    residents.update(_spread(pooled, pool))
+    if dynamic:
+        notes += [
+            f"process {name!r} is started when an agent is spawned into it." for name in pool if not residents[name]
+        ]
     notes += [
         f"process {name!r} is declared, but no agent runs in it: it is not started."
         for name in declared
         if name not in residents
     ]
-    processes = _processes(spec, residents, declared, list(cpus), environ or {})
-    placement = Placement(spec, tuple(processes), spec.pool.standby, tuple(notes))
+    processes = _processes(spec, residents, declared, list(cpus), environ or {}, pool if dynamic else [])
+    placement = Placement(spec, tuple(processes), spec.pool.standby, tuple(notes), tuple(pool))
     if placement.slots_needed > MAX_SLOTS:
         raise ConfigurationError(
             f"This topology needs {placement.slots_needed} processes at once (host, caller, {len(placement.workers)} "
@@ -201,16 +228,17 @@ def _split(agents: list[AgentSpec]) -> tuple[dict[str, list[str]], list[AgentSpe
 
 
 def _pool_size(
-    spec: TopologySpec, pooled: list[AgentSpec], cores: int, workers: int | None
+    spec: TopologySpec, pooled: list[AgentSpec], cores: int, workers: int | None, dynamic: bool
 ) -> tuple[int, dict[str, int], list[str]]:
     """(processes of the pool, new replicas of agents that have too many, notes)."""
-    if not pooled:
+    if not pooled and not dynamic:
         notes = [] if workers is None else ["--workers has no effect: every agent names its process."]
         return 0, {}, notes
-    most = max(pooled, key=lambda agent: agent.replicas)
+    most = max(pooled, key=lambda agent: agent.replicas, default=AgentSpec("", ""))
     children = sum(agent.replicas for agent in pooled)
     if workers is None and spec.pool.size == "auto":
-        return min(max(cores, most.replicas), children), {}, []
+        size = max(cores, most.replicas)
+        return size if dynamic else min(size, children), {}, []
     if workers is None:
         size = int(spec.pool.size)
         if size < 1:
@@ -230,6 +258,8 @@ def _pool_size(
         for agent in pooled
         if agent.name in lowered
     ]
+    if dynamic:
+        return size, lowered, notes
     children = sum(lowered.get(agent.name, agent.replicas) for agent in pooled)
     if size > children:
         notes.append(
@@ -279,11 +309,13 @@ def _processes(
     declared: Mapping[str, ProcessSpec],
     cpus: list[int],
     environ: Mapping[str, str],
+    later: Sequence[str],
 ) -> list[PlannedProcess]:
     wishes = {name: declared.get(name, ProcessSpec(name)) for name in residents if name != MAIN}
     pinned = _pin(wishes, cpus, spec.pool.pin)
-    # What a process may run on, for those that run agents: main wherever the caller may.
-    may_use = {name: pinned.get(name) or tuple(cpus) for name, agents in residents.items() if agents}
+    # What a process may run on, for those that run agents, now or `later`: main wherever the caller may.
+    busy = [name for name, agents in residents.items() if agents or name in later]
+    may_use = {name: pinned.get(name) or tuple(cpus) for name in busy}
     unpinned = sum(1 for name in wishes if not pinned[name])
     planned = [
         PlannedProcess(
@@ -370,8 +402,8 @@ def _may_spin(name: str, may_use: Mapping[str, tuple[int, ...]]) -> bool:
     return all(seat(process, set()) for process in sorted(rivals))
 
 
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers)) or "none"
+def _listed(things: Sequence[object]) -> str:
+    return ", ".join(map(str, things)) or "none"
 
 
 # --- shared memory -------------------------------------------------------------------------------------------------

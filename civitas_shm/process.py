@@ -35,7 +35,7 @@ from .state import StateKind, StateStore
 from .topology.model import Restart
 from .transport import Overflow
 
-__all__ = ["AGENT", "HANDLED", "AgentProcess", "Attachment", "Birth", "ProcessStatus"]
+__all__ = ["AGENT", "HANDLED", "AgentProcess", "Attachment", "Birth", "ProcessStatus", "Supervise"]
 
 T = TypeVar("T")
 
@@ -58,6 +58,10 @@ class Birth:
     kwargs: dict[str, Any]
 
 
+Supervise = Callable[[str, str, dict[str, Any]], Coroutine[Any, Any, None]]
+"""`await supervise(asker, what, fields)`: ask supervision for something; returns when it is done, raises why not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """What a runner gives to an agent."""
@@ -69,6 +73,7 @@ class Attachment:
     loop_thread: int
     store: StateStore
     checkpoint: Callable[[bool], Coroutine[Any, Any, None]]
+    supervise: Supervise
 
 
 class AgentProcess(Equipped):
@@ -160,6 +165,19 @@ class AgentProcess(Equipped):
     async def on_stop(self) -> None:
         """Called at the end, after a crash too. What it raises is logged and changes nothing."""
 
+    async def on_down(self, name: str, reason: str) -> None:
+        """A monitored agent has ended. `reason` begins with crashed, killed, finished, stopped, despawned or gone.
+
+        A turn like `handle`: one at a time with it, before all messages that wait, and again when the process dies in
+        the middle of it; what it raises goes to `on_error`.
+        """
+
+    async def on_child_terminated(self, name: str, reason: str) -> None:
+        """An agent that this one has spawned is gone for good, and nobody has despawned it. A turn like `on_down`.
+
+        `reason`: clean_exit, crashed (it was not to be restarted), restarts_exhausted, given_up.
+        """
+
     # --- messaging ------------------------------------------------------------------------------------------------
 
     def send(
@@ -250,6 +268,100 @@ class AgentProcess(Equipped):
         """End the whole run in good order with this exit code; to be awaited. Returns at once; the handler goes on."""
         to = self._attachment()
         return self._awaited(_report(to.on_event, StopRuntime(self.name, exit_code)))
+
+    # --- other agents' lives ----------------------------------------------------------------------------------------
+
+    def spawn(
+        self,
+        agent_class: type[AgentProcess],
+        name: str,
+        config: dict[str, Any] | None = None,
+        *,
+        wait: bool = True,
+        process: str | None = None,
+        restart: str | None = None,
+        kwargs: dict[str, Any] | None = None,
+        mailbox_size: int = 1000,
+    ) -> Coroutine[Any, Any, str]:
+        """Start `agent_class(name, **kwargs)` below the nearest dynamic supervisor; to be awaited, gives the name.
+
+        The nearest one: this agent's own, else a sibling, else an ancestor's sibling. `wait`: until the new agent's
+        `on_start` has returned. SpawnError says what stands in the way: a quota, the name, the class, its start.
+        """
+        return self.spawn_into(
+            "", agent_class, name, config, wait=wait, process=process, restart=restart, kwargs=kwargs,
+            mailbox_size=mailbox_size,
+        )  # fmt: skip
+
+    def spawn_nowait(
+        self, agent_class: type[AgentProcess], name: str, config: dict[str, Any] | None = None
+    ) -> Coroutine[Any, Any, str]:
+        """As `spawn`, but only until it is accepted; to be awaited. The agent can be sent to from then on."""
+        return self.spawn(agent_class, name, config, wait=False)
+
+    def spawn_into(
+        self,
+        supervisor_name: str,
+        agent_class: type[AgentProcess],
+        name: str,
+        config: dict[str, Any] | None = None,
+        *,
+        wait: bool = True,
+        process: str | None = None,
+        restart: str | None = None,
+        kwargs: dict[str, Any] | None = None,
+        mailbox_size: int = 1000,
+    ) -> Coroutine[Any, Any, str]:
+        """As `spawn`, below the dynamic supervisor of that name; to be awaited."""
+        from .spawning import spawn_fields  # what it needs, needs this module
+
+        async def spawn() -> str:
+            fields = spawn_fields(
+                agent_class, name, config, supervisor=supervisor_name or None, wait=wait, process=process,
+                restart=restart, kwargs=kwargs, mailbox_size=mailbox_size,
+            )  # fmt: skip
+            await self._attachment().supervise(self.name, "spawn", fields)
+            return name
+
+        return self._awaited(spawn())
+
+    def despawn(self, name: str) -> Coroutine[Any, Any, None]:
+        """End a spawned agent for good; to be awaited: then it is gone, and what waited in its mailbox too.
+
+        It finishes the message in hand first. An agent that despawns itself goes on until its handler has returned.
+        """
+        return self._supervise("despawn", {"name": name})
+
+    def stop(
+        self, name: str, drain: Literal["current", "all"] = "current", timeout: float = 30.0
+    ) -> Coroutine[Any, Any, None]:
+        """As `despawn`; with `drain="all"` it handles all that waits first. `timeout`: then it is cut off."""
+        return self._supervise("despawn", {"name": name, "drain": drain, "timeout_s": timeout})
+
+    def monitor(self, name: str) -> Coroutine[Any, Any, None]:
+        """Be told of every end of that agent by `on_down`; to be awaited. It holds over restarts of both sides.
+
+        Until `demonitor`, or until one of the two is gone for good. MessageRoutingError: there is no such agent.
+        """
+        return self._supervise("monitor", {"name": name})
+
+    def demonitor(self, name: str) -> Coroutine[Any, Any, None]:
+        """Take a monitor back; to be awaited. News that is under way already still comes."""
+        return self._supervise("demonitor", {"name": name})
+
+    def link(self, name: str) -> Coroutine[Any, Any, None]:
+        """Fall together: when one of the two crashes, so does the other, unless it monitors the first; to be awaited.
+
+        Between the two as they live now: who is started again links again. AgentStopped: the other does not run now.
+        """
+        return self._supervise("link", {"name": name})
+
+    def unlink(self, name: str) -> Coroutine[Any, Any, None]:
+        """Take a link back; to be awaited."""
+        return self._supervise("unlink", {"name": name})
+
+    def _supervise(self, what: str, fields: dict[str, Any]) -> Coroutine[Any, Any, None]:
+        return self._awaited(self._attachment().supervise(self.name, what, fields))
 
     @property
     def status(self) -> ProcessStatus:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from .bus import MessageBus
+from .errors import SpawnError
 from .events import (
     AgentEvent,
     AgentExited,
@@ -26,7 +27,7 @@ from .events import (
 )
 from .parked import Park
 from .plugins.installed import Plugins
-from .process import AgentProcess
+from .process import AgentProcess, Supervise
 from .seat import BATCH_MESSAGES, Seat
 from .state import InMemoryStateStore, StateStore
 from .topology.model import AgentSpec, Drain
@@ -53,6 +54,10 @@ def _log_event(event: AgentEvent) -> None:
     logging.getLogger(__name__).debug("%s", event)
 
 
+async def _nobody_supervises(asker: str, what: str, fields: dict[str, Any]) -> None:
+    raise SpawnError(f"{asker!r} cannot {what}: it runs without supervision.")
+
+
 class AgentRunner:
     """Runs agents. All methods belong to the thread of the loop that the Port was started on."""
 
@@ -63,6 +68,7 @@ class AgentRunner:
         on_event: EventHandler = _log_event,
         store: StateStore | None = None,
         plugins: Plugins | None = None,
+        supervise: Supervise = _nobody_supervises,
     ) -> None:
         self.port = port
         self.store: StateStore = InMemoryStateStore() if store is None else store
@@ -70,6 +76,7 @@ class AgentRunner:
         self.plugins = plugins or Plugins()
         self.bus = MessageBus(port)
         self._on_event = on_event
+        self._supervise = supervise
         self._seats: dict[str, Seat] = {}
         self._park = Park()
         self.on_look: Callable[[], None] | None = None
@@ -93,7 +100,7 @@ class AgentRunner:
         agent.equip(self.plugins.of(spec))
         seat = Seat(
             agent, mailbox, spec, self.bus, self._on_event, self._left, loop, threading.get_ident(), self._park,
-            self.store,
+            self.store, self._supervise,
         )  # fmt: skip
         self._seats[spec.name] = seat
         return await seat.start()
@@ -106,6 +113,12 @@ class AgentRunner:
         """
         seat = self._seats.get(name)
         return True if seat is None else await seat.stop(drain, timeout_s)
+
+    async def crash(self, name: str, reason: str) -> None:
+        """End the agent as if it had crashed, at once: its handler is cancelled and its message stays in hand."""
+        seat = self._seats.get(name)
+        if seat is not None:
+            await seat.crash(reason)
 
     async def stop_all(self, drain: Drain = "current", timeout_s: float = 30.0) -> bool:
         """Stop every agent, the last started first, within one deadline. Whether all ended by themselves.

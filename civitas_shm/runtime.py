@@ -29,6 +29,7 @@ from .plugins.installed import Plugins
 from .plugins.tools import ToolRegistry
 from .process import AgentProcess
 from .snapshot import RuntimeSnapshot
+from .spawning import spawn_fields
 from .supervisor import Supervisor, spec_of
 from .topology.model import (
     AgentSpec,
@@ -250,6 +251,53 @@ class Runtime:
         except TransportClosed as closed:
             raise await run.failure() or closed from None
 
+    # --- agents that come and go --------------------------------------------------------------------------------------
+
+    async def spawn(
+        self,
+        supervisor_name: str,
+        agent_class: type[AgentProcess],
+        name: str,
+        config: dict[str, Any] | None = None,
+        *,
+        wait: bool = True,
+        process: str | None = None,
+        restart: str | None = None,
+        kwargs: dict[str, Any] | None = None,
+        mailbox_size: int = 1000,
+    ) -> str:
+        """Start an agent below the dynamic supervisor of that name, as `AgentProcess.spawn`; its name."""
+        fields = spawn_fields(
+            agent_class, name, config, supervisor=supervisor_name, wait=wait, process=process, restart=restart,
+            kwargs=kwargs, mailbox_size=mailbox_size,
+        )  # fmt: skip
+        await self._supervise("spawn", fields)
+        return name
+
+    async def spawn_nowait(
+        self, supervisor_name: str, agent_class: type[AgentProcess], name: str, config: dict[str, Any] | None = None
+    ) -> str:
+        """As `spawn`, but only until it is accepted. The agent can be sent to from then on."""
+        return await self.spawn(supervisor_name, agent_class, name, config, wait=False)
+
+    async def despawn(self, supervisor_name: str, name: str) -> None:
+        """End a spawned agent for good, as `AgentProcess.despawn`."""
+        await self._supervise("despawn", {"supervisor": supervisor_name, "name": name})
+
+    async def stop_agent(
+        self, supervisor_name: str, name: str, drain: Literal["current", "all"] = "current", timeout: float = 30.0
+    ) -> None:
+        """As `despawn`; with `drain="all"` it handles all that waits first. `timeout`: then it is cut off."""
+        fields = {"supervisor": supervisor_name, "name": name, "drain": drain, "timeout_s": timeout}
+        await self._supervise("despawn", fields)
+
+    async def _supervise(self, what: str, fields: dict[str, Any]) -> None:
+        run = self._started()
+        try:
+            await run.supervise(what, fields)
+        except TransportClosed as closed:
+            raise await run.failure() or closed from None
+
     def _started(self) -> Any:
         if self._run is None:
             raise RuntimeError(
@@ -271,7 +319,10 @@ class Runtime:
         return agent
 
     def all_agents(self) -> list[str]:
-        """The names of all agents, in start order."""
+        """The names of all agents, in start order; behind them those that were spawned, while the run lasts."""
+        if self._run is not None and self._run.alive:
+            names: list[str] = self._run.agent_names()
+            return names
         return [agent.name for agent in self._given.supervision.agents()]
 
     def print_tree(self) -> str:

@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from .bus import MessageBus
-from .errors import DeserializationError, ErrorAction, TransportClosed
+from .errors import DeserializationError, ErrorAction, LinkedAgentDown, TransportClosed
 from .events import (
     AgentEvent,
     AgentExited,
@@ -35,9 +35,10 @@ from .events import (
     summary,
 )
 from .handler_thread import HandlerThread
-from .messages import FLAG_ASK, Message
+from .messages import FLAG_ASK, Message, is_system_type
+from .notices import DOWN, decode_notice
 from .parked import Nap, Park
-from .process import AGENT, HANDLED, AgentProcess, Attachment, ProcessStatus
+from .process import AGENT, HANDLED, AgentProcess, Attachment, ProcessStatus, Supervise
 from .serializer import decode, encode
 from .state import StateKeeper, StateStore
 from .topology.model import AgentSpec, Drain
@@ -76,6 +77,7 @@ class Seat:
         loop_thread: int,
         park: Park,
         store: StateStore,
+        supervise: Supervise,
     ) -> None:
         self.agent = agent
         self.mailbox = mailbox
@@ -100,7 +102,7 @@ class Seat:
         self._cancelling = False
         self._quiet: asyncio.Future[None] | None = None
         self._ended = False
-        agent.attach(Attachment(bus, mailbox, on_event, loop, loop_thread, store, self._checkpoint))
+        agent.attach(Attachment(bus, mailbox, on_event, loop, loop_thread, store, self._checkpoint, supervise))
 
     @property
     def own_task(self) -> asyncio.Task[Any] | None:
@@ -195,7 +197,10 @@ class Seat:
                     try:
                         payload = decode(data)
                     except DeserializationError as error:
-                        self._reject(delivery, error)
+                        if (notice := decode_notice(kind, data)) is None:
+                            self._reject(delivery, error)
+                        elif not await self._noticed(notice, delivery):
+                            return
                         continue
                     if count > 1 and header[_ID] == keeper.committed_id:
                         continue  # its state was saved, only the release was cut off
@@ -279,6 +284,25 @@ class Seat:
         self.agent.log.error("%s", text)
         self._report(AgentStuck(self.agent.name, for_s, text))
 
+    async def _noticed(self, notice: tuple[str, str], delivery: Delivery) -> bool:
+        """A turn for the runtime's news. False: the agent has ended over it, and has been reported."""
+        token, header, kind, sender, _, count = delivery
+        name, reason = notice
+        payload = {"name": name, "reason": reason}
+        message = Message.received(header, kind, sender, self.agent.name, payload, count)
+        HANDLED.set(message)
+        try:
+            await self._hear(message)
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the user's code, see the guarantees
+            return await self._recovered(error, message, token)
+        return True
+
+    async def _hear(self, message: Message) -> None:
+        hook = self.agent.on_down if message.type == DOWN else self.agent.on_child_terminated
+        await _hook(hook(message.payload["name"], message.payload["reason"]))
+
     def _answer(self, message: Message, answer: Message | None) -> None:
         """Post what `handle` returned; nothing when the message was no ask. The hot loop has the same in line."""
         if answer is None:
@@ -317,7 +341,10 @@ class Seat:
             )  # fmt: skip
             await asyncio.sleep(0)
             try:
-                self._answer(message, await self._handle(message))
+                if is_system_type(message.type):
+                    await self._hear(message)
+                else:
+                    self._answer(message, await self._handle(message))
                 return True
             except GeneratorExit:
                 raise
@@ -414,6 +441,15 @@ class Seat:
             return in_time  # it crashed or finished by itself meanwhile
         await self._finish("stopped", max(CANCEL_GRACE_S, deadline - time.monotonic()))
         return in_time
+
+    async def crash(self, reason: str) -> None:
+        """End as if it had crashed, at once: the handler is cancelled, its message stays in hand for the next life."""
+        if self._ended:
+            return
+        self._draining = "current"  # a handler that ends just now takes no other message
+        await self._quiesced(0.0)
+        if not self._ended:
+            await self._fail(LinkedAgentDown(reason), "link", None)
 
     async def _quiesced(self, timeout_s: float) -> bool:
         """Wait until no handler runs; cancel it at the deadline. Whether it ended by itself."""

@@ -10,7 +10,7 @@ it cannot import, an argument that cannot be handed over) is an error when the s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from enum import Enum
 from typing import Any, Final, TypeVar
@@ -20,9 +20,18 @@ from .loading import class_path
 from .placement import MAIN
 from .process import AgentProcess
 from .supervision.policy import significance_problem
-from .topology.model import AgentSpec, SupervisorSpec
+from .topology.model import AgentSpec, DynamicSpec, SupervisorSpec
 
-__all__ = ["AutoShutdown", "BackoffPolicy", "RestartMode", "RestartStrategy", "Supervisor", "spec_of"]
+__all__ = [
+    "AutoShutdown",
+    "BackoffPolicy",
+    "DynamicSupervisor",
+    "RestartMode",
+    "RestartStrategy",
+    "Supervisor",
+    "check_portable",
+    "spec_of",
+]
 
 E = TypeVar("E", bound=Enum)
 N = TypeVar("N", int, float)
@@ -140,6 +149,76 @@ class Supervisor:
         return f"<Supervisor {self.name!r} {self.strategy.value}, {len(self.children)} children>"
 
 
+class DynamicSupervisor(Supervisor):
+    """Its children are spawned while the run lasts: `AgentProcess.spawn`, `Runtime.spawn`; each restarted by itself.
+
+    `restart` is that of the children; each may be restarted `max_restarts` times within `restart_window` seconds, then
+    it is gone and its spawner hears of it (`on_child_terminated`). Quotas: None is no limit; `max_children_per_class`
+    by class or import path; `spawner_allowlist`: names of the agents that may spawn here, the program always may.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        max_children: int | None = None,
+        max_total_spawns: int | None = None,
+        restart: str | RestartMode = "transient",
+        max_restarts: int = 3,
+        restart_window: float = 60.0,
+        *,
+        backoff: str | BackoffPolicy = "CONSTANT",
+        backoff_base: float = 1.0,
+        backoff_max: float = 60.0,
+        max_children_per_class: Mapping[type[AgentProcess] | str, int] | None = None,
+        max_children_per_spawner: int | None = None,
+        max_total_spawns_per_spawner: int | None = None,
+        spawner_allowlist: Iterable[str] | None = None,
+    ) -> None:
+        super().__init__(
+            name,
+            max_restarts=max_restarts,
+            restart_window=restart_window,
+            backoff=backoff,
+            backoff_base=backoff_base,
+            backoff_max=backoff_max,
+        )
+        self.child_restart = _restart_mode(restart, f"restart of dynamic supervisor {name!r}")
+        quotas = {
+            "max_children": max_children,
+            "max_total_spawns": max_total_spawns,
+            "max_children_per_spawner": max_children_per_spawner,
+            "max_total_spawns_per_spawner": max_total_spawns_per_spawner,
+            **{f"max_children_per_class[{kind}]": most for kind, most in (max_children_per_class or {}).items()},
+        }
+        for quota, most in quotas.items():
+            if most is not None:
+                _at_least(0, most, f"{quota} of dynamic supervisor {name!r}")
+        self.max_children = max_children
+        self.max_total_spawns = max_total_spawns
+        self.max_children_per_class = dict(max_children_per_class or {})
+        self.max_children_per_spawner = max_children_per_spawner
+        self.max_total_spawns_per_spawner = max_total_spawns_per_spawner
+        self.spawner_allowlist = None if spawner_allowlist is None else list(spawner_allowlist)
+
+    def dynamic_spec(self) -> DynamicSpec:
+        """The quotas as plain values."""
+        return DynamicSpec(
+            max_children=self.max_children,
+            max_total_spawns=self.max_total_spawns,
+            max_children_per_class={
+                kind if isinstance(kind, str) else class_path(kind): most
+                for kind, most in self.max_children_per_class.items()
+            },
+            max_children_per_spawner=self.max_children_per_spawner,
+            max_total_spawns_per_spawner=self.max_total_spawns_per_spawner,
+            spawner_allowlist=self.spawner_allowlist,
+            restart=self.child_restart.value,
+        )
+
+    def __repr__(self) -> str:
+        return f"<DynamicSupervisor {self.name!r}>"
+
+
 def _member(kind: type[E], value: str | E, what: str) -> E:
     try:
         return kind(value)
@@ -178,6 +257,7 @@ def spec_of(supervisor: Supervisor, *, portable: bool) -> SupervisorSpec:
             spec_of(child, portable=portable) if isinstance(child, Supervisor) else _agent_spec(child, portable)
             for child in supervisor.children
         ],
+        dynamic=supervisor.dynamic_spec() if isinstance(supervisor, DynamicSupervisor) else None,
     )
 
 
@@ -192,7 +272,7 @@ def _agent_spec(agent: AgentProcess, portable: bool) -> AgentSpec:
         return replace(_agent_spec(agent, False), args=[], kwargs={}, config={})
     if portable:
         for what, value in (("args", args), ("kwargs", kwargs), ("config", agent.config)):
-            _check_portable(value, f"{what} of agent {agent.name!r}")
+            check_portable(value, f"{what} of agent {agent.name!r}")
     return AgentSpec(
         name=agent.name,
         type=class_path(cls) if portable else f"{cls.__module__}.{cls.__qualname__}",
@@ -216,18 +296,18 @@ def _agent_spec(agent: AgentProcess, portable: bool) -> AgentSpec:
 _PORTABLE: Final = (str, int, float, bool, type(None))
 
 
-def _check_portable(value: Any, path: str) -> None:
+def check_portable(value: Any, path: str) -> None:
     """What JSON has: constructor calls are shown, logged and handed over as plain data, and must come back equal."""
     if type(value) in _PORTABLE:
         return
     if type(value) is list:
         for number, item in enumerate(value):
-            _check_portable(item, f"{path}[{number}]")
+            check_portable(item, f"{path}[{number}]")
     elif type(value) is dict:
         for key, item in value.items():
             if type(key) is not str:
                 raise ConfigurationError(f"{path}: the key {key!r} is {type(key).__name__}; it must be str.")
-            _check_portable(item, f"{path}.{key}")
+            check_portable(item, f"{path}.{key}")
     else:
         raise ConfigurationError(
             f"{path}: {type(value).__qualname__} cannot be handed to another process, which builds the agent from its "

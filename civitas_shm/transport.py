@@ -418,6 +418,10 @@ class RunMemory(Protocol):
         """Nothing can be committed after this. What waited is removed and returned; askers get AgentStopped at once."""
         ...
 
+    def post_notice(self, mailbox: int, type: str, data: bytes) -> int:
+        """Commit news of the runtime (`notices`) to a mailbox's control lane. Returns as `Port.post`; never waits."""
+        ...
+
     def slot_died(self, slot: int) -> list[InHand]:
         """Repair after proof of death (pidfd, lock): finish or undo half-taken messages, wake everybody.
 

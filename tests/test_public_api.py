@@ -11,7 +11,7 @@ import pytest
 import civitas_shm
 from civitas_shm import errors
 
-CONTRACT = {"AgentProcess", "ErrorAction", "Message", "Runtime", "Supervisor"}
+CONTRACT = {"AgentProcess", "DynamicSupervisor", "ErrorAction", "Message", "Runtime", "Supervisor"}
 """What users of Civitas import, with the signatures and semantics of that API."""
 
 

@@ -22,11 +22,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .. import errors
 from ..errors import CivitasError, RunFailed, SpawnError
 from ..loading import build_agent
 from ..notify import ServiceSettings
 from ..plugins.installed import Plugins
+from ..requests import error_of
 from ..snapshot import RuntimeSnapshot
 from ..topology.model import TopologySpec
 from ..transport import Port, load_transport
@@ -34,8 +34,10 @@ from . import kernel, wire
 from .logs import as_text
 from .orders import Build, Orders
 from .protocol import (
+    Answer,
     Boot,
     Chaos,
+    CrashAgent,
     Ended,
     EndWait,
     FromHost,
@@ -181,7 +183,7 @@ class HostClient:
             if self._ended.done():
                 await self._close()
         if ended.error:
-            raise _error(ended.error, ended.report)
+            raise error_of(ended.error, ended.report)
         return ended
 
     async def stop(self, *, now: bool = False, exit_code: int = 0) -> None:
@@ -213,8 +215,8 @@ class HostClient:
             case Welcome():
                 self._attach(message, fds)
             case Refused(error, text, exit_code):
-                self._fail(_error(error, text, exit_code))
-            case StartAgent() | StopAgent() | EndWait():
+                self._fail(error_of(error, text, exit_code))
+            case StartAgent() | StopAgent() | CrashAgent() | EndWait() | Answer():
                 self.orders.obey(message)
             case Output(lines, dropped):
                 if dropped:
@@ -304,17 +306,3 @@ class HostClient:
         for fd in self._memory_fds:  # not earlier: the lock of our slot goes with them
             os.close(fd)
         self._memory_fds.clear()
-
-
-def _error(name: str, text: str, exit_code: int = 1) -> CivitasError:
-    """The host's error as the same class here; one that we do not know keeps its text and exit code."""
-    kind = getattr(errors, name, CivitasError)
-    if isinstance(kind, type) and issubclass(kind, CivitasError):
-        try:
-            error = kind(text)
-        except TypeError:  # it wants more than a text
-            error = CivitasError(text)
-    else:
-        error = CivitasError(text)
-    error.exit_code = max(exit_code, error.exit_code)
-    return error

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
@@ -24,12 +25,14 @@ import msgspec
 from ..clock import Clock
 from ..errors import AgentImportError
 from ..placement import MAIN, Placement
+from ..requests import Requests
 from ..supervision import (
     Action,
     CancelTimer,
     ChildExited,
     ChildFailed,
     ChildReady,
+    ChildRemoved,
     Escalated,
     Event,
     Failed,
@@ -47,15 +50,18 @@ from ..supervision import (
     Tree,
     step,
 )
-from ..topology.model import AgentSpec, Drain
-from ..transport import MailboxSpec, RunMemory
+from ..supervision.watch import CRASHED, FINISHED, KILLED, STOPPED
+from ..topology.model import Drain
+from ..transport import RunMemory
 from . import kernel
 from .events import EventLog, in_hand_plain
+from .homes import Homes
 from .kernel import Exit
 from .pool import Worker
-from .protocol import AgentReport, Assign, Ready, StartAgent, StopAgent, ToWorker
+from .protocol import AgentReport, Answer, Assign, CrashAgent, Ready, Request, StartAgent, StopAgent, ToWorker
 from .reports import Death, cause_of, death_report, failure_report
 from .seats import Counts, Outcome, Resident, Seat, WorkerSettings
+from .spawned import Hands, Journal
 
 __all__ = ["Driver", "ProcessPool"]
 
@@ -92,6 +98,7 @@ class Driver:
         to_main: Callable[[msgspec.Struct], object],
         on_running: Callable[[], None],
         seed: int | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self._loop = loop
         self._placement = placement
@@ -102,15 +109,10 @@ class Driver:
         self._to_main = to_main
         self._on_running = on_running
         self._tree = Tree.from_spec(placement.spec.supervision, seed=random.getrandbits(64) if seed is None else seed)
-        self._agents: dict[str, AgentSpec] = {agent.name: agent for agent in placement.spec.supervision.agents()}
         self.seats: dict[str, Seat] = {
             process.name: Seat(process, incarnation=memory.incarnation(process.slot)) for process in placement.processes
         }
         self.seats[MAIN].ready = True
-        self._mailboxes: dict[str, int] = {}
-        self._names: dict[int, str] = {}
-        self._closed: set[str] = set()
-        """Agents whose last child was given up."""
         self._inbox: deque[Event] = deque()
         self._stepping = False
         self._timers: dict[int, asyncio.TimerHandle] = {}
@@ -127,6 +129,10 @@ class Driver:
         self.counts = Counts()
         self.restarts: dict[str, int] = {}
         """By child."""
+        self.homes = Homes(placement, memory, lambda: self._tree)
+        self._hands = Hands(self, loop, memory, journal)
+        self._journal = journal
+        self.requests = Requests(self._hands)
         self.ended: asyncio.Future[Outcome] = loop.create_future()
 
     @property
@@ -147,35 +153,28 @@ class Driver:
     def tree(self) -> Tree:
         return self._tree
 
-    def agent_of(self, mailbox: int) -> str:
-        """The name of a mailbox's agent."""
-        return self._names.get(mailbox, f"mailbox {mailbox}")
-
     def process_of(self, child: str) -> str:
         """Name of the process that a child of the tree runs in."""
-        return self._placement.process_of(child).name
+        return self.homes.process_of(child).name
+
+    def _seat_of(self, child: str) -> Seat:
+        return self.seats[self.process_of(child)]
 
     # --- what main asks for ------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Make all mailboxes, say who reads them, start the tree. So agents may send to later ones from `on_start`."""
-        for agent in self._agents.values():
-            self._open_mailbox(agent)
+        for agent in self.homes.specs:
+            self.homes.open_mailbox(agent)
+        for wanted in self._journal.known() if self._journal is not None else []:
+            refused = self.requests.adopt(wanted)
+            if refused is not None:
+                print(f"{refused} It was spawned before the run was resumed; its messages wait.", file=sys.stderr)
         # All at once: agents start in order, one after the other, and each finds its process ready.
         for seat in self.seats.values():
-            if seat.name != MAIN:
+            if seat.name != MAIN and seat.planned.agents:
                 self._start_process(seat)
-        self._feed(Start())
-
-    def _open_mailbox(self, agent: AgentSpec) -> None:
-        """Make it, or another one where the last was closed; say who reads it."""
-        mailbox = self._memory.add_mailbox(
-            MailboxSpec(agent.name, agent.mailbox_size, overflow=agent.overflow, replicas=agent.replicas)
-        )
-        self._mailboxes[agent.name] = mailbox
-        self._names[mailbox] = agent.name
-        self._closed.discard(agent.name)
-        self._memory.set_readers(mailbox, self._reader_slots(agent.name))
+        self.feed(Start())
 
     def stop(self, exit_code: int = 0, drain: Drain | None = None) -> None:
         """Stop in good order, last started first. `drain`: instead of the topology's. The first call's word holds."""
@@ -189,7 +188,7 @@ class Driver:
         if self._drain_mode == "all":
             self._drain()
         else:
-            self._feed(StopRequested())
+            self.feed(StopRequested())
 
     def stop_now(self, outcome: Outcome | None = None) -> None:
         """No more waiting for anybody; what is left is killed."""
@@ -245,6 +244,8 @@ class Driver:
                 self._process_ready(seat)
             case AgentReport(event):
                 self.report(seat, event)
+            case Request():
+                self.requested(seat, message)
             case _:
                 self.pool.kill(worker, f"it sent {type(message).__name__} out of turn")
 
@@ -259,7 +260,7 @@ class Driver:
             process=seat.name,
             pid=worker.pid,
             cause=cause_of(exit_, worker.killed_because, kills > self._oom_kills),
-            in_hand=in_hand_plain(in_hand, self.agent_of),
+            in_hand=in_hand_plain(in_hand, self.homes.agent_of),
             tail=worker.tail,
         )
         self._oom_kills = kills
@@ -272,7 +273,19 @@ class Driver:
         self._events.emit(
             "process_died", process=seat.name, pid=death.pid, cause=death.cause, in_hand=death.in_hand, counts=counts
         )
-        self._feed(ProcessDied(seat.name, children, counts=counts, reason=death.cause))
+        for child, incarnation in children:
+            self.requests.ended(child, incarnation, KILLED, f"its process {seat.name} died: {death.cause}")
+        self.feed(ProcessDied(seat.name, children, counts=counts, reason=death.cause))
+
+    def requested(self, seat: Seat, request: Request) -> None:
+        """A process asks for something, for one of its agents or its program."""
+        worker = seat.worker
+
+        def answer(error: str, text: str) -> None:
+            if seat.worker is worker:  # else whoever asked has died
+                self._order(seat, Answer(request.id, error, text))
+
+        self.requests.take(request.asker, request.what, request.fields, answer)
 
     def report(self, seat: Seat, event: Mapping[str, Any]) -> None:
         """An event of a process's agent runner, as plain values."""
@@ -296,18 +309,21 @@ class Driver:
             resident.set_deadline(None)
             resident.ready = True
             self._recovered(seat)
-            self._feed(ChildReady(resident.child, resident.incarnation))
+            self.feed(ChildReady(resident.child, resident.incarnation))
+            self.requests.ready(resident.child)
             return
         seat.remove(agent)
         if kind == "AgentExited":
             self._recovered(seat)
-            self._feed(ChildExited(resident.child, resident.incarnation, stop_action=event["reason"] == "finished"))
+            why = FINISHED if event["reason"] == "finished" else STOPPED
+            self.requests.ended(resident.child, resident.incarnation, why)
+            self.feed(ChildExited(resident.child, resident.incarnation, stop_action=event["reason"] == "finished"))
         elif kind == "AgentFailed":
             self._failed(seat, resident, event)
 
     # --- the tree ----------------------------------------------------------------------------------------------------
 
-    def _feed(self, event: Event) -> None:
+    def feed(self, event: Event) -> None:
         """Tell the tree; perform what it wants. What comes of that, inside of it too, is told afterwards, in order."""
         self._inbox.append(event)
         if self._stepping:
@@ -325,8 +341,8 @@ class Driver:
         match action:
             case StartChild(child, incarnation):
                 self._start_child(child, incarnation)
-            case StopChild(child, incarnation, deadline_s):
-                self._stop_child(child, incarnation, deadline_s)
+            case StopChild(child, incarnation, deadline_s, drain):
+                self._stop_child(child, incarnation, deadline_s, drain)
             case SetTimer(id, at_s, _):
                 self._timers[id] = self._loop.call_at(at_s, self._time, id)
             case CancelTimer(id):
@@ -334,6 +350,8 @@ class Driver:
                     handle.cancel()
             case GiveUpChild(child, _, reason):
                 self._give_up_child(child, reason)
+            case ChildRemoved():
+                self._remove_child(action)
             case Escalated():
                 pass  # the report that follows says it
             case ShutDown(supervisor, child, reason):
@@ -355,14 +373,12 @@ class Driver:
 
     def _time(self, timer: int) -> None:
         self._timers.pop(timer, None)
-        self._feed(Timer(timer))
+        self.feed(Timer(timer))
 
     def _start_child(self, child: str, incarnation: int) -> None:
         state = self._tree.children[child]
-        spec = self._agents[state.agent]
-        seat = self.seats[self._placement.process_of(child).name]
-        if state.agent in self._closed:
-            self._open_mailbox(spec)
+        spec = self.homes.specs[state.agent]
+        seat = self._seat_of(child)
         resident = Resident(child, incarnation, spec)
         seat.residents[spec.name] = resident
         if incarnation > 1:
@@ -377,38 +393,48 @@ class Driver:
         spec = resident.spec
         if seat.ready:
             self._limit_start(seat, resident)
-        self._order(seat, StartAgent(msgspec.to_builtins(spec), self._mailboxes[spec.name]))
+        self._order(seat, StartAgent(msgspec.to_builtins(spec), self.homes.open_mailbox(spec.name)))
 
     def _limit_start(self, seat: Seat, resident: Resident) -> None:
         """The agent runner ends a start that awaits too long; this catches one that blocks its process."""
         timeout_s = resident.spec.start_timeout_s + STOP_GRACE_S
         resident.set_deadline(self._loop.call_later(timeout_s, self._start_late, seat, resident))
 
-    def _stop_child(self, child: str, incarnation: int, deadline_s: float) -> None:
+    def _stop_child(self, child: str, incarnation: int, deadline_s: float, wanted: Drain | None) -> None:
         state = self._tree.children[child]
-        seat = self.seats[self._placement.process_of(child).name]
+        seat = self._seat_of(child)
         resident = seat.residents.get(state.agent)
         if resident is None or resident.incarnation != incarnation:
             return  # its end is on its way
         timeout_s = max(0.0, deadline_s - self._loop.time())
         resident.set_deadline(self._loop.call_later(timeout_s + STOP_GRACE_S, self._stop_late, seat, resident))
-        drain = self._drain_mode if self._stop_asked else "current"
+        drain = wanted or (self._drain_mode if self._stop_asked else "current")
         self._order(seat, StopAgent(state.agent, drain, timeout_s))
 
     def _give_up_child(self, child: str, reason: str) -> None:
         """It does not come back: its mailbox gets a reader less, or, with the last one, is closed."""
         agent = self._tree.children[child].agent
-        slots = self._reader_slots(agent, without=child)
-        if slots:
-            self._memory.set_readers(self._mailboxes[agent], slots)
-        else:
-            self._closed.add(agent)
-            self.counts.dead_letters += len(self._memory.close_mailbox(self._mailboxes[agent]))
+        left = self.homes.give_up(agent, child)
+        if left is not None:
+            self.requests.given_up(agent)
+            self.counts.dead_letters += len(left)
 
-    def _reader_slots(self, agent: str, without: str = "") -> list[int]:
-        children = [child for child in self._tree.children.values() if child.agent == agent]
-        alive = [child for child in children if child.key != without and child.status.name != "GONE"]
-        return [self._placement.process_of(child.key).slot for child in alive]
+    def _remove_child(self, action: ChildRemoved) -> None:
+        """A spawned agent is gone for good: its mailbox is closed, and whoever waits for that is told."""
+        self.counts.dead_letters += len(self.homes.move_out(action.child))
+        self.restarts.pop(action.child, None)
+        self._hands.forget(action.child)
+        self.requests.removed(action)
+
+    def crash(self, child: str, incarnation: int, reason: str) -> None:
+        """End this life of an agent as if it had crashed; what comes of it is told as its crash."""
+        state = self._tree.children[child]
+        seat = self._seat_of(child)
+        resident = seat.residents.get(state.agent)
+        if resident is None or resident.incarnation != incarnation:
+            return
+        resident.set_deadline(self._loop.call_later(STOP_GRACE_S, self._end_by_force, seat, resident, reason))
+        self._order(seat, CrashAgent(state.agent, reason))
 
     # --- processes ---------------------------------------------------------------------------------------------------
 
@@ -479,7 +505,8 @@ class Driver:
             # Trying again imports nothing else: the run stops, whatever budget is left.
             self._verdict = self._verdict or Outcome(AgentImportError.exit_code, str(event["text"]), "AgentImportError")
             self.stop()
-        self._feed(ChildFailed(resident.child, resident.incarnation, cause))
+        self.requests.ended(resident.child, resident.incarnation, CRASHED, cause)
+        self.feed(ChildFailed(resident.child, resident.incarnation, cause))
 
     def _process_late(self, seat: Seat, worker: Worker) -> None:
         if seat.worker is worker and not seat.ready:
@@ -500,7 +527,8 @@ class Driver:
             self.pool.kill(seat.worker, why)
         else:  # the caller's own process: nobody but its user may end it
             seat.remove(resident.spec.name)
-            self._feed(ChildFailed(resident.child, resident.incarnation, why))
+            self.requests.ended(resident.child, resident.incarnation, CRASHED, why)
+            self.feed(ChildFailed(resident.child, resident.incarnation, why))
 
     def _drain(self) -> None:
         """`drain: all`: a message may make others anywhere, so the first agent is stopped when none is left at all."""
@@ -509,7 +537,7 @@ class Driver:
         if self._memory.waiting():
             self._loop.call_later(DRAIN_LOOK_S, self._drain)
         else:
-            self._feed(StopRequested())
+            self.feed(StopRequested())
 
     def _stop_by_force(self) -> None:
         """The whole stop took longer than `stop.timeout_s`."""
@@ -520,7 +548,7 @@ class Driver:
         """The report of a run that gave up: the decision, then what is known about the last straw."""
         words = [self._last_words.get(child)]
         if child in self._tree.children:
-            words.append(self._last_words.get(self._placement.process_of(child).name))
+            words.append(self._last_words.get(self.process_of(child)))
         return "\n".join([reason, *(text for text in words if text)])
 
     def _end(self, outcome: Outcome) -> None:
@@ -531,4 +559,7 @@ class Driver:
         self._timers.clear()
         for seat in self.seats.values():
             seat.cancel_deadlines()
+        self.requests.close()
+        if self._journal is not None:
+            self._journal.close()
         self.ended.set_result(outcome)

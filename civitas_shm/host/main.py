@@ -48,6 +48,7 @@ from .protocol import (
     Output,
     Ready,
     Refused,
+    Request,
     Running,
     Snapshot,
     Stop,
@@ -56,6 +57,7 @@ from .protocol import (
 )
 from .readings import Readings
 from .seats import Outcome, WorkerSettings
+from .spawned import Journal
 from .watcher import POLL_S, Watcher
 
 __all__ = ["Host", "main"]
@@ -160,6 +162,7 @@ class Host:
                 self._clock,
                 to_main=self._say,
                 on_running=self._running,
+                journal=_journal(spec, memory, boot.resume),
             )
             pool = self._pool = driver.pool = Pool(
                 self._loop,
@@ -241,6 +244,9 @@ class Host:
             case AgentReport(event):
                 if self._driver is not None:
                     self._driver.report(self._driver.main, event)
+            case Request():
+                if self._driver is not None:
+                    self._driver.requested(self._driver.main, message)
             case Stop(now, exit_code):
                 self._asked_to_stop(now, exit_code)
             case WantSnapshots(interval_s):
@@ -384,6 +390,14 @@ def _settings(spec: TopologySpec, boot: Boot) -> WorkerSettings:
         log_levels=dict(spec.logging.agents),
         plugins=msgspec.to_builtins(spec.plugins),
     )
+
+
+def _journal(spec: TopologySpec, memory: RunMemory, resume: bool) -> Journal | None:
+    """Of agents that are spawned; none where no supervisor can have some, now or in the run that is resumed."""
+    path = memory.run_dir / "spawned"
+    if not spec.supervision.dynamic_supervisors() and not (resume and path.exists()):
+        return None
+    return Journal(path, resume=resume)
 
 
 def _create_memory(spec: TopologySpec, boot: Boot, slots: int) -> RunMemory:

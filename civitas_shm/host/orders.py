@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 import msgspec
 
-from ..errors import DeadlockError
+from ..errors import DeadlockError, TransportClosed
 from ..events import AgentEvent, AgentExited, AgentFailed
 from ..loading import build_agent
 from ..plugins.installed import Plugins
 from ..process import AgentProcess
+from ..requests import error_of
 from ..runner import AgentRunner
 from ..topology.model import AgentSpec
 from ..tracebacks import format_exception
 from ..transport import Port
-from .protocol import AgentReport, EndWait, StartAgent, StopAgent
+from .protocol import AgentReport, Answer, CrashAgent, EndWait, Request, StartAgent, StopAgent
 
 __all__ = ["Orders"]
 
@@ -38,29 +40,66 @@ class Orders:
         build: Build = build_agent,
         plugins: Plugins | None = None,
     ) -> None:
-        self.runner = AgentRunner(port, on_event=self._report, plugins=plugins)
+        self.runner = AgentRunner(port, on_event=self._report, plugins=plugins, supervise=self.supervise)
         self._send = send
         self._build = build
         self._last: dict[str, asyncio.Task[None]] = {}
         """By agent: the order that is being done, behind all earlier ones."""
+        self._requests: dict[int, asyncio.Future[None]] = {}
+        self._last_request = 0
+        self._closed = False
 
-    def obey(self, message: StartAgent | StopAgent | EndWait) -> None:
+    def obey(self, message: StartAgent | StopAgent | CrashAgent | EndWait | Answer) -> None:
         """Begin to do it."""
-        if isinstance(message, EndWait):
-            self.runner.bus.waits.end(message.kind, message.id, DeadlockError(message.cycle))
-            return
-        if isinstance(message, StartAgent):
-            spec = msgspec.convert(message.spec, AgentSpec)
-            name, work = spec.name, partial(self._start, spec, message.mailbox)
-        else:
-            name, work = message.name, partial(self._stop, message)
+        work: Callable[[], Awaitable[None]]
+        match message:
+            case Answer():
+                self._answered(message)
+                return
+            case EndWait():
+                self.runner.bus.waits.end(message.kind, message.id, DeadlockError(message.cycle))
+                return
+            case StartAgent():
+                spec = msgspec.convert(message.spec, AgentSpec)
+                name, work = spec.name, partial(self._start, spec, message.mailbox)
+            case StopAgent(name=name):
+                work = partial(self._stop, message)
+            case CrashAgent(name=name):
+                work = partial(self.runner.crash, name, message.reason)
         before = self._last.get(name)
-        if isinstance(message, StopAgent) and name in self.runner.agents:
-            before = None  # a stop overtakes a start that has not returned: the runner cancels it
+        if not isinstance(message, StartAgent) and name in self.runner.agents:
+            before = None  # an end overtakes a start that has not returned: the runner cancels it
         self._last[name] = asyncio.get_running_loop().create_task(self._in_turn(name, before, work))
+
+    async def supervise(self, asker: str, what: str, fields: dict[str, Any]) -> None:
+        """Ask the host, and return when it has done it; raises what it answers."""
+        if self._closed:
+            raise TransportClosed("this process has left the run")
+        self._last_request += 1
+        request = self._last_request
+        answered = self._requests[request] = asyncio.get_running_loop().create_future()
+        self._send(Request(request, asker, what, fields))
+        try:
+            await answered
+        finally:
+            self._requests.pop(request, None)
+
+    def _answered(self, answer: Answer) -> None:
+        waiting = self._requests.get(answer.id)
+        if waiting is None or waiting.done():
+            return  # whoever asked was cancelled meanwhile
+        if answer.error:
+            waiting.set_exception(error_of(answer.error, answer.text))
+        else:
+            waiting.set_result(None)
 
     async def close(self) -> None:
         """Give up what is still being done: the process leaves. Agents that still run are not stopped."""
+        self._closed = True
+        for waiting in self._requests.values():
+            if not waiting.done():
+                waiting.set_exception(TransportClosed("this process has left the run"))
+                waiting.exception()  # who is torn down as well does not look any more
         tasks = list(self._last.values())
         for task in tasks:
             task.cancel()

@@ -23,8 +23,10 @@ from ..topology.model import Drain
 
 __all__ = [
     "AgentReport",
+    "Answer",
     "Assign",
     "Boot",
+    "CrashAgent",
     "Chaos",
     "EndWait",
     "Ended",
@@ -39,6 +41,7 @@ __all__ = [
     "Output",
     "Ready",
     "Refused",
+    "Request",
     "Running",
     "Snapshot",
     "StartAgent",
@@ -84,6 +87,17 @@ class AgentReport(_Message, tag="agent"):
 
     event: dict[str, Any]
     """`AgentEvent.to_plain()`."""
+
+
+class Request(_Message, tag="request"):
+    """An agent of this process, or the program, asks supervision for something. Answered by an Answer of this id."""
+
+    id: int
+    asker: str
+    """Empty: the program."""
+    what: str
+    """See `requests.Requests.take`."""
+    fields: dict[str, Any]
 
 
 # --- host -> worker (and to the caller, for the agents of `main`) ---------------------------------------------------
@@ -132,6 +146,21 @@ class EndWait(_Message, tag="end_wait"):
     id: int
     """As in `transport.Wait`."""
     cycle: list[tuple[str, str, str, str, float]]
+
+
+class CrashAgent(_Message, tag="crash_agent"):
+    """End one agent as if it had crashed. Answered by an AgentReport."""
+
+    name: str
+    reason: str
+
+
+class Answer(_Message, tag="answer"):
+    """To a Request: done, or a class of `errors` by name and its text."""
+
+    id: int
+    error: str = ""
+    text: str = ""
 
 
 class Leave(_Message, tag="leave"):
@@ -260,7 +289,21 @@ class Ended(_Message, tag="ended"):
 
 
 ToForkServer = Fork
-ToWorker = Assign | StartAgent | StopAgent | EndWait | Leave
-FromWorker = Hello | Ready | AgentReport
-FromCaller = Boot | Ready | AgentReport | Stop | WantSnapshots
-FromHost = Welcome | Refused | StartAgent | StopAgent | EndWait | Leave | Output | Happened | Snapshot | Running | Ended
+ToWorker = Assign | StartAgent | StopAgent | CrashAgent | EndWait | Answer | Leave
+FromWorker = Hello | Ready | AgentReport | Request
+FromCaller = Boot | Ready | AgentReport | Request | Stop | WantSnapshots
+FromHost = (
+    Welcome
+    | Refused
+    | StartAgent
+    | StopAgent
+    | CrashAgent
+    | EndWait
+    | Answer
+    | Leave
+    | Output
+    | Happened
+    | Snapshot
+    | Running
+    | Ended
+)

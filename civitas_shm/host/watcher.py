@@ -58,9 +58,9 @@ class Watcher:
 
     def _end_deadlocks(self) -> None:
         for deadlock in self._deadlocks.look(self._memory.waits()):
-            error = deadlock_error(deadlock, self._driver.agent_of)
+            error = deadlock_error(deadlock, self._driver.homes.agent_of)
             youngest = deadlock.youngest
-            agent = self._driver.agent_of(youngest.agent)
+            agent = self._driver.homes.agent_of(youngest.agent)
             self._driver.counts.deadlocks += 1
             self._events.emit("deadlock", agent=agent, cause=str(error))
             self._driver.tell(agent, EndWait(youngest.kind, youngest.id, error.cycle))

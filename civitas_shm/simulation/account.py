@@ -166,7 +166,7 @@ class Account(Turns):
                 self.fired["fall: not restarted, supervisor"] += 1
             self._give_up(supervisor, unit)
             significant = significant or unit.significant
-        if significant and self._shuts_down(supervisor, cause):
+        if significant and self._shuts_down(supervisor, cause, counts):
             return
         if not restarted:
             return
@@ -187,7 +187,7 @@ class Account(Turns):
             self.fired["fall: rest_for_one"] += 1
             self._clear(supervisor, min(unit.group for unit in restarted) + 1, lo_s, hi_s)
 
-    def _shuts_down(self, supervisor: Supervisor, cause: int) -> bool:
+    def _shuts_down(self, supervisor: Supervisor, cause: int, counts: bool) -> bool:
         """A significant child of it has ended for good."""
         kind = supervisor.spec.auto_shutdown
         if kind == "all_significant" and any(
@@ -199,7 +199,7 @@ class Account(Turns):
         if supervisor.key not in self.asked.shutdowns:
             raise Violation("auto-shutdown", f"{supervisor.key} must shut down ({kind}) and does not")
         self.asked.shutdowns.remove(supervisor.key)
-        self._ends_itself(supervisor, cause, FINISHED)
+        self._ends_itself(supervisor, cause, FINISHED, counts)
         return True
 
     def _gives_up(self, supervisor: Supervisor, cause: int) -> None:
@@ -209,11 +209,11 @@ class Account(Turns):
         self.asked.escalations.remove(supervisor.key)
         if not any(supervisor.living):
             self.fired["fall: gives up, all down"] += 1
-        self._ends_itself(supervisor, cause, FAILED)
+        self._ends_itself(supervisor, cause, FAILED, True)
 
-    def _ends_itself(self, supervisor: Supervisor, cause: int, how: str) -> None:
+    def _ends_itself(self, supervisor: Supervisor, cause: int, how: str, counts: bool) -> None:
         self._end(supervisor)
-        supervisor.fall = (cause, how)
+        supervisor.fall = (cause, how, counts)
         self.going_down = self.going_down or supervisor is self.root
 
     def _count(self, supervisor: Supervisor, cause: int) -> int:
@@ -358,7 +358,7 @@ class Account(Turns):
             self._rest(parent, supervisor)
         else:
             self.fired["fall: of a supervisor"] += 1
-            self._fall(parent, [supervisor], fall[1], fall[0], True)
+            self._fall(parent, [supervisor], fall[1], fall[0], fall[2])
         self._coming_up[parent] = None
 
     def _cleared(self, supervisor: Supervisor) -> None:

@@ -36,11 +36,13 @@ from typing import Final
 
 from ..supervision.events import (
     Action,
+    AddChild,
     ChildExited,
     ChildFailed,
     ChildReady,
     Event,
     ProcessDied,
+    RemoveChild,
     Start,
     StopRequested,
     Timer,
@@ -98,6 +100,8 @@ class Auditor:
                 return account.start()
             case StopRequested():
                 return account.stop()
+            case AddChild() | RemoveChild():
+                raise ValueError(f"{event}: the account has no spawned agents; test_dynamic_property.py plays them")
 
     # --- what was not due ---------------------------------------------------------------------------------------------
 

@@ -85,7 +85,7 @@ class Supervisor:
         """The cause that the series of restarts began with; for the backoff."""
         self.up_since_s: float | None = None
         """When all its children came to be up together; kept where `backoff_reset_s` is set."""
-        self.fall: tuple[int, str] | None = None
+        self.fall: tuple[int, str, bool] | None = None
         """ENDING of its own accord: the cause, and FAILED (it gave up) or FINISHED (it shut down)."""
         self.waits = False
         self.timers: set[int] = set()

@@ -8,22 +8,28 @@ driver reads `events` (what it must promise) and `tree` (what it gets), and asks
     events    the words between the tree and its drivers
     state     the tree's state, and questions to it
     work      the copy of a tree that one step changes
+    dynamic   whether a spawn is allowed, and where
     tree      step(tree, event, now_s) -> (tree, actions)
 """
 
 from __future__ import annotations
 
+from .dynamic import nearest_dynamic, refusal
 from .events import (
     Action,
+    AddChild,
     CancelTimer,
     ChildExited,
     ChildFailed,
     ChildReady,
+    ChildRemoved,
     Escalated,
     Event,
     Failed,
     GiveUpChild,
     ProcessDied,
+    Removal,
+    RemoveChild,
     Running,
     SetTimer,
     ShutDown,
@@ -49,16 +55,20 @@ from .tree import Tree, step
 
 __all__ = [
     "Action",
+    "AddChild",
     "CancelTimer",
     "ChildExited",
     "ChildFailed",
     "ChildReady",
+    "ChildRemoved",
     "ChildReport",
     "Escalated",
     "Event",
     "Failed",
     "GiveUpChild",
     "ProcessDied",
+    "Removal",
+    "RemoveChild",
     "Running",
     "SetTimer",
     "ShutDown",
@@ -72,6 +82,8 @@ __all__ = [
     "Tree",
     "child_keys",
     "is_settled",
+    "nearest_dynamic",
+    "refusal",
     "report_children",
     "report_supervisors",
     "restart_count",

@@ -16,18 +16,25 @@ What a driver may do: send an event twice, late, or for a child that is long gon
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from ..topology.model import AgentSpec, Drain
 
 __all__ = [
     "Action",
+    "AddChild",
     "CancelTimer",
     "ChildExited",
     "ChildFailed",
     "ChildReady",
+    "ChildRemoved",
     "Escalated",
     "Event",
     "Failed",
     "GiveUpChild",
     "ProcessDied",
+    "Removal",
+    "RemoveChild",
     "Running",
     "SetTimer",
     "ShutDown",
@@ -38,6 +45,10 @@ __all__ = [
     "Stopped",
     "Timer",
 ]
+
+Removal = Literal["despawned", "clean_exit", "crashed", "restarts_exhausted", "given_up"]
+"""Why a dynamic child is gone: it was told to; ended well; crashed and is not restarted; crashed too often; or its
+supervisor is not restarted."""
 
 # --- events -------------------------------------------------------------------------------------------------------
 
@@ -101,7 +112,28 @@ class StopRequested:
     """Bring the tree down, for good."""
 
 
-Event = Start | ChildReady | ChildFailed | ChildExited | ProcessDied | Timer | StopRequested
+@dataclass(frozen=True, slots=True)
+class AddChild:
+    """Spawn this agent below a dynamic supervisor. What `dynamic.refusal` refuses, changes nothing."""
+
+    supervisor: str
+    agent: AgentSpec
+    spawner: str = ""
+    """Name of the agent that wants it; empty: the program."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveChild:
+    """Stop a dynamic supervisor's child, for good. It has ended when ChildRemoved says so."""
+
+    child: str
+    drain: Drain | None = None
+    """None: as in any stop."""
+    timeout_s: float | None = None
+    """None: the child's own shutdown timeout."""
+
+
+Event = Start | ChildReady | ChildFailed | ChildExited | ProcessDied | Timer | AddChild | RemoveChild | StopRequested
 
 # --- actions ------------------------------------------------------------------------------------------------------
 
@@ -122,6 +154,8 @@ class StopChild:
     child: str
     incarnation: int
     deadline_s: float
+    drain: Drain | None = None
+    """What becomes of its waiting messages, where RemoveChild said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +184,17 @@ class GiveUpChild:
 
     child: str
     incarnation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildRemoved:
+    """A dynamic supervisor's child is no part of the tree any more: close its mailbox; its name is free again."""
+
+    child: str
+    incarnation: int
+    spawner: str
+    why: Removal
     reason: str
 
 
@@ -194,5 +239,15 @@ class Stopped:
 
 
 Action = (
-    StartChild | StopChild | SetTimer | CancelTimer | GiveUpChild | Escalated | ShutDown | Running | Failed | Stopped
+    StartChild
+    | StopChild
+    | SetTimer
+    | CancelTimer
+    | GiveUpChild
+    | ChildRemoved
+    | Escalated
+    | ShutDown
+    | Running
+    | Failed
+    | Stopped
 )

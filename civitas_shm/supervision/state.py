@@ -85,6 +85,18 @@ class Fall:
 
 
 @dataclass(frozen=True, slots=True)
+class DynamicChild:
+    """What a spawned child has beside the others: its own restart window, and an end."""
+
+    type: str
+    """Import path of its class."""
+    spawner: str
+    counted: tuple[Counted, ...] = ()
+    removing: bool = False
+    """RemoveChild came: it leaves the tree when it has ended."""
+
+
+@dataclass(frozen=True, slots=True)
 class ChildState:
     """One child."""
 
@@ -100,6 +112,8 @@ class ChildState:
     status: ChildStatus = ChildStatus.DOWN
     incarnation: int = 0
     """Of the last start; 0 = never started."""
+    dynamic: DynamicChild | None = None
+    """Not None: it was spawned."""
 
     @property
     def lives(self) -> bool:
@@ -135,6 +149,8 @@ class SupervisorState:
     """STOPPING because the budget is used up."""
     shutdown: Fall | None = None
     """STOPPING because its significant children have ended."""
+    spawned: Mapping[str, int] = field(default_factory=dict)
+    """A dynamic one: spawns since the beginning, by spawner."""
 
     @property
     def name(self) -> str:
@@ -155,7 +171,7 @@ class Tree:
 
     root: str
     children: Mapping[str, ChildState] = field(repr=False)
-    """In start order, depth first."""
+    """In start order, depth first; those that were spawned, by their spawn, behind all others."""
     supervisors: Mapping[str, SupervisorState] = field(repr=False)
     """A parent stands before its children."""
     seed: int
@@ -193,7 +209,11 @@ def _plant(
     supervisors: dict[str, SupervisorState],
 ) -> None:
     _check_limits(spec)
-    groups = tuple((c.name,) if isinstance(c, SupervisorSpec) else child_keys(c) for c in spec.children)
+    groups: tuple[tuple[str, ...], ...] = tuple(
+        (c.name,) if isinstance(c, SupervisorSpec) else child_keys(c) for c in spec.children
+    )
+    if spec.dynamic is not None:
+        groups = ((),)  # one group: what is spawned starts at once, and stops side by side
     supervisors[spec.name] = SupervisorState(spec=spec, parent=parent, group=group, groups=groups)
     for index, child in enumerate(spec.children):
         problem = significance_problem(child.significant, child.restart, spec.auto_shutdown)
@@ -216,6 +236,10 @@ def _check_limits(spec: SupervisorSpec) -> None:
         raise ConfigurationError(
             f"{where}: strategy is {spec.strategy!r}; it must be ONE_FOR_ONE, ONE_FOR_ALL or REST_FOR_ONE."
         )
+    if spec.dynamic is not None and (spec.strategy != "ONE_FOR_ONE" or spec.auto_shutdown != "never"):
+        raise ConfigurationError(f"{where}: a dynamic supervisor is ONE_FOR_ONE and has no auto_shutdown.")
+    if spec.dynamic is not None and spec.children:
+        raise ConfigurationError(f"{where} is dynamic: its children are spawned, none can be declared.")
     if spec.backoff not in ("CONSTANT", "LINEAR", "EXPONENTIAL"):
         raise ConfigurationError(f"{where}: backoff is {spec.backoff!r}; it must be CONSTANT, LINEAR or EXPONENTIAL.")
     if spec.max_restarts < 0:

@@ -25,6 +25,7 @@ Rules of this file: no I/O, no clock, no asyncio, no global chance; a Tree is ne
 |                          |                                    | children of a supervisor before those of           |
 |                          |                                    | supervisors below it; one *cause* for all of them  |
 | Timer                    | set and not cancelled              | what waits for it starts                           |
+| AddChild, RemoveChild    | see the table in `dynamic`         |                                                    |
 | StopRequested            | not started                        | Stopped                                            |
 |                          | started                            | from now on nothing is started; groups stop in     |
 |                          |                                    | reverse order; then Stopped                        |
@@ -73,9 +74,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from ..topology.model import Drain, SupervisorSpec
 from .backoff import backoff_s, next_random
+from .dynamic import refusal
 from .events import (
     Action,
+    AddChild,
     ChildExited,
     ChildFailed,
     ChildReady,
@@ -83,6 +87,7 @@ from .events import (
     Event,
     Failed,
     ProcessDied,
+    RemoveChild,
     Running,
     ShutDown,
     Start,
@@ -100,7 +105,7 @@ from .policy import (
     is_stable,
     shuts_down,
 )
-from .state import ChildStatus, Fall, Phase, SupervisorState, TimerTarget, Tree
+from .state import ChildState, ChildStatus, DynamicChild, Fall, Phase, SupervisorState, TimerTarget, Tree
 from .work import Work, flat
 
 __all__ = ["Tree", "step"]
@@ -144,6 +149,10 @@ class _Step(Work):
                 return self._ended(children, Ending.FAILED, reason, counts)
             case Timer(id):
                 return self._time_has_come(id)
+            case AddChild():
+                return self._add(event)
+            case RemoveChild(child, drain, timeout_s):
+                return self._remove_child(child, drain, timeout_s)
             case StopRequested():
                 return self._stop_tree()
 
@@ -185,7 +194,9 @@ class _Step(Work):
             if child is None or child.incarnation != incarnation or not child.lives:
                 continue
             concerned.add(child.supervisor)
-            if child.status is ChildStatus.STOPPING:
+            if child.dynamic is not None and child.dynamic.removing:
+                self._remove(child, "despawned", "despawned")
+            elif child.status is ChildStatus.STOPPING:
                 self._rest(key, "taken down")
             else:
                 self._set_child(child, ChildStatus.DOWN)
@@ -201,6 +212,42 @@ class _Step(Work):
             if name in concerned:
                 self._queue.append(name)
         return True
+
+    def _add(self, wanted: AddChild) -> bool:
+        if refusal(self._before, wanted) is not None:
+            return False
+        agent, supervisor = wanted.agent, self._supervisors[wanted.supervisor]
+        self._children[agent.name] = ChildState(
+            key=agent.name,
+            agent=agent.name,
+            replica=0,
+            supervisor=supervisor.name,
+            group=0,
+            restart=agent.restart,
+            shutdown_timeout_s=agent.shutdown_timeout_s,
+            dynamic=DynamicChild(agent.type, wanted.spawner),
+        )
+        spawned = {**supervisor.spawned, wanted.spawner: supervisor.spawned.get(wanted.spawner, 0) + 1}
+        self._set(supervisor, groups=((*supervisor.groups[0], agent.name),), spawned=spawned)
+        if supervisor.phase is Phase.UP:
+            self._start(agent.name)
+        return True
+
+    def _remove_child(self, key: str, drain: Drain | None, timeout_s: float | None) -> bool:
+        child = self._children.get(key)
+        if child is None or child.dynamic is None or child.dynamic.removing:
+            return False
+        child = replace(child, dynamic=replace(child.dynamic, removing=True))
+        self._children[key] = child
+        if not child.lives:
+            self._remove(child, "despawned", "despawned")
+        elif child.status is not ChildStatus.STOPPING:
+            self._tell_to_stop(child, child.shutdown_timeout_s if timeout_s is None else timeout_s, drain)
+        return True
+
+    def _tell_to_stop(self, child: ChildState, timeout_s: float, drain: Drain | None = None) -> None:
+        self._set_child(child, ChildStatus.STOPPING)
+        self.actions.append(StopChild(child.key, child.incarnation, self._now_s + timeout_s, drain))
 
     def _time_has_come(self, timer: int) -> bool:
         target = self._timers.pop(timer, None)
@@ -222,6 +269,9 @@ class _Step(Work):
         restarted: list[str] = []
         significant: str | None = None
         for name in names:
+            if supervisor.spec.dynamic is not None:
+                self._dynamic_fall(supervisor.spec, self._children[name], ending, fall)
+                continue
             if supervisor.phase is Phase.CLEARING and self._group(name) >= supervisor.scope:
                 self._rest(name, fall.reason)
             elif is_restarted(self._restart_of(name), ending):
@@ -255,6 +305,29 @@ class _Step(Work):
         else:
             self._clear(supervisor, min(map(self._group, restarted)), delay_s)
 
+    def _dynamic_fall(self, spec: SupervisorSpec, child: ChildState, ending: Ending, fall: Fall) -> None:
+        """The table in `dynamic`: each child has a window of its own, and nothing escalates."""
+        assert child.dynamic is not None
+        if not is_restarted(child.restart, ending):
+            self._remove(child, "crashed" if ending is Ending.FAILED else "clean_exit", fall.reason)
+            return
+        delay_s = 0.0
+        if fall.counts:
+            counted, allowed = add_restart(
+                child.dynamic.counted, self._now_s, fall.cause, spec.max_restarts, spec.restart_window_s
+            )
+            if not allowed:
+                reason = (
+                    f"{child.key!r} needed {len(counted)} restarts within {spec.restart_window_s:g} s, max_restarts of "
+                    f"{spec.name!r} is {spec.max_restarts}. Last: {fall.reason}"
+                )
+                self._remove(child, "restarts_exhausted", reason)
+                return
+            self._children[child.key] = replace(child, dynamic=replace(child.dynamic, counted=counted))
+            self._seed, random01 = next_random(self._seed)
+            delay_s = backoff_s(spec.backoff, spec.backoff_base_s, spec.backoff_max_s, len(counted), random01)
+        self._restart(self._supervisors[spec.name], [child.key], delay_s)
+
     def _shuts_down(self, supervisor: SupervisorState) -> bool:
         left = any(self._is_significant(name) and not self._is_over(name) for name in flat(supervisor.groups))
         return shuts_down(supervisor.spec.auto_shutdown, True, left)
@@ -266,7 +339,7 @@ class _Step(Work):
         )
         self.actions.append(ShutDown(supervisor.name, name, reason))
         self._take_down(supervisor)
-        self._set(self._supervisors[supervisor.name], shutdown=replace(fall, counts=True, reason=reason))
+        self._set(self._supervisors[supervisor.name], shutdown=replace(fall, reason=reason))
 
     def _restart(self, supervisor: SupervisorState, names: list[str], delay_s: float) -> None:
         if delay_s <= 0:
@@ -364,9 +437,7 @@ class _Step(Work):
                 if child is None:
                     self._take_down(self._supervisors[name])
                 elif child.status in (ChildStatus.STARTING, ChildStatus.READY):
-                    self._set_child(child, ChildStatus.STOPPING)
-                    deadline_s = self._now_s + child.shutdown_timeout_s
-                    self.actions.append(StopChild(child.key, child.incarnation, deadline_s))
+                    self._tell_to_stop(child, child.shutdown_timeout_s)
             if not all(map(self._is_down_now, group)):
                 break
             frontier -= 1

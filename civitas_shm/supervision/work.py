@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Final, Literal
 
-from .events import Action, CancelTimer, GiveUpChild, SetTimer, StartChild
+from .events import Action, CancelTimer, ChildRemoved, GiveUpChild, Removal, SetTimer, StartChild
 from .policy import Restart
 from .state import ChildState, ChildStatus, Phase, SupervisorState, TimerTarget, Tree
 
@@ -76,9 +76,24 @@ class Work:
             self._set(self._supervisors[name], phase=Phase.GONE)
             for below in flat(self._supervisors[name].groups):
                 self._give_up(below, reason)
+        elif child.dynamic is not None:
+            self._remove(child, "given_up", reason)
         elif child.status is not ChildStatus.GONE:
             self._set_child(child, ChildStatus.GONE)
             self.actions.append(GiveUpChild(child.key, child.incarnation, reason))
+
+    def _remove(self, child: ChildState, why: Removal, reason: str) -> None:
+        """Out of the tree; it does not run, and what it waited for is called off."""
+        supervisor = self._supervisors[child.supervisor]
+        for timer, target in list(self._timers.items()):
+            if child.key in target.names:
+                del self._timers[timer]
+                self.actions.append(CancelTimer(timer))
+        assert child.dynamic is not None
+        del self._children[child.key]
+        self._set(supervisor, groups=(tuple(key for key in supervisor.groups[0] if key != child.key),))
+        self._queue.append(supervisor.name)
+        self.actions.append(ChildRemoved(child.key, child.incarnation, child.dynamic.spawner, why, reason))
 
     def _set_down(self, name: str) -> None:
         child = self._children.get(name)
@@ -185,6 +200,7 @@ def _child(child: ChildState, status: ChildStatus, incarnation: int) -> ChildSta
         child.significant,
         status,
         incarnation,
+        child.dynamic,
     )
 
 

@@ -14,6 +14,7 @@ from . import schema
 from .check import Checker, value_text
 from .model import (
     AgentSpec,
+    DynamicSpec,
     LoggingSpec,
     PoolSpec,
     ProcessSpec,
@@ -35,9 +36,7 @@ HOST: Final = "host"
 """The supervising process; no agents run in it."""
 
 TRANSPORTS_NOT_YET: Final = frozenset(["zmq", "nats"])
-NODES_NOT_YET: Final = frozenset(
-    ["dynamic_supervisor", "eval_agent", "http_gateway", "topology_server", "topology_agent", "mcp_server"]
-)
+NODES_NOT_YET: Final = frozenset(["eval_agent", "http_gateway", "topology_server", "topology_agent", "mcp_server"])
 """Node types of the original that a later version brings."""
 
 _WRAPPERS: Final = ("agent", "supervisor")
@@ -182,9 +181,35 @@ class Builder:
         if isinstance(kind, str) and kind in NODES_NOT_YET:
             self.checker.at_value((*path, "type"), f"{kind!r} is not supported yet; remove the node")
             return None
+        if kind == "dynamic_supervisor":
+            return self._dynamic(node, path)
         if kind in _MODULE_CLASS_TYPES:
             return self._module_class(node, path)
         return self._agent(node, path)
+
+    def _dynamic(self, node: dict[Any, Any], path: Path) -> SupervisorSpec | None:
+        if "name" in node:
+            self._claim("supervisor", node["name"], path)
+        block = self.checker.block(schema.DynamicSupervisor, node, path)
+        if block is None:
+            return None
+        return SupervisorSpec(
+            name=block.name,
+            max_restarts=block.max_restarts,
+            restart_window_s=block.restart_window_s,
+            backoff=block.backoff,
+            backoff_base_s=block.backoff_base_s,
+            backoff_max_s=block.backoff_max_s,
+            dynamic=DynamicSpec(
+                max_children=block.max_children,
+                max_total_spawns=block.max_total_spawns,
+                max_children_per_class=block.max_children_per_class,
+                max_children_per_spawner=block.max_children_per_spawner,
+                max_total_spawns_per_spawner=block.max_total_spawns_per_spawner,
+                spawner_allowlist=block.spawner_allowlist,
+                restart=block.restart,
+            ),
+        )
 
     def _neither(self, node: dict[Any, Any], path: Path) -> None:
         if len(node) == 1 and "name" not in node:

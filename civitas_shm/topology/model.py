@@ -21,6 +21,7 @@ __all__ = [
     "LOG_LEVELS",
     "PLUGIN_HINTS",
     "AgentSpec",
+    "DynamicSpec",
     "LoggingSpec",
     "PluginSpec",
     "PluginsSpec",
@@ -129,6 +130,24 @@ class AgentSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class DynamicSpec:
+    """What makes a supervisor a dynamic one: it has no children but those that are spawned while the run lasts."""
+
+    max_children: int | None = None
+    """Alive at once; None: no limit of its own."""
+    max_total_spawns: int | None = None
+    """Since the run began."""
+    max_children_per_class: dict[str, int] = field(default_factory=dict)
+    """Alive at once, by import path of the class."""
+    max_children_per_spawner: int | None = None
+    max_total_spawns_per_spawner: int | None = None
+    spawner_allowlist: list[str] | None = None
+    """Names of the agents that may spawn here; the program itself always may. None: all."""
+    restart: Restart = "transient"
+    """Of the children."""
+
+
+@dataclass(frozen=True, slots=True)
 class SupervisorSpec:
     """One supervisor and its children, in start order."""
 
@@ -147,6 +166,15 @@ class SupervisorSpec:
     """What its own supervisor does when it has given up (a failure) or shut down (a clean end)."""
     significant: bool = False
     children: list[AgentSpec | SupervisorSpec] = field(default_factory=list)
+    dynamic: DynamicSpec | None = None
+
+    def dynamic_supervisors(self) -> list[SupervisorSpec]:
+        """All dynamic supervisors, this one and below."""
+        found = [self] if self.dynamic is not None else []
+        for child in self.children:
+            if isinstance(child, SupervisorSpec):
+                found.extend(child.dynamic_supervisors())
+        return found
 
     def agents(self) -> list[AgentSpec]:
         """All agents below, in start order."""
@@ -274,4 +302,5 @@ class TopologySpec:
 
 def _supervisor(plain: dict[str, Any]) -> SupervisorSpec:
     children = [_supervisor(c) if "children" in c else AgentSpec(**c) for c in plain["children"]]
-    return SupervisorSpec(**{**plain, "children": children})
+    dynamic = None if plain["dynamic"] is None else DynamicSpec(**plain["dynamic"])
+    return SupervisorSpec(**{**plain, "children": children, "dynamic": dynamic})

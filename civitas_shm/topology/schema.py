@@ -19,12 +19,14 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from .model import LOG_LEVELS
+from .names import NAME_MAX, name_problem
 from .yaml12 import resolve
 
 __all__ = [
     "NAME_MAX",
     "Agent",
     "Block",
+    "DynamicSupervisor",
     "Logging",
     "ModelConfig",
     "Plugin",
@@ -43,11 +45,8 @@ __all__ = [
     "run_name_problem",
 ]
 
-NAME_MAX = 100
-"""Characters of an agent's, process's or supervisor's name: it stands in directory records, log lines and tables."""
 PROCESSES_MAX = 60
 """The memory of a run has 64 process slots; host, caller, fork server's spare and one in hand-over take four."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]*\Z")
 _RUN_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?\Z")
 _CLASS_PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+\Z")
 
@@ -80,17 +79,6 @@ def _upper(value: Any) -> Any:
 def _empty_mapping(value: Any) -> Any:
     """`config:` with nothing behind it is an empty mapping, as everybody means it."""
     return {} if value is None else _free(value)
-
-
-def name_problem(value: str) -> str | None:
-    """Why a text cannot name an agent, a supervisor or a process, or None when it can."""
-    if value.startswith("_"):
-        return f"{value!r} begins with '_'; such names are reserved for the runtime"
-    if len(value) > NAME_MAX:
-        return f"the name has {len(value)} characters; the limit is {NAME_MAX}"
-    if not _NAME.match(value):
-        return f"{value!r} is no name; it needs letters, digits and _ . : @ - only, a letter or digit first"
-    return None
 
 
 def class_path_problem(value: str) -> str | None:
@@ -225,6 +213,31 @@ class Supervisor(Block):
     restart: RestartMode = "permanent"
     significant: Flag = False
     children: Any = None
+
+
+class DynamicSupervisor(Block):
+    """`{type: dynamic_supervisor, ...}`: below it agents are spawned while the run lasts."""
+
+    NOT_YET = frozenset(["process"])
+
+    type: Literal["dynamic_supervisor"]
+    name: Name
+    max_children: Annotated[Whole, Field(ge=0, le=1_000_000)] | None = None
+    max_total_spawns: Annotated[Whole, Field(ge=0, le=1_000_000_000)] | None = None
+    max_children_per_class: Annotated[
+        dict[str, Annotated[Whole, Field(ge=0, le=1_000_000)]], BeforeValidator(_empty_mapping)
+    ] = {}
+    max_children_per_spawner: Annotated[Whole, Field(ge=0, le=1_000_000)] | None = None
+    max_total_spawns_per_spawner: Annotated[Whole, Field(ge=0, le=1_000_000_000)] | None = None
+    spawner_allowlist: TextList | None = None
+    restart: RestartMode = "transient"
+    max_restarts: Annotated[Whole, Field(ge=0, le=1_000_000)] = 3
+    restart_window_s: Seconds = _seconds("restart_window", 60.0)
+    backoff: Annotated[
+        Literal["CONSTANT", "LINEAR", "EXPONENTIAL"], BeforeValidator(_upper), BeforeValidator(_text)
+    ] = "CONSTANT"
+    backoff_base_s: Annotated[Number, Field(ge=0, le=1_000_000)] = _seconds("backoff_base", 1.0)
+    backoff_max_s: Annotated[Number, Field(ge=0, le=1_000_000)] = _seconds("backoff_max", 60.0)
 
 
 class Agent(Block):

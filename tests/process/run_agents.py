@@ -242,3 +242,31 @@ class BlocksLater(AgentProcess):
     async def handle(self, message: Message) -> None:
         await asyncio.sleep(1)
         time.sleep(60)
+
+
+class Watcher(AgentProcess):
+    """Monitors, links and spawns as it is told, and writes what it hears into a file that outlives it."""
+
+    async def handle(self, message: Message) -> Message:
+        fields = dict(message.payload)
+        if message.type == "slow":
+            await asyncio.sleep(fields["s"])
+        elif message.type == "spawn":
+            await self.spawn(Echo, **fields)
+        elif message.type != "message":
+            await getattr(self, message.type)(**fields)
+        return self.reply({"pid": os.getpid()})
+
+    async def on_down(self, name: str, reason: str) -> None:
+        with open(self.config["out"], "a") as out:
+            out.write(f"{name} {reason}\n")
+        if self.config.get("dies_of_news") and not Path(self.config["out"] + ".died").exists():
+            Path(self.config["out"] + ".died").touch()
+            os.kill(os.getpid(), 9)
+
+
+class Linked(Echo):
+    """Links with another agent whenever it starts."""
+
+    async def on_start(self) -> None:
+        await self.link(self.config["to"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "supervision.md").read_text(encoding="utf-8")
-HEADS = {"OTP's rule", "---"}
+HEADS = {"OTP's rule", "Erlang's rule", "---"}
 
 
 def rows() -> list[list[str]]:

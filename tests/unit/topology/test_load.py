@@ -15,7 +15,7 @@ from pydantic import AliasChoices
 from civitas_shm.errors import TopologyError
 from civitas_shm.topology import schema
 from civitas_shm.topology.load import load_topology, load_topology_text
-from civitas_shm.topology.model import AgentSpec, ProcessSpec, SupervisorSpec, TopologySpec
+from civitas_shm.topology.model import AgentSpec, DynamicSpec, ProcessSpec, SupervisorSpec, TopologySpec
 
 FULL = """\
 name: atlas
@@ -56,6 +56,9 @@ supervision:
         capability_metadata: {walk: {cost: 1}}
     - {type: agents.Analyser, name: analyser, replicas: 2}
     - {type: gen_server, name: store, module: agents, class: Store}
+    - {type: dynamic_supervisor, name: pool, max_children: 2, max_total_spawns: 3, max_children_per_class: {m.A: 1},
+       max_children_per_spawner: 4, max_total_spawns_per_spawner: 5, spawner_allowlist: [walker], restart: never,
+       max_restarts: 6, restart_window: 7, backoff: linear, backoff_base: 8, backoff_max: 9}
     - supervisor:
         name: inner
         restart: transient
@@ -112,6 +115,15 @@ def test_every_key_arrives_in_the_model() -> None:
             AgentSpec(name="analyser", type="agents.Analyser", replicas=2),
             AgentSpec(name="store", type="agents.Store"),
             SupervisorSpec(
+                name="pool",
+                max_restarts=6,
+                restart_window_s=7,
+                backoff="LINEAR",
+                backoff_base_s=8,
+                backoff_max_s=9,
+                dynamic=DynamicSpec(2, 3, {"m.A": 1}, 4, 5, ["walker"], "temporary"),
+            ),
+            SupervisorSpec(
                 name="inner",
                 restart="transient",
                 significant=True,
@@ -135,6 +147,7 @@ def test_the_example_in_the_documents_is_a_topology_with_every_key() -> None:
     for block in (
         schema.Agent,
         schema.Supervisor,
+        schema.DynamicSupervisor,
         schema.Process,
         schema.Pool,
         schema.Stop,
@@ -370,6 +383,22 @@ TABLE = [
     (
         "supervision: {auto_shutdown: any, children: [agent: {name: a, type: m.A}]}",
         "1:30: supervision.auto_shutdown: ",
+    ),
+    (
+        "supervision: {children: [{type: dynamic_supervisor, name: d, config: {max_children: 2}}]}",
+        "1:62: supervision.children[0].config: unknown key 'config'",
+    ),
+    (
+        "supervision: {children: [{type: dynamic_supervisor, name: d, max_children: -1}]}",
+        "1:76: supervision.children[0].max_children: ",
+    ),
+    (
+        "supervision: {children: [{type: dynamic_supervisor}]}",
+        "1:26: supervision.children[0]: the key 'name' is missing",
+    ),
+    (
+        "supervision: {children: [{type: dynamic_supervisor, name: root}]}",
+        "1:59: supervision.children[0].name: the name 'root' is already taken by the supervisor in line 1",
     ),
     (MINIMAL + MINIMAL, "2:1: supervision: the key 'supervision' is set twice; first in line 1"),
     (MINIMAL + 'name: "${X}"', "2:7: name: the environment variable 'X' is not set; export X=..."),

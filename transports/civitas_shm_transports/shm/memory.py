@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from civitas_shm.errors import ConfigurationError, RunHasMessages, SharedMemoryFull
-from civitas_shm.transport import SLOT_HOST, InHand, MailboxSpec, MailboxStats, MemoryPlan, Wait
+from civitas_shm.messages import LANE_CONTROL
+from civitas_shm.transport import SENDER_PROGRAM, SLOT_HOST, InHand, MailboxSpec, MailboxStats, MemoryPlan, Wait
 
 from . import _shm
 from .segments import RunDirectory, RunFiles, Segments, UnreadableRun, new_run_files, runs_directory
@@ -96,7 +97,8 @@ class ShmRunMemory:
             records, most = self._native.records(), self._segments.files.mailboxes
             if records >= most:
                 raise ConfigurationError(
-                    f"agent {name!r}: the run has {most:,} mailboxes and all are taken; raise transport.mailboxes."
+                    f"agent {name!r}: the run has {most:,} mailboxes and all are taken, those of agents that are gone "
+                    "included; raise transport.mailboxes."
                 ) from error
             if error.errno == errno.EINVAL:
                 raise ConfigurationError(
@@ -150,6 +152,9 @@ class ShmRunMemory:
             self._native.post_reply(header, b"", TYPE_STOPPED, mailbox, True)
         self._native.release(mailbox, token)
         yield InHand(mailbox, token, SLOT_HOST, delivery, header, type_, sender, len(payload))
+
+    def post_notice(self, mailbox: int, type: str, data: bytes) -> int:
+        return self._native.post(mailbox, data, type, SENDER_PROGRAM, None, LANE_CONTROL, 0)
 
     # --- life and death of processes ----------------------------------------------------------------------------------
 

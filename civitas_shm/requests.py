@@ -1,0 +1,261 @@
+"""What agents ask of supervision while the run lasts: spawn, despawn, stop, monitor, link. One for both drivers.
+
+    error = requests.take("spawner", "spawn", {...}, answer)     # `answer(error, text)` is called once, now or later
+
+Rules of this file: whether something is allowed is decided in `supervision.dynamic`, who is told in
+`supervision.watch`; here answers are kept until it has happened. A request that cannot be done is answered by the name
+of an error and its text, never by silence: at the end of the run, whatever still waits is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from . import errors
+from .errors import CivitasError
+from .notices import CHILD_TERMINATED, DOWN
+from .supervision import AddChild, ChildRemoved, Event, RemoveChild, Tree, nearest_dynamic, refusal
+from .supervision.state import ChildState, ChildStatus
+from .supervision.watch import DESPAWNED, GONE, Life, Watches
+from .topology.model import AgentSpec
+
+__all__ = ["Answer", "Requests", "RequestsDriver", "error_of"]
+
+Answer = Callable[[str, str], object]
+"""(class in `errors`, text); the empty text twice: done."""
+
+TELL_AGAIN_S: Final = 0.05
+"""A control lane has 63 places; who has more news waiting than that gets the rest when it has read some."""
+
+
+class RequestsDriver(Protocol):
+    """What a driver of the tree gives to its `Requests`."""
+
+    @property
+    def tree(self) -> Tree: ...
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run is being ended: then nobody is told of anything."""
+        ...
+
+    def feed(self, event: Event) -> None:
+        """Tell the tree."""
+        ...
+
+    def admit(self, wanted: AddChild) -> None:
+        """Make room for a child that will be added: process, mailbox, note for a resumed run. CivitasError: refused."""
+        ...
+
+    def tell(self, agent: str, kind: str, name: str, reason: str) -> bool:
+        """Commit a notice to the agent's control lane. False: there is no room just now."""
+        ...
+
+    def crash(self, child: str, incarnation: int, reason: str) -> None:
+        """End this life of a child as if it had crashed; nothing when it has ended already."""
+        ...
+
+    def later(self, delay_s: float, work: Callable[[], None]) -> object: ...
+
+
+class Requests:
+    """One run's. All methods belong to the driver's loop."""
+
+    def __init__(self, driver: RequestsDriver) -> None:
+        self._driver = driver
+        self._starting: dict[str, Answer] = {}
+        """By child: who waits until it is ready."""
+        self._leaving: dict[str, list[Answer]] = {}
+        """By child: who waits until it is gone."""
+        self._watches = Watches()
+        self._untold: deque[tuple[str, str, str, str]] = deque()
+
+    def take(self, asker: str, what: str, fields: Mapping[str, Any], answer: Answer) -> None:
+        """Begin to do it. `asker`: the agent that wants it; empty: the program."""
+        try:
+            match what:
+                case "spawn":
+                    self._spawn(asker, fields, answer)
+                case "despawn":
+                    self._despawn(asker, fields, answer)
+                case "monitor":
+                    self._monitor(asker, str(fields["name"]), answer)
+                case "demonitor":
+                    self._watches = self._watches.demonitor(asker, str(fields["name"]))
+                    answer("", "")
+                case "link" | "unlink":
+                    self._link(asker, str(fields["name"]), what == "link", answer)
+                case _:
+                    answer("MessageValidationError", f"supervision does not know the request {what!r}")
+        except CivitasError as error:
+            answer(type(error).__name__, str(error))
+
+    def adopt(self, wanted: AddChild) -> str | None:
+        """Bring back a child of the run that is resumed; why not, or None. Before the tree starts."""
+        refused = refusal(self._driver.tree, wanted)
+        if refused is None:
+            self._driver.admit(wanted)
+            self._driver.feed(wanted)
+        return refused
+
+    def close(self) -> None:
+        """The run has ended: whoever still waits hears so."""
+        waiting = [*self._starting.values(), *(answer for answers in self._leaving.values() for answer in answers)]
+        self._starting.clear()
+        self._leaving.clear()
+        for answer in waiting:
+            answer("TransportClosed", "the run has ended")
+
+    # --- spawn and despawn -------------------------------------------------------------------------------------------
+
+    def _spawn(self, asker: str, fields: Mapping[str, Any], answer: Answer) -> None:
+        spec = msgspec.convert(fields["spec"], AgentSpec)
+        tree = self._driver.tree
+        supervisor = fields.get("supervisor") or nearest_dynamic(tree, asker)
+        if supervisor is None:
+            answer(
+                "SpawnError",
+                f"{spec.name!r} cannot be spawned: there is no dynamic supervisor beside {asker!r} or above it. "
+                "Declare one ({type: dynamic_supervisor, name: ...}) in the topology, or name one with spawn_into.",
+            )
+            return
+        state = tree.supervisors.get(supervisor)
+        if state is not None and state.spec.dynamic is not None and fields.get("restart") is None:
+            spec = replace(spec, restart=state.spec.dynamic.restart)
+        wanted = AddChild(supervisor, spec, asker)
+        refused = "the run is stopping" if self._driver.stopping else refusal(tree, wanted)
+        if refused is not None:
+            answer("SpawnError", refused)
+            return
+        self._driver.admit(wanted)
+        if fields.get("wait", True):
+            self._starting[spec.name] = answer
+        self._driver.feed(wanted)
+        if not fields.get("wait", True):
+            answer("", "")
+
+    def _despawn(self, asker: str, fields: Mapping[str, Any], answer: Answer) -> None:
+        name, supervisor = str(fields["name"]), fields.get("supervisor")
+        child = self._driver.tree.children.get(name)
+        if child is None or child.dynamic is None or supervisor not in (None, child.supervisor):
+            where = f" below {supervisor!r}" if supervisor else ""
+            what = (
+                "has not been spawned but declared" if child is not None and child.dynamic is None else "is not there"
+            )
+            answer("SpawnError", f"{name!r} cannot be despawned: no spawned agent of that name{where}; it {what}.")
+            return
+        if asker == name:
+            answer("", "")  # it cannot wait for its own end
+        else:
+            self._leaving.setdefault(name, []).append(answer)
+        self._driver.feed(RemoveChild(name, fields.get("drain"), fields.get("timeout_s")))
+
+    # --- monitors and links ------------------------------------------------------------------------------------------
+
+    def _children(self, agent: str) -> list[ChildState]:
+        return [child for child in self._driver.tree.children.values() if child.agent == agent]
+
+    def _known(self, name: str, answer: Answer) -> list[ChildState]:
+        children = self._children(name)
+        if not children:
+            answer("MessageRoutingError", f"There is no agent {name!r} in this run.")
+        return children
+
+    def _monitor(self, watcher: str, name: str, answer: Answer) -> None:
+        children = self._known(name, answer)
+        if not children:
+            return
+        if all(child.status is ChildStatus.GONE for child in children):
+            self._tell(watcher, DOWN, name, GONE)
+        else:
+            self._watches = self._watches.monitor(watcher, name)
+        answer("", "")
+
+    def _link(self, asker: str, name: str, on: bool, answer: Answer) -> None:
+        mine, peers = self._children(asker), self._known(name, answer)
+        if not peers:
+            return
+        if len(mine) != 1 or len(peers) != 1:
+            who = asker if len(mine) != 1 else name
+            answer("ConfigurationError", f"{who!r} has replicas: a link is between two single agents. Monitor it.")
+            return
+        one, other = (Life(child.agent, child.incarnation) for child in (mine[0], peers[0]))
+        if not on:
+            self._watches = self._watches.unlink(one, other)
+            answer("", "")
+        elif not peers[0].lives:
+            answer(
+                "AgentStopped", f"{name!r} cannot be linked with: it does not run just now ({peers[0].status.value})."
+            )
+        else:
+            self._watches = self._watches.link(one, other)
+            answer("", "")
+
+    # --- what the driver tells ---------------------------------------------------------------------------------------
+
+    def ready(self, child: str) -> None:
+        """The tree has heard that a child is ready."""
+        answer = self._starting.pop(child, None)
+        if answer is not None:
+            answer("", "")
+
+    def ended(self, child: str, incarnation: int, why: str, detail: str = "") -> None:
+        """A life has ended; to be told before the tree is."""
+        state = self._driver.tree.children.get(child)
+        if state is None or self._driver.stopping:
+            return
+        if state.dynamic is not None and state.dynamic.removing:
+            why, detail = DESPAWNED, ""
+        self._watches, tells, falls = self._watches.ended(Life(state.agent, incarnation), child, why, detail)
+        for tell in tells:
+            self._tell(tell.watcher, DOWN, tell.name, tell.reason)
+        for fall in falls:
+            for peer in self._children(fall.life.agent):
+                self._driver.crash(peer.key, fall.life.incarnation, fall.reason)
+
+    def given_up(self, agent: str) -> None:
+        """It will not be back, but for a restart of its whole group."""
+        self._watches = self._watches.gone(agent)
+
+    def removed(self, action: ChildRemoved) -> None:
+        """A spawned child has left the tree."""
+        self._watches = self._watches.gone(action.child)
+        starting = self._starting.pop(action.child, None)
+        if starting is not None:
+            starting("SpawnError", f"{action.child!r} was spawned but is gone before it was ready: {action.reason}")
+        for answer in self._leaving.pop(action.child, []):
+            answer("", "")
+        if action.spawner and action.why != "despawned" and not self._driver.stopping:
+            self._tell(action.spawner, CHILD_TERMINATED, action.child, action.why)
+
+    def _tell(self, agent: str, kind: str, name: str, reason: str) -> None:
+        if self._untold or not self._driver.tell(agent, kind, name, reason):
+            self._untold.append((agent, kind, name, reason))
+            if len(self._untold) == 1:
+                self._driver.later(TELL_AGAIN_S, self._tell_again)
+
+    def _tell_again(self) -> None:
+        """In order; one whose reader is slow delays the others' news by a round, never loses it."""
+        for _ in range(len(self._untold)):
+            notice = self._untold.popleft()
+            if not self._driver.stopping and not self._driver.tell(*notice):
+                self._untold.append(notice)
+        if self._untold:
+            self._driver.later(TELL_AGAIN_S, self._tell_again)
+
+
+def error_of(name: str, text: str, exit_code: int = 1) -> CivitasError:
+    """An error that another process has named, as the same class here; an unknown one keeps its text and exit code."""
+    kind = getattr(errors, name, CivitasError)
+    error = CivitasError(text)
+    if isinstance(kind, type) and issubclass(kind, CivitasError):
+        with contextlib.suppress(TypeError):  # it wants more than a text
+            error = kind(text)
+    error.exit_code = max(exit_code, error.exit_code)
+    return error
