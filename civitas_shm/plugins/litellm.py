@@ -1,4 +1,4 @@
-"""Any model that LiteLLM knows: `pip install "litellm>=1.100,<2"`, and in the topology the dotted path of this class.
+"""Any model that LiteLLM knows: `pip install "litellm>=1.100,<2" mcp`, and in the topology the path of this class.
 
     plugins:
       models:
@@ -6,7 +6,8 @@
           config: {default_model: gemini/gemini-2.5-pro}
 
 It is no extra of civitas-shm, on purpose: it brings 58 packages, and two of its releases (1.82.7, 1.82.8) stole
-credentials. A LiteLLM proxy needs only `type: openai` with `base_url`.
+credentials. An answer that is not understood it calls a fault 500 of the service, so that is tried again here, unlike
+with the other providers. A LiteLLM proxy needs only `type: openai` with `base_url`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, ClassVar, Final
 from .calls import Caller, explain, import_vendor
 from .chat_completions import request_messages, request_tools, response_of
 from .model import ModelResponse, prices_from
-from .retry import RetryPolicy
+from .retry import Failure, RetryPolicy
 
 __all__ = ["LiteLLMProvider"]
 
@@ -27,7 +28,8 @@ TIMEOUT_S: Final = 600.0
 class LiteLLMProvider:
     """See `ModelProvider`. Keyword arguments of `chat` beyond it go to `litellm.acompletion` as they are."""
 
-    requires: ClassVar = ("litellm", '"litellm>=1.100,<2"')
+    requires: ClassVar = ("litellm", '"litellm>=1.100,<2" mcp')
+    """It imports `mcp` for every call with tools, without requiring it."""
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class LiteLLMProvider:
         self._prices = prices_from(prices)
         self._fixed = {"api_key": api_key, "base_url": base_url}
         self._caller = Caller(
-            "litellm", RetryPolicy(max_retries), timeout_s, lambda error: explain(openai, error), lambda: [api_key]
+            "litellm", RetryPolicy(max_retries), timeout_s, lambda error: _explained(openai, error), lambda: [api_key]
         )
 
     async def chat(
@@ -77,5 +79,22 @@ class LiteLLMProvider:
 
         return await self._caller.call(model, attempt)
 
+    async def close(self) -> None:
+        """Close its connections. They are LiteLLM's own, shared by all that use it in this process. Idempotent."""
+        await self._vendor.close_litellm_async_clients()
+
     def __repr__(self) -> str:
         return f"<LiteLLMProvider {self.default_model or 'no default model'}>"
+
+
+def _explained(openai: Any, error: Exception) -> Failure | None:
+    """In our words. Its errors derive from openai's, but keep status and headers in places of their own."""
+    if not isinstance(error, openai.APIError) or isinstance(error, openai.APIResponseValidationError):
+        return explain(openai, error)
+    headers = getattr(error, "litellm_response_headers", None) or getattr(error, "headers", None) or {}
+    return Failure(
+        str(error.message),
+        type(error).__name__,
+        getattr(error, "status_code", None),
+        {str(name).lower(): str(value) for name, value in headers.items()},
+    )

@@ -56,7 +56,7 @@ BUILTIN_PLUGINS: Final[dict[str, dict[str, str]]] = {
 
 PLUGIN_HINTS: Final[dict[tuple[str, str], str]] = {
     ("model", "litellm"): "name it by its path, civitas_shm.plugins.litellm.LiteLLMProvider, after "
-    'pip install "litellm>=1.100,<2" (it is no extra, see docs/plugins.md)',
+    'pip install "litellm>=1.100,<2" mcp (it is no extra, see docs/plugins.md)',
     ("model", "gemini"): "use type: openai with base_url: "
     "https://generativelanguage.googleapis.com/v1beta/openai/ and api_key: ${GEMINI_API_KEY}",
     ("model", "mistral"): "use type: openai with base_url: https://api.mistral.ai/v1 and api_key: ${MISTRAL_API_KEY}",

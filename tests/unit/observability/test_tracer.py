@@ -175,3 +175,14 @@ print("done")
 def test_with_a_provider_of_the_program_each_span_has_a_mirror_in_opentelemetry() -> None:
     result = subprocess.run([sys.executable, "-c", WITH_PROVIDER], capture_output=True, text=True, check=False)
     assert result.stdout.strip() == "done", result.stderr
+
+
+def test_ids_are_hex_and_nothing_is_kept_back() -> None:
+    queue = SpanQueue()
+    tracer = Tracer(queue)
+    assert len(bytes.fromhex(tracer.new_trace_id())) == 16
+    assert len(bytes.fromhex(tracer.new_span_id())) == 8
+    tracer.start_span("a").end()
+    assert len(queue) == 1, "before any flush"
+    tracer.flush()
+    assert len(queue) == 1
