@@ -33,11 +33,20 @@ from .units import (
     forget,
 )  # fmt: skip
 
-__all__ = ["Account"]
+__all__ = ["ORDERS", "Account"]
+
+ORDERS = 5
+"""In how many orders the account tries to find supervisors down in one step; see `Auditor`."""
 
 
 class Account(Turns):
     """Of one tree, from its Start to its end. Events say whether they concern anything."""
+
+    order = 0
+    """Of the supervisors that nothing lives in any more, all in one step, which is found to be down first: 0 the one
+    that the tree has evidently gone on with, else the one that came up first; others: without evidence, parents first,
+    children first.
+    """
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -318,25 +327,32 @@ class Account(Turns):
         self._insist()
 
     def _one_is_down(self) -> bool:
-        """One of them is found to be down: the one that came up first, unless the tree has evidently gone on."""
-        for supervisor in self.supervisors:
-            if supervisor.mode == CLEARING and self._goes_on(supervisor):
-                self._cleared(supervisor)
-                return True
+        """One of them is found to be down. Which is the first is the tree's choice: see `order`."""
+        if self.order == 0:
+            for supervisor in self.supervisors:
+                if supervisor.mode == CLEARING and self._goes_on(supervisor):
+                    self._cleared(supervisor)
+                    return True
         waits: Supervisor | None = None
-        for supervisor in [*self._queue, *self._children_first]:
+        for supervisor in self._candidates():
             if supervisor.mode == ENDING and not any(supervisor.living):
                 self._all_down(supervisor)
                 return True
             if supervisor.mode == CLEARING and not any(supervisor.living[supervisor.scope :]):
-                if self.now_s < supervisor.hold_lo_s:
+                if self.now_s < supervisor.hold_lo_s and self.order != ORDERS - 1:
                     waits = supervisor  # without a timer: right only if one above is found to go down
                     continue
                 self._cleared(supervisor)
                 return True
         if waits is not None:
-            raise Violation("backoff", f"{waits.key} must wait until {waits.hold_lo_s}, and no timer is set")
+            self._cleared(waits)
+            return True
         return False
+
+    def _candidates(self) -> Iterable[Supervisor]:
+        if self.order <= 1:
+            return [*self._queue, *self._children_first]
+        return self.supervisors if self.order == 2 else self._children_first
 
     def _goes_on(self, supervisor: Supervisor) -> bool:
         """Whether the tree has set its timer, or starts what it starts next."""
@@ -345,6 +361,8 @@ class Account(Turns):
         lo_s, hi_s = supervisor.hold_lo_s, supervisor.hold_hi_s
         if any(timer.children == (supervisor.key,) and lo_s <= timer.at_s <= hi_s for timer in self.asked.timers):
             return True
+        if self.now_s < lo_s:
+            return False
         return any(unit.key in self.asked.starts for unit in supervisor.groups[max(supervisor.scope - 1, 0)])
 
     def _all_down(self, supervisor: Supervisor) -> None:
