@@ -23,11 +23,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-__all__ = ["LOG", "LOG_BEFORE", "LOG_BYTES_MAX", "LogFile", "new_log", "settle"]
+from .runs import LOGS
 
-LOG: Final = "log"
-LOG_BEFORE: Final = "log.1"
-"""What was in it before it was last emptied, or the log of the run before."""
+__all__ = ["LOG_BYTES_MAX", "LogFile", "new_log", "settle"]
+
+LOG, LOG_BEFORE = LOGS
 
 LOG_BYTES_MAX: Final = 8 << 20
 """Of each of the two files."""

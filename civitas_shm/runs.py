@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
-__all__ = ["RunFound", "RunState"]
+__all__ = ["LOGS", "RunFound", "RunState"]
+
+LOGS: Final = ("log", "log.1")
+"""What `run --detach` has written, and what was in it before it was last emptied: files of the run directory that stay
+after the end, until the next run of the name or `gc`."""
 
 RunState = Literal["live", "dead", "empty", "unreadable", "ended", "orphan", "foreign"]
 """
@@ -45,6 +49,8 @@ class RunFound:
     made_s: float | None = None
     """Since 1970; for an ended one, when it ended."""
     has_log: bool = False
+    elsewhere: bool = False
+    """A live one that lies under another CIVITAS_SHM_DIR than this process looks at: reached by its name alone."""
     uid: int = -1
     """Owner; -1: this user."""
     segments: tuple[str, ...] = ()

@@ -58,18 +58,19 @@ def way_out(run: RunFound) -> str:
 
 
 def choose(runs: Sequence[RunFound], name: str | None, what: str) -> RunFound:
-    """The run that is meant: the one of that name, or the only one. RunNotFound says which there are."""
+    """The run that is meant: the one of that name, or the only one here. RunNotFound says which there are."""
     if name is not None:
-        for run in runs:
+        for run in sorted(runs, key=lambda run: run.elsewhere):
             if run.name == name:
                 return run
         known = f"; there is {', '.join(run.name for run in runs)}" if runs else ""
         raise RunNotFound(f"There is no {what} named {name!r}{known}. `civitas-shm ps --all` lists what there is.")
-    if len(runs) == 1:
-        return runs[0]
-    if not runs:
+    here = [run for run in runs if not run.elsewhere]
+    if len(here) == 1:
+        return here[0]
+    if not here:
         raise RunNotFound(f"There is no {what}. `civitas-shm ps --all` lists what there is.")
-    raise RunNotFound(f"Which {what} is meant? There are {len(runs)}: {', '.join(run.name for run in runs)}.")
+    raise RunNotFound(f"Which {what} is meant? There are {len(here)}: {', '.join(run.name for run in here)}.")
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import rich_click as click
 
-from .found import state_text, table
+from .found import count, state_text, table
 
 if TYPE_CHECKING:
     from ..control.protocol import RunStatus
@@ -45,7 +45,13 @@ def command(everything: bool, as_json: bool) -> None:
     """List the runs of this user: those that are alive, and dead ones with messages or dead letters."""
     listed = look()
     if not everything:
-        listed = [one for one in listed if one.found.state in ("live", "dead", "unreadable")]
+        hidden = [one for one in listed if one.found.elsewhere]
+        listed = [
+            one for one in listed if one.found.state in ("live", "dead", "unreadable") and not one.found.elsewhere
+        ]
+        if hidden:
+            text = f"{count(len(hidden), 'run')} under another CIVITAS_SHM_DIR: `civitas-shm ps --all`"
+            click.echo(text, err=True)
     if as_json:
         click.echo(json.dumps({"runs": [as_plain(one) for one in listed]}))
     else:
@@ -98,6 +104,7 @@ def as_plain(one: Listed) -> dict[str, Any]:
         "version": status.version if status else None,
         "size_bytes": found.size_bytes,
         "has_log": found.has_log,
+        "elsewhere": found.elsewhere,
         "path": str(found.path),
     }
 
@@ -110,6 +117,8 @@ def listing(listed: list[Listed], now_s: float) -> str:
     for one in listed:
         plain = as_plain(one)
         state = one.status.state if one.status else state_text(one.found)
+        if one.found.elsewhere:
+            state += f" ({one.found.path.parent})"
         since = "" if plain["since"] is None else ago(now_s - plain["since"])
         numbers = [_number(plain[key]) for key in ("processes", "agents", "waiting", "dead_letters")]
         problem = f": {one.problem}" if one.problem else ""

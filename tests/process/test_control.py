@@ -160,6 +160,31 @@ def test_a_run_whose_directory_was_deleted_by_hand_goes_on_and_ends(shell: Shell
     assert [entry for entry in os.listdir("/dev/shm") if "-bare-" in entry] == []
 
 
+def test_a_run_under_another_directory_is_found_by_its_segments_and_reached_by_its_name(shell: Shell) -> None:
+    name = f"far-{os.getpid()}"
+    elsewhere = shell.folder / "elsewhere"
+    here = dict(shell.env)
+    shell.env["CIVITAS_SHM_DIR"] = str(elsewhere)
+    run = shell.popen("run", "-q", shell.topology(name, "SendsItself", config="{n: 2}"))
+    until(lambda: is_held(elsewhere / name))
+    shell.env = here
+    until(lambda: "under another CIVITAS_SHM_DIR" in shell.do("ps").stderr)
+    assert name not in shell.do("ps").stdout
+    [line] = [line for line in shell.do("ps", "--all").stdout.splitlines() if line.startswith(name)]
+    assert str(elsewhere) in line
+    assert str(run.pid) in line
+    shell.do("gc", name, "--yes")  # it lives: not touched
+    assert is_held(elsewhere / name)
+    shell.do("stop", code=7)  # without a name only what is here is meant
+    assert shell.do("stop", name, "--now").stdout == f"{name} is gone.\n"
+    run.wait()
+    [left] = [line for line in shell.do("gc").stdout.splitlines() if name in line]
+    assert left.startswith("remove")
+    assert "left over: no run directory" in left
+    shell.do("gc", name, "--yes")
+    shutil.rmtree(elsewhere)
+
+
 def test_clients_that_are_silent_or_send_garbage_do_not_trouble_a_run(shell: Shell) -> None:
     run = shell.popen("run", shell.topology("busy"), "-q")
     shell.until_state("busy", "running")

@@ -210,7 +210,8 @@ def test_segments_without_a_run_directory_are_found_and_removed_only_if_nobody_u
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
     run = make(name, elsewhere, 1)
-    assert [found for found in find_runs(runs) if found.name == name] == []  # alive under another CIVITAS_SHM_DIR
+    alive = of(name, runs)
+    assert (alive.state, alive.elsewhere, alive.path) == ("live", True, elsewhere / name)
     crash(run)
     orphan = of(name, runs)
     assert (orphan.state, orphan.waiting, orphan.holds_messages) == ("orphan", None, True)

@@ -10,10 +10,20 @@ import errno
 import fcntl
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-__all__ = ["SHM", "groups_by_name", "in_use", "open_named", "owners", "remove_named"]
+__all__ = [
+    "SHM",
+    "groups_by_name",
+    "in_use",
+    "open_named",
+    "opened_segments",
+    "owners",
+    "remove_named",
+    "run_directory_of",
+]
 
 SHM: Final = Path("/dev/shm")
 """Where the kernel shows POSIX shared memory."""
@@ -66,9 +76,10 @@ def groups_by_name() -> dict[tuple[str, str], list[str]]:
     return owners().get(os.getuid(), {})
 
 
-def in_use(segments: list[str]) -> bool:
-    """Whether any process has one of these open: by the lock that every host takes (`Segments.hold`), and, for hosts of
-    older versions, by what this user's processes have open. When in doubt they are in use.
+def in_use(segments: list[str], opened: dict[str, set[int]] | None = None) -> bool:
+    """Whether any process has one of these open: by the lock that every host takes (`Segments.hold`), and, for hosts
+    of older versions, by what this user's processes have open (`opened`, if that was looked up already). When in doubt
+    they are in use.
     """
     for name in segments:
         try:
@@ -83,19 +94,40 @@ def in_use(segments: list[str]) -> bool:
             return True
         finally:
             os.close(fd)
-    wanted = {str(SHM / name) for name in segments}
-    return any(_has_open(process, wanted) for process in os.listdir("/proc") if process.isdigit())
+    opened = opened_segments() if opened is None else opened
+    return any(name in opened for name in segments)
 
 
-def _has_open(pid: str, paths: set[str]) -> bool:
+def opened_segments() -> dict[str, set[int]]:
+    """Segment -> the processes of this user that have it open or mapped. Reads all of /proc: some milliseconds."""
+    found: dict[str, set[int]] = {}
+    for process in os.listdir("/proc"):
+        if process.isdigit():
+            for path in _opened_by(process):
+                if path.startswith(f"{SHM}/civitas-"):
+                    found.setdefault(path.removeprefix(f"{SHM}/"), set()).add(int(process))
+    return found
+
+
+def run_directory_of(pid: int, name: str) -> Path | None:
+    """Where the run of that name lies whose host is that process: it holds the lock in its directory open."""
+    for path in _opened_by(str(pid)):
+        if path.endswith(f"/{name}/lock"):
+            return Path(path).parent
+    return None
+
+
+def _opened_by(pid: str) -> Iterator[str]:
+    """Paths; none of a process that has ended or belongs to another user, who cannot have opened ours."""
     try:
         for fd in os.listdir(f"/proc/{pid}/fd"):
             try:
-                if os.readlink(f"/proc/{pid}/fd/{fd}") in paths:
-                    return True
+                yield os.readlink(f"/proc/{pid}/fd/{fd}")
             except FileNotFoundError:
                 continue
         with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
-            return any(line.split(maxsplit=5)[-1].rstrip() in paths for line in maps if "/dev/shm/" in line)
-    except OSError:  # it has ended, or belongs to another user, who cannot have opened ours
-        return False
+            for line in maps:
+                if "/dev/shm/" in line:
+                    yield line.split(maxsplit=5)[-1].rstrip()
+    except OSError:
+        return

@@ -31,13 +31,14 @@ import msgspec
 from civitas_shm import __version__
 from civitas_shm.errors import ConfigurationError, RunAlive, SharedMemoryFull, TransportUnavailable
 from civitas_shm.letters import DIRECTORY as LETTERS
+from civitas_shm.runs import LOGS
 from civitas_shm.transport import MemoryPlan
 
 from . import _shm
 from .names import groups_by_name, in_use, open_named, remove_named
 
 __all__ = [
-    "KIND_ARENA", "KIND_CELLS", "KIND_DIRECTORY", "KIND_MAIL", "LOGS", "RunDirectory", "RunFiles", "Segments",
+    "KIND_ARENA", "KIND_CELLS", "KIND_DIRECTORY", "KIND_MAIL", "RunDirectory", "RunFiles", "Segments",
     "UnreadableRun", "is_held", "runs_directory",
 ]  # fmt: skip
 
@@ -50,9 +51,6 @@ ARENA_HEAD_BYTES: Final = 16 << 10
 """Header and map of extents: what an arena takes before its first message."""
 START_BYTES: Final = 16 << 20
 """What a run should find free in /dev/shm at its start; with less, its segments are files in the run directory."""
-
-LOGS: Final = ("log", "log.1")
-"""What `run --detach` has written: stays in the run directory after the end, until the next run of the name or `gc`."""
 
 LOCK_TRIES: Final = 200
 LOCK_TRY_S: Final = 0.01

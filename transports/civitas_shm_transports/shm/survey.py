@@ -19,11 +19,11 @@ from typing import Final
 
 from civitas_shm.errors import RunAlive
 from civitas_shm.letters import count_letters
-from civitas_shm.runs import RunFound, RunState
+from civitas_shm.runs import LOGS, RunFound, RunState
 
 from .memory import count_waiting
-from .names import SHM, groups_by_name, in_use, owners, remove_named
-from .segments import LOGS, RunDirectory, Segments, UnreadableRun, is_held, runs_directory
+from .names import SHM, groups_by_name, in_use, opened_segments, owners, remove_named, run_directory_of
+from .segments import RunDirectory, Segments, UnreadableRun, is_held, runs_directory
 
 __all__ = ["find_runs", "hold", "remove_stale", "run_directory", "stale_runs"]
 
@@ -41,9 +41,9 @@ def stale_runs(base: Path | None = None) -> list[RunFound]:
 
 
 def find_runs(base: Path | None = None) -> list[RunFound]:
-    """All that is there, by name: this user's runs, then segments without a run, then what belongs to others."""
+    """All that is there: this user's runs by name, then those elsewhere and what is left of some, then others'."""
     base = base or runs_directory()
-    return [*_in_directory(base), *_orphans(base), *_foreign()]
+    return [*_in_directory(base), *_elsewhere(base), *_foreign()]
 
 
 def remove_stale(run: RunFound) -> None:
@@ -160,14 +160,20 @@ def _dead(known: RunFound) -> RunFound:
     return replace(empty, size_bytes=size_bytes, waiting=waiting, state="dead" if waiting else empty.state)
 
 
-def _orphans(base: Path) -> list[RunFound]:
-    """Segments that no directory here speaks of and nobody uses: made under another CIVITAS_SHM_DIR, or its is gone."""
+def _elsewhere(base: Path) -> list[RunFound]:
+    """Segments that no directory here speaks of: of a run under another CIVITAS_SHM_DIR, to which its host leads while
+    it lives, or of one whose directory is gone."""
     known = {path.name for path in base.iterdir()} if base.is_dir() else set()
+    opened: dict[str, set[int]] | None = None
     found = []
     for (name, digits), segments in groups_by_name().items():
         if name in known and (_speaks_of(base / name, digits) or is_held(base / name)):
             continue
-        if in_use(segments):
+        opened = opened_segments() if opened is None else opened
+        if in_use(segments, opened):
+            processes = {process for segment in segments for process in opened.get(segment, ())}
+            paths = {run_directory_of(process, name) for process in processes}
+            found += [replace(run, elsewhere=True) for path in paths if path and (run := _look(path))]
             continue
         problem = f"no run directory in {base} speaks of it"
         size = sum(_size_bytes(segment) for segment in segments)
