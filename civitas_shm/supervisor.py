@@ -182,6 +182,11 @@ class DynamicSupervisor(Supervisor):
             backoff_base=backoff_base,
             backoff_max=backoff_max,
         )
+        if hasattr(self, "on_spawn_requested"):
+            raise ValueError(
+                f"{type(self).__qualname__} of {name!r} has on_spawn_requested, which nobody would call: the host, "
+                "which decides about spawns, runs no user code. Use the quotas and spawner_allowlist."
+            )
         self.child_restart = _restart_mode(restart, f"restart of dynamic supervisor {name!r}")
         quotas = {
             "max_children": max_children,

@@ -433,7 +433,8 @@ class Driver:
         resident = seat.residents.get(state.agent)
         if resident is None or resident.incarnation != incarnation:
             return
-        resident.set_deadline(self._loop.call_later(STOP_GRACE_S, self._end_by_force, seat, resident, reason))
+        timeout_s = resident.spec.shutdown_timeout_s + STOP_GRACE_S  # its `on_stop` has as long as in a stop
+        resident.set_deadline(self._loop.call_later(timeout_s, self._end_by_force, seat, resident, reason))
         self._order(seat, CrashAgent(state.agent, reason))
 
     # --- processes ---------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from civitas_shm.local_driver import LocalDriver, Outcome
 from civitas_shm.messages import Message
 from civitas_shm.process import AgentProcess
 from civitas_shm.serializer import encode
-from civitas_shm.supervisor import BackoffPolicy, RestartStrategy, Supervisor, spec_of
-from civitas_shm.topology.model import AgentSpec, SupervisorSpec
+from civitas_shm.supervisor import BackoffPolicy, DynamicSupervisor, RestartStrategy, Supervisor, spec_of
+from civitas_shm.topology.model import AgentSpec, DynamicSpec, SupervisorSpec
 from civitas_shm.transport import SENDER_PROGRAM
 from civitas_shm_transports.in_process import InProcessPort
 
@@ -53,6 +53,38 @@ class Named(AgentProcess):
 def test_an_impossible_supervisor_is_refused(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Supervisor(**{"name": "s", **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"max_children": -1}, "max_children of dynamic supervisor 's' is -1"),
+        ({"max_children_per_class": {Worker: -1}}, "max_children_per_class"),
+        ({"restart": "sometimes"}, "restart of dynamic supervisor 's' is 'sometimes'"),
+        ({"max_restarts": -1}, "max_restarts"),
+    ],
+)
+def test_an_impossible_dynamic_supervisor_is_refused(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        DynamicSupervisor(**{"name": "s", **arguments})
+
+
+def test_a_dynamic_supervisor_with_a_hook_that_nobody_would_call_is_refused() -> None:
+    class Vetoes(DynamicSupervisor):
+        async def on_spawn_requested(self, agent_class: type, name: str, config: dict[str, Any]) -> bool:
+            return False
+
+    with pytest.raises(ValueError, match="runs no user code"):
+        Vetoes("s")
+
+
+def test_a_dynamic_supervisor_becomes_plain_values() -> None:
+    tree = Supervisor("root", [DynamicSupervisor("d", 1, 2, "never", 4, 5.0, max_children_per_class={Worker: 6})])
+    dynamic = spec_of(tree, portable=True).children[0]
+    assert isinstance(dynamic, SupervisorSpec)
+    assert (dynamic.max_restarts, dynamic.restart_window_s, dynamic.restart) == (4, 5.0, "permanent")
+    path = f"{Worker.__module__}.Worker"
+    assert dynamic.dynamic == DynamicSpec(1, 2, {path: 6}, restart="temporary")
 
 
 def test_an_agent_without_super_init_is_named() -> None:

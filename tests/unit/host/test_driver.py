@@ -7,18 +7,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 
 from civitas_shm.clock import ManualClock
+from civitas_shm.errors import SharedMemoryFull
 from civitas_shm.host.driver import Driver
 from civitas_shm.host.events import EventLog
 from civitas_shm.host.kernel import Exit
 from civitas_shm.host.pool import Worker
-from civitas_shm.host.protocol import AgentReport, Assign, Ready, StartAgent, StopAgent
+from civitas_shm.host.protocol import AgentReport, Answer, Assign, CrashAgent, Ready, Request, StartAgent, StopAgent
 from civitas_shm.host.seats import Outcome, WorkerSettings
+from civitas_shm.notices import CHILD_TERMINATED, DOWN, decode_notice
 from civitas_shm.placement import place
-from civitas_shm.topology.model import AgentSpec, PoolSpec, StopSpec, SupervisorSpec, TopologySpec
-from civitas_shm.transport import InHand, MailboxSpec
+from civitas_shm.topology.model import AgentSpec, DynamicSpec, PoolSpec, StopSpec, SupervisorSpec, TopologySpec
+from civitas_shm.transport import FULL, SENT, InHand, MailboxSpec
 
 KILLED = Exit(0, 9)
 
@@ -31,6 +34,8 @@ class Memory:
     mailboxes: list[str] = field(default_factory=list)
     left: dict[str, int] = field(default_factory=dict)
     held: list[InHand] = field(default_factory=list)
+    notices: list[tuple[int, str, Any]] = field(default_factory=list)
+    full: bool = False
 
     def incarnation(self, slot: int) -> int:
         return 5  # as after a resume
@@ -55,6 +60,12 @@ class Memory:
     def slot_died(self, slot: int) -> list[InHand]:
         self.calls.append(("died", slot))
         return self.held
+
+    def post_notice(self, mailbox: int, type: str, data: bytes) -> int:
+        if self.full:
+            return FULL
+        self.notices.append((mailbox, type, decode_notice(type, data)))
+        return SENT
 
     def waiting(self) -> dict[str, int]:
         return self.left
@@ -426,5 +437,164 @@ def test_a_process_with_devices_is_a_fresh_interpreter() -> None:
         world = World(agent("a", process="g"), processes=[ProcessSpec("g", gpu=[1], env={"X": "y"})])
         assert world.worker("g").fresh_exec
         assert world.pool.assigned[0][1].env["CUDA_VISIBLE_DEVICES"] == "1"
+
+    run(test)
+
+
+# --- what agents ask for ---------------------------------------------------------------------------------------------
+
+
+POOL = SupervisorSpec("pool", dynamic=DynamicSpec(), max_restarts=0)
+
+
+def asks(world: World, process: str, what: str, asker: str = "a", **fields: Any) -> None:
+    world.driver.heard(world.worker(process), Request(7, asker, what, fields))
+
+
+def spawn(world: World, name: str, **fields: Any) -> None:
+    asks(world, "w1", "spawn", spec=msgspec.to_builtins(agent(name, **fields)))
+
+
+def answers(world: World) -> list[tuple[str, str]]:
+    return [(order.error, order.text) for _, order in world.pool.orders if isinstance(order, Answer)]
+
+
+def up(*agents: AgentSpec) -> World:
+    world = World(agent("a", process="w1"), *agents)
+    world.ready()
+    world.says("w1", "AgentStarted", "a")
+    for each in agents:
+        if isinstance(each, AgentSpec):
+            world.says("w1", "AgentStarted", each.name)
+    return world
+
+
+def test_a_spawn_is_answered_when_the_agent_is_ready_and_its_mailbox_was_there_before() -> None:
+    def test() -> None:
+        world = up(POOL)  # type: ignore[arg-type]
+        spawn(world, "x")
+        assert world.memory.mailboxes == ["a", "x"]
+        assert world.pool.assigned[-1][1].process == "w2", "a process of the pool is started for it"
+        assert not answers(world)
+        world.ready("w2")
+        world.says("w2", "AgentStarted", "x")
+        assert answers(world) == [("", "")]
+
+    run(test)
+
+
+def test_the_answer_to_a_process_that_has_died_is_not_given_to_its_successor() -> None:
+    def test() -> None:
+        world = up(POOL)  # type: ignore[arg-type]
+        spawn(world, "x")
+        world.driver.died(world.worker(), KILLED)
+        world.ready("w2")
+        world.says("w2", "AgentStarted", "x")
+        assert not answers(world)
+        spawn(world, "x")
+        assert "the name is taken" in answers(world)[0][1], "it was spawned all the same"
+
+    run(test)
+
+
+def test_a_spawn_that_finds_no_mailbox_or_no_process_leaves_nothing() -> None:
+    def test() -> None:
+        world = up(POOL)  # type: ignore[arg-type]
+
+        def full(spec: MailboxSpec) -> int:
+            raise SharedMemoryFull("no memory")
+
+        real, world.memory.add_mailbox = world.memory.add_mailbox, full  # type: ignore[method-assign]
+        spawn(world, "x")
+        world.memory.add_mailbox = real  # type: ignore[method-assign]
+        spawn(world, "x", process="nowhere")
+        assert [error for error, _ in answers(world)] == ["SharedMemoryFull", "ConfigurationError"]
+        assert "x" not in world.driver.tree.children
+        spawn(world, "x")
+        assert "x" in world.driver.tree.children
+
+    run(test)
+
+
+def test_a_child_that_is_gone_closes_its_mailbox_and_its_spawner_is_told() -> None:
+    def test() -> None:
+        world = up(POOL)  # type: ignore[arg-type]
+        spawn(world, "x", process="w1")
+        world.says("w1", "AgentStarted", "x")
+        world.fails("w1", "x")
+        assert world.memory.calls[-1] == ("close", 12)
+        assert world.memory.notices == [(11, CHILD_TERMINATED, ("x", "restarts_exhausted"))]
+
+    run(test)
+
+
+def test_all_that_died_with_a_process_is_told_to_those_who_monitor_it_and_nothing_while_the_run_stops() -> None:
+    def test() -> None:
+        world = up(agent("b", process="w2"), agent("c", process="w2"))
+        world.ready("w2")
+        for name in ("b", "c"):
+            world.says("w2", "AgentStarted", name)
+            asks(world, "w1", "monitor", name=name)
+        world.driver.died(world.worker("w2"), KILLED)
+        told = [(mailbox, kind, name) for mailbox, kind, (name, _) in world.memory.notices]
+        assert told == [(11, DOWN, "b"), (11, DOWN, "c")]
+        assert world.memory.notices[0][2][1] == "killed: its process w2 died: SIGKILL"
+        world.driver.stop()
+        world.driver.died(world.worker("w2"), KILLED)
+        assert len(world.memory.notices) == 2
+
+    run(test)
+
+
+def test_news_that_find_no_room_are_told_later_in_order() -> None:
+    async def test() -> None:
+        world = up(agent("b", process="w1"), agent("c", process="w1"))
+        for name in ("b", "c"):
+            asks(world, "w1", "monitor", name=name)
+        world.memory.full = True
+        world.fails("w1", "b")
+        world.memory.full = False
+        world.fails("w1", "c")
+        assert not world.memory.notices, "what came later does not overtake"
+        while len(world.memory.notices) < 2:
+            await asyncio.sleep(0.005)
+        assert [name for _, _, (name, _) in world.memory.notices] == ["b", "c"]
+
+    run(test)
+
+
+def test_a_linked_agent_is_ended_in_its_process_and_by_force_when_it_does_not_answer() -> None:
+    async def test() -> None:
+        world = up(agent("b", process="w2"))
+        world.ready("w2")
+        world.says("w2", "AgentStarted", "b")
+        asks(world, "w1", "link", name="b")
+        world.driver.homes.specs["a"] = agent("a", process="w1", shutdown_timeout_s=0.01)
+        world.driver.seats["w1"].residents["a"].spec = world.driver.homes.specs["a"]
+        world.fails("w2", "b")
+        crash = next(order for _, order in world.pool.orders if isinstance(order, CrashAgent))
+        assert (crash.name, crash.reason) == ("a", "it is linked with 'b', which crashed: ValueError: no")
+        while not world.pool.killed:
+            await asyncio.sleep(0.01)
+        assert world.pool.killed == [("w1", crash.reason)]
+
+    run(test)
+
+
+def test_who_still_waits_at_the_end_of_the_run_is_told_so() -> None:
+    def test() -> None:
+        world = up(POOL)  # type: ignore[arg-type]
+        spawn(world, "x")
+        world.driver.stop_now()
+        assert answers(world) == [("TransportClosed", "the run has ended")]
+
+    run(test)
+
+
+def test_an_unknown_request_is_answered() -> None:
+    def test() -> None:
+        world = up()
+        asks(world, "w1", "dance")
+        assert answers(world) == [("MessageValidationError", "supervision does not know the request 'dance'")]
 
     run(test)
