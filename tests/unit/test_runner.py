@@ -16,7 +16,8 @@ import pytest
 from civitas_shm import seat as seat_module
 from civitas_shm.errors import AgentError, ErrorAction, MessageValidationError
 from civitas_shm.events import AgentEvent, AgentExited, AgentFailed, AgentStarted, DeadLetter, StopRuntime
-from civitas_shm.messages import LANE_NORMAL, Message
+from civitas_shm.messages import LANE_CONTROL, LANE_NORMAL, Message
+from civitas_shm.notices import DOWN, encode_notice
 from civitas_shm.process import AgentProcess, ProcessStatus
 from civitas_shm.runner import AgentRunner
 from civitas_shm.serializer import encode
@@ -893,3 +894,89 @@ def test_the_reply_is_posted_before_the_state_and_the_release() -> None:
 
     asyncio.run(run())
     assert order == ["reply", "state", "release"]
+
+
+# --- an end that others decide: a link ----------------------------------------------------------------------------
+
+
+class Busy(AgentProcess):
+    """Waits in its handler; `swallows`: and makes nothing of its cancellation."""
+
+    swallows = False
+
+    def __init__(self) -> None:
+        super().__init__("agent")
+        self.seen: list[str] = []
+
+    async def handle(self, message: Message) -> None:
+        self.seen.append(message.type)
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if not self.swallows:
+                raise
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+def test_a_crash_by_a_link_cuts_the_handler_and_takes_no_other_message(swallows: bool) -> None:
+    async def scene(it: Stage) -> None:
+        agent = Busy()
+        agent.swallows = swallows
+        await it.start(agent)
+        for kind in ("one", "two"):
+            await it.send("agent", kind=kind)
+        while not agent.seen:
+            await asyncio.sleep(0)
+        await it.runner.crash("agent", "it is linked with 'b', which crashed")
+        failed = await it.event(AgentFailed)
+        assert (failed.type, failed.during) == ("LinkedAgentDown", "link")
+        assert agent.seen == ["one"]
+        stats = it.stats("agent")
+        assert stats.waiting + stats.in_hand == (1 if swallows else 2), "what was cut comes again"
+        await it.runner.crash("agent", "again")
+        await it.runner.crash("nobody", "again")
+        assert [type(event) for event in it.events].count(AgentFailed) == 1
+
+    play(scene)
+
+
+def test_a_crash_by_a_link_during_the_start_ends_the_start() -> None:
+    class Starts(Busy):
+        async def on_start(self) -> None:
+            await asyncio.sleep(60)
+
+    async def scene(it: Stage) -> None:
+        starting = asyncio.ensure_future(it.start(Starts()))
+        while not it.runner.agents:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await it.runner.crash("agent", "peer")
+        assert not await starting
+        assert [type(event).__name__ for event in it.events] == ["AgentFailed"]
+
+    play(scene)
+
+
+@pytest.mark.parametrize("action", [ErrorAction.RETRY, ErrorAction.SKIP, ErrorAction.ESCALATE])
+def test_a_hook_that_fails_over_news_is_asked_on_error_like_a_handler(action: ErrorAction) -> None:
+    class Fails(Failing):
+        news: list[tuple[str, str]]
+
+        async def on_down(self, name: str, reason: str) -> None:
+            self.news.append((name, reason))
+            if len(self.news) < 3:
+                raise OSError("not now")
+
+    async def scene(it: Stage) -> None:
+        agent = Fails(max_retries=5)
+        agent.action, agent.news = action, []
+        await it.start(agent)
+        mailbox = it.port.resolve("agent")
+        it.port.post(mailbox, encode_notice("x", "crashed"), DOWN, SENDER_PROGRAM, None, LANE_CONTROL, 0)
+        if action is ErrorAction.ESCALATE:
+            assert (await it.event(AgentFailed)).type == "OSError"
+        else:
+            assert await it.ask("agent") == {"handled": 1}, "news are no messages"
+        assert agent.news == [("x", "crashed")] * (3 if action is ErrorAction.RETRY else 1)
+
+    play(scene)
