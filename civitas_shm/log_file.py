@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from .runs import LOGS
+from .runs import ABANDONED_S, LOGS
 
 __all__ = ["LOG_BYTES_MAX", "LogFile", "new_log", "settle"]
 
@@ -34,9 +34,6 @@ LOG_BYTES_MAX: Final = 8 << 20
 
 LOOK_S: Final = 1.0
 """How often the size is looked at beside Python's own lines, for what C code and children write."""
-
-ABANDONED_S: Final = 3600.0
-"""After it, a log whose run never began and whose starter is gone may go."""
 
 
 def new_log(directory: Path, name: str) -> tuple[Path, int]:

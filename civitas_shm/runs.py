@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-__all__ = ["LOGS", "RunFound", "RunState"]
+__all__ = ["ABANDONED_S", "LOGS", "RunFound", "RunState"]
 
 LOGS: Final = ("log", "log.1")
 """What `run --detach` has written, and what was in it before it was last emptied: files of the run directory that stay
 after the end, until the next run of the name or `gc`."""
+
+ABANDONED_S: Final = 3600.0
+"""After it, the log of a detached start that has not become a run is what killed processes have left."""
 
 RunState = Literal["live", "dead", "empty", "unreadable", "ended", "orphan", "foreign"]
 """

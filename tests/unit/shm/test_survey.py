@@ -202,6 +202,18 @@ def test_a_log_outlives_the_run_and_goes_with_the_rest(name: str, runs: Path) ->
     assert not (runs / name).exists()
 
 
+def test_the_log_of_a_start_that_was_killed_is_found_after_a_while(name: str, runs: Path) -> None:
+    runs.mkdir()
+    left = runs / f".{name}.12345.log"
+    left.write_text("begun\n")
+    assert [run for run in find_runs(runs) if run.name == name] == []  # it may still become a run
+    os.utime(left, (left.stat().st_mtime - 4000,) * 2)
+    found = of(name, runs)
+    assert (found.state, found.has_log, found.holds_messages, found.size_bytes) == ("ended", False, False, 6)
+    remove_stale(found)
+    assert list(runs.iterdir()) == []
+
+
 HOLDS = "import os, sys; fd = os.open(sys.argv[1], os.O_RDWR); print('held', flush=True); sys.stdin.read()"
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +21,16 @@ from typing import Final
 
 from civitas_shm.errors import RunAlive
 from civitas_shm.letters import count_letters
-from civitas_shm.runs import LOGS, RunFound, RunState
+from civitas_shm.runs import ABANDONED_S, LOGS, RunFound, RunState
 
 from .memory import count_waiting
 from .names import SHM, groups_by_name, in_use, opened_segments, owners, remove_named, run_directory_of
 from .segments import RunDirectory, Segments, UnreadableRun, is_held, runs_directory
 
 __all__ = ["find_runs", "hold", "remove_stale", "run_directory", "stale_runs"]
+
+_START: Final = re.compile(r"\.(.+)\.\d+\.log")
+"""The log of a `run --detach` that has no run directory yet: it, and who waited for it, were killed before it had."""
 
 _KEPT: Final = ("dead", "empty", "unreadable")
 
@@ -57,6 +62,9 @@ def remove_stale(run: RunFound) -> None:
         case "live" | "foreign":
             raise RunAlive(f"The run {run.name!r} is {'alive' if run.state == 'live' else 'of another user'}.")
         case _:
+            if not run.path.is_dir():
+                run.path.unlink(missing_ok=True)  # the log of a start that was killed
+                return
             with contextlib.suppress(OSError):
                 run.path.rmdir()  # without a lock: who is just making it makes it again
                 return
@@ -87,6 +95,9 @@ def _in_directory(base: Path) -> list[RunFound]:
     for path in sorted(base.iterdir()) if base.is_dir() else []:
         if path.is_dir() and not path.is_symlink() and (run := _look(path)) is not None:
             found.append(run)
+        elif (start := _START.fullmatch(path.name)) and time.time() - path.lstat().st_mtime > ABANDONED_S:
+            size_bytes, made_s = path.lstat().st_size, path.lstat().st_mtime
+            found.append(RunFound(start[1], "", 0, size_bytes, path, "ended", made_s=made_s))
     return found
 
 
