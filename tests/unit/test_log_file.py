@@ -117,6 +117,9 @@ def test_a_reader_that_was_stopped_does_not_lift_the_bound(open_log: Open, tmp_p
     log = open_log(bytes_max=1_000)
     fd = os.open(tmp_path / "demo" / "log", os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_SH)
+    while (tmp_path / "demo" / "log").stat().st_size < 1_900:
+        print("a line", file=log)
+        assert not (tmp_path / "demo" / "log.1").exists()  # in the middle of a reading nothing is put aside
     for n in range(1_000):
         print(f"line {n}", file=log)
         assert (tmp_path / "demo" / "log").stat().st_size <= 2_000
