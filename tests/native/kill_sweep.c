@@ -334,6 +334,14 @@ static void sends(void) {
     EXPECT(handler_sends(&reader, 1) == PORT_SENT);
     EXPECT(handler_sends(&reader, 2) == PORT_SENT);
 }
+static void sends_beside(void) { /* another agent of this process sends after it, and to the same receiver */
+    uint64_t number = 77;
+    port_post post = {.mailbox = second, .sender = second, .lane = CV_LANE_NORMAL, .payload = &number, .payload_len = 8,
+                      .type = ""};
+    sends();
+    post.number = ++reader.number;
+    EXPECT(port_send(&reader, &post) == PORT_SENT);
+}
 static void sends_full(void) {
     EXPECT(handler_sends(&reader, 1) == PORT_SENT);
     EXPECT(handler_sends(&reader, 2) == PORT_FULL);
@@ -556,6 +564,7 @@ static const struct {
     {"commit_state", commit_before, commit, commit_after},
     {"sends", sends_before, sends, sends_after},
     {"sends_that_are_taken", sends_taken_before, sends, sends_after},
+    {"sends_beside_another_agent", sends_taken_before, sends_beside, sends_after},
     {"sends_before_the_wrap", sends_wrap_before, sends, sends_after},
     {"sends_with_a_growing_log", sends_growing_before, sends, sends_after},
     {"sends_into_the_last_place", sends_full_before, sends_full, sends_full_after},

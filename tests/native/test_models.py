@@ -242,9 +242,9 @@ MUTANTS = [
     Case("effect", "evidence_after_the_slot_is_emptied", "-DMUTANT_EVIDENCE_AFTER_EMPTY"),
     Case("effect", "evidence_looked_at_before_the_slot", "-DMUTANT_EVIDENCE_FIRST"),
     Case("effect", "no_evidence", "-DMUTANT_NO_EVIDENCE"),
+    Case("effect", "evidence_of_this_number_alone", "-DMUTANT_EVIDENCE_OF_THIS_NUMBER_ALONE -DOTHER_AGENT"),
     Case("effect", "evidence_lowered_by_another_lane", "-DMUTANT_EVIDENCE_OVERWRITTEN -DSENDER_KILLS=2"),
     Case("effect", "evidence_raised_by_a_store_among_replicas", "-DMUTANT_RAISED_BY_STORE -DREADERS=2"),
-    Case("effect", "record_left_open", "-DMUTANT_LEFT_OPEN -DSENDER_KILLS=2 -DOTHER_AGENT"),
 ]
 
 

@@ -98,6 +98,10 @@ MUTANTS = {
         "    at_release(&e->m->open_number, number);\n    at_release(&e->m->open_index, e->entries);\n",
         "kill_sweep", ("sends_that_are_taken",),
     ),
+    "evidence_of_this_number_alone": Mutant(
+        "effect.h", "at_load(&m->taken_from[dead]) >= number;", "at_load(&m->taken_from[dead]) == number;",
+        "kill_sweep", ("sends_beside_another_agent",),
+    ),
     "taken_without_evidence": Mutant(
         "mailbox.h", "        if (out->header.number) mb_raise", "        if (!out->header.number) mb_raise",
         "kill_sweep", ("sends_that_are_taken",),

@@ -5,10 +5,15 @@ doubles, and every message has its effect exactly once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import random
+import signal
 from typing import Any
 
 import pytest
 
+from civitas_shm.errors import CivitasError
 from civitas_shm.host.protocol import Chaos
 from civitas_shm.topology.model import AgentSpec
 
@@ -42,10 +47,11 @@ def test_a_deterministic_chain_has_its_effect_exactly_once(start_run: Any) -> No
     async def test() -> None:
         agents = [made("Ledger", "w2", "shm"), made("Relay", "w1"), made("Walker", "w1", "shm")]
         async with start_run(*agents, options={"chaos": Chaos(kill_s=0.05)}) as run:
+            await run.send("walker", {"to": STEPS // 4})  # sends to the same receiver, from the same process
             for n in range(CAUSES):
                 await run.send("relay", {"n": n})
-            counts = await counted(run, 4 * CAUSES)
-            assert counts.pop("tick") == 2 * CAUSES
+            counts = await counted(run, 4 * CAUSES + STEPS // 4)
+            assert (counts.pop("tick"), counts.pop("step")) == (2 * CAUSES, STEPS // 4)
             assert counts == {f"{n} {part}": 1 for n in range(CAUSES) for part in "ab"}
             # That it was hard: workers died, with sends of the message in hand behind them.
             assert len(run.named("process_recovered")) >= 10
@@ -66,5 +72,34 @@ def test_a_handler_that_goes_on_by_its_saved_state_loses_and_doubles_nothing(sta
             assert len(run.named("process_recovered")) >= 5
             assert readings(run, "walker").redelivered >= 3
             assert readings(run, "walker").replay_dropped >= 1  # it died between a send and its saving
+
+    asyncio.run(test())
+
+
+def test_host_deaths_change_nothing_of_that(start_run: Any) -> None:
+    """The host is killed, and all workers with it; the run is resumed, three times, in the middle of handlers."""
+    dice = random.Random(20261121)
+    agents = [made("Ledger", "w2", "shm"), made("Relay", "w1"), made("Walker", "w1", "shm")]
+
+    async def killed(options: dict[str, Any], *, first: bool) -> None:
+        with contextlib.suppress(CivitasError):
+            async with start_run(*agents, options=options) as run:
+                if first:
+                    await run.send("walker", {"to": STEPS})
+                    for n in range(CAUSES):
+                        await run.send("relay", {"n": n})
+                await asyncio.sleep(dice.uniform(0.1, 0.3))
+                os.kill(run.client.host_pid, signal.SIGKILL)
+                await run.client.wait()
+
+    async def test() -> None:
+        await killed({}, first=True)
+        for _ in range(2):
+            await killed({"resume": True}, first=False)
+        async with start_run(*agents, options={"resume": True}) as run:
+            counts = await counted(run, 4 * CAUSES + STEPS)
+            assert (counts.pop("tick"), counts.pop("step")) == (2 * CAUSES, STEPS)
+            assert counts == {f"{n} {part}": 1 for n in range(CAUSES) for part in "ab"}
+            assert readings(run, "relay").redelivered + readings(run, "walker").redelivered >= 3
 
     asyncio.run(test())

@@ -13,7 +13,8 @@
  *
  * Bounds     Two sends, one to each of two lanes of one slot, FILLERS messages of other processes that use the same
  *            slots, one or two readers (two: replicas). Kills by -D. Numbers count up from 1.
- *            OTHER_AGENT: each life of the sender's process begins with a send of another agent, with a number too.
+ *            OTHER_AGENT: another agent of the sender's process sends into lane 0, with numbers too: before this one's
+ *            message comes again, and once more at any time.
  *            EQUAL: both sends have the same digest. REORDER: every second life sends in the other order.
  *            RESUME: later lives send only what the life before had not begun to send.
  *
@@ -66,7 +67,7 @@ byte released[SENDS];
 byte begun;                          /* sends that some life has begun: what a resuming handler remembers */
 bit sender_dead, sender_done, reader_dead[READERS];
 byte sender_kills = SENDER_KILLS, reader_kills = READER_KILLS, host_kills = HOST_KILLS;
-byte fillers_left = FILLERS;
+byte fillers_left = FILLERS, others_left = 1;
 
 #define SENDER_DIES :: d_step { sender_kills > 0 -> sender_kills--; sender_dead = 1; n = 0; k = 0; lane = 0; c = 0 } goto out
 #define S(step) if :: d_step { step } SENDER_DIES fi
@@ -95,6 +96,13 @@ proctype sender(byte life) {
     S(turn = begun);
 #endif
 next:
+#ifdef OTHER_AGENT
+    if                                                       /* the other agent's turn: its publish is one step here */
+    :: d_step { others_left > 0 && slot[0] == EMPTY -> others_left--; numbers++; slot[0] = FULL; slot_n[0] = numbers;
+                slot_what[0] = FILLER }
+    :: d_step { skip }
+    fi;
+#endif
     if
     :: d_step { turn == SENDS -> sender_done = 1 } goto out
     :: d_step { turn < SENDS -> k = turn;
@@ -255,13 +263,18 @@ watch:
 #ifdef MUTANT_INTENT_IS_PROOF
     found = 1;
 #endif
+#ifdef MUTANT_EVIDENCE_OF_THIS_NUMBER_ALONE
+#define TAKEN_ALREADY (evidence == open_n)
+#else
+#define TAKEN_ALREADY (evidence >= open_n)
+#endif
 #ifdef MUTANT_EVIDENCE_FIRST
-    H(found = (found || evidence == open_n));
+    H(found = (found || TAKEN_ALREADY));
 #endif
     H(found = (found || (slot[open_lane] != EMPTY && slot_n[open_lane] == open_n)));
 #ifndef MUTANT_NO_EVIDENCE
 #ifndef MUTANT_EVIDENCE_FIRST
-    H(found = (found || evidence == open_n));
+    H(found = (found || TAKEN_ALREADY));
 #endif
 #endif
     if
@@ -270,9 +283,7 @@ watch:
     HOST_DIES
     fi;
 close:
-#ifndef MUTANT_LEFT_OPEN
     H(open_n = 0);
-#endif
     atomic { found = 0; sender_dead = 0; run sender(lives); lives++ }
     goto watch;
 

@@ -229,7 +229,7 @@ static inline bool cv_was_published(const cv_run *run, uint64_t to, uint64_t num
         unsigned state = cv_word_state(word);
         if (cv_word_ref(word) == cv_open_ref(to) && (state == CV_FULL || state == CV_TAKEN)) return true;
     }
-    return at_load(&m->taken_from[dead]) == number;
+    return at_load(&m->taken_from[dead]) >= number; /* above: an agent beside it has sent since, so this one was through */
 }
 
 /* After proof of the death of `dead`, host only: the newest entry of a log counts only if it was published. Safe to be
@@ -239,7 +239,7 @@ static inline void cv_effect_settle(const cv_run *run, cv_mailbox *m, unsigned d
     if (!log || cv_ref_arena(log) != dead || !number) return;
     if (count && at_load(&m->open_index) == count - 1 && !cv_was_published(run, at_load(&m->open_to), number, dead))
         at_store(&m->log_count, count - 1);
-    at_store(&m->open_number, 0); /* the next process of this slot counts on: its sends must not speak for this one */
+    at_store(&m->open_number, 0); /* settled, also if the log moves to another slot, whose numbers are others */
 }
 
 #endif
