@@ -6,12 +6,12 @@ run; the run directory stays for as long as letters are in it. In process it is 
 program.
 
 What others may build on:
-- `store_of(run_directory)` opens what is there for reading and writing; `letters.count_letters(run_directory)` only
-  counts, and is for everybody, transports included;
+- `store_of(run_directory)` opens what is there for reading and writing, for who holds the run; `read_letters` and
+  `letters.count_letters(run_directory)` only read, and are for everybody, at any time;
 - `store.letters()` newest first, without header and payload unless asked; `store.find("01a2")` by any beginning of an
   id, complete; `store.drop(ids)`; `len(store)`; `store.evicted` (letters that the bound has pushed out);
-- `Desk.replay(id)` puts a copy back into the recipient's mailbox; the letter goes only after that is committed. `None`,
-  or a sentence that says why it could not be done. It needs the live run.
+- `DeadLetterOffice.replay(id)` puts a copy back into the recipient's mailbox; the letter goes only after that is
+  committed. `None`, or a sentence that says why it could not be done. It needs the live run.
 
 Guarantees:
 - a message has one letter: adding it again replaces the former, so whoever dies between storing and letting go does no
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -32,17 +33,18 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from .clock import Clock
-from .letters import DIRECTORY, FILE, Letter, Note, letter_of
-from .messages import Message
-from .transport import CLOSED, FULL, NO_MEMORY, SENT, TOO_LARGE, Burials, Buried
+from .letters import DIRECTORY, FILE, Letter, Note, count_letters, letter_of
+from .messages import Message, is_system_type
+from .transport import CLOSED, FULL, NO_MEMORY, SENT, TOO_LARGE, Burials, Buried, InHand
 
 __all__ = [
     "LETTERS_BYTES_MAX",
     "LETTERS_MAX",
-    "Desk",
+    "DeadLetterOffice",
     "FileLetters",
     "MemoryLetters",
     "Store",
+    "read_letters",
     "store_of",
 ]
 
@@ -52,6 +54,9 @@ LETTERS_BYTES_MAX: Final = 64 << 20
 
 _BUSY_S: Final = 1.0
 """How long a command may keep the file; the host alone writes while it lives."""
+
+_ID: Final = slice(32, 48)
+"""Of a message, in its header."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS letters (
@@ -232,6 +237,21 @@ def store_of(directory: Path) -> FileLetters | None:
     return FileLetters(place) if (place / FILE).exists() else None
 
 
+def read_letters(run_directory: Path, *, payloads: bool = False) -> list[Letter]:
+    """What a run has in its directory, the newest first; for who does not hold the run. Changes nothing.
+
+    `sqlite3.Error` when the file is damaged.
+    """
+    path = run_directory / DIRECTORY / FILE
+    if not path.exists():
+        return []
+    import sqlite3
+
+    columns = "fields, header, payload" if payloads else "fields, x'', NULL"
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=_BUSY_S, uri=True)) as db:
+        return [_restored(*row) for row in db.execute(f"SELECT {columns} FROM letters ORDER BY n DESC")]
+
+
 def _without_bytes(letter: Letter) -> Letter:
     return msgspec.structs.replace(letter, header=b"", payload=None)
 
@@ -248,10 +268,10 @@ def _remove(directory: Path) -> None:
         directory.rmdir()
 
 
-# --- the desk: from mailbox to store, and back ------------------------------------------------------------------------
+# --- the office: from mailbox to store, and back --------------------------------------------------------------------
 
 
-class Desk:
+class DeadLetterOffice:
     """Writes the letters of what was given up, and replays them. Belongs to one run and one loop."""
 
     def __init__(
@@ -259,14 +279,12 @@ class Desk:
         memory: Burials,
         open_store: Callable[[], Store],
         clock: Clock,
-        agent_of: Callable[[int], str],
         *,
         on_letter: Callable[[Letter], object] = lambda letter: None,
     ) -> None:
         self._memory = memory
         self._open_store = open_store
         self._clock = clock
-        self._agent_of = agent_of
         self._on_letter = on_letter
         self._store: Store | None = None
         self.written = 0
@@ -279,18 +297,29 @@ class Desk:
             self._store = self._opened()
         return self._store
 
+    def settle(self, in_hand: Iterable[InHand]) -> int:
+        """After the death of an earlier writer: what has its letter is let go, so that nobody handles it once more."""
+        settled = 0
+        for entry in in_hand:
+            if self.store.find(str(uuid.UUID(bytes=entry.header[_ID]))):
+                self._memory.discard(entry.mailbox, entry.token)
+                settled += 1
+        return settled
+
     def collect(self) -> int:
         """Store what was buried, then let it go; how many letters that were. Cheap when there is nothing."""
         written = 0
         while buried := self._memory.buried():
-            self._keep([self._letter(each, Note.decode(each.note)) for each in buried])
+            self._keep([self._letter(each, _note_of(each)) for each in buried])
             for each in buried:
                 self._memory.discard(each.mailbox, each.token)
             written += len(buried)
         return written
 
     def keep(self, message: Buried, note: Note) -> None:
-        """Store the letter of one message that its caller removes afterwards."""
+        """Store the letter of one message that its caller removes afterwards. The runtime's own news need none."""
+        if is_system_type(message.type):
+            return
         self._keep([self._letter(message, note)])
 
     def convict(self, message: Buried, note: Note, error_type: str) -> None:
@@ -321,10 +350,10 @@ class Desk:
         self.store.drop([letter.id])
         return None
 
-    def close(self) -> int:
-        """Let go of the store; how many letters stay in it."""
+    def close(self, run_dir: Path | None = None) -> int:
+        """Let go of the store; how many letters stay in it, and in `run_dir` if none was ever opened."""
         if self._store is None:
-            return 0
+            return 0 if run_dir is None else count_letters(run_dir) or 0
         left = len(self._store)
         self._store.close()
         self._store = None
@@ -366,7 +395,7 @@ class Desk:
             return self._garbage(message)
         return letter_of(
             message.header,
-            recipient=self._agent_of(message.mailbox),
+            recipient=message.recipient,
             sender=message.sender,
             type=message.type,
             payload=message.payload,
@@ -381,7 +410,7 @@ class Desk:
         now_s = self._clock.wall_s()
         return Letter(
             id=Message().id,
-            recipient=self._agent_of(message.mailbox),
+            recipient=message.recipient,
             sender="",
             type="",
             cause="garbage: a slot of this mailbox referred to bytes that are no message of it",
@@ -396,6 +425,12 @@ class Desk:
             header=message.header,
             payload=None,
         )
+
+
+def _note_of(message: Buried) -> Note:
+    if message.once and not message.note:
+        return Note("its process died while its handler ran, and delivery is at_most_once")
+    return Note.decode(message.note)
 
 
 _REFUSALS: Final = {

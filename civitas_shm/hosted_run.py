@@ -12,15 +12,17 @@ from dataclasses import replace
 from typing import Any, Final
 
 from .bus import MessageBus
+from .dead_letters import read_letters
 from .errors import TransportClosed
 from .host.client import Ended, HostClient, HostOptions
+from .letters import Letter
 from .loading import argv_handed_down
 from .local_run import KILLED
 from .log_lines import LogLines, line_printer
 from .process import AgentProcess
 from .snapshot import AgentSnapshot, ProcessSnapshot, RuntimeSnapshot
 from .topology.model import AgentSpec, TopologySpec
-from .transport import MailboxStats
+from .transport import MailboxStats, load_transport
 
 __all__ = ["HostedRun"]
 
@@ -173,6 +175,11 @@ class HostedRun:
             return self._waiting
         counts = {stats.name: stats.waiting + stats.in_hand for stats in self._stats()}
         return {name: count for name, count in counts.items() if count}
+
+    def dead_letters(self) -> list[Letter]:
+        """As they lie in the run's directory, the newest first."""
+        directory = load_transport(self._spec.transport.type).run_directory
+        return [] if directory is None else read_letters(directory(self._name))
 
     def snapshot(self) -> RuntimeSnapshot:
         """The counts as they are, the rest from the host's last reading. The first call asks the host for readings."""

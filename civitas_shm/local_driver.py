@@ -17,8 +17,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from .clock import Clock, SystemClock
+from .dead_letters import DeadLetterOffice, MemoryLetters
 from .deadlock import DeadlockWatch, deadlock_error
-from .events import AgentEvent, AgentExited, AgentFailed, AgentStarted, DeadlockFound, EventHandler
+from .events import AgentEvent, AgentExited, AgentFailed, AgentStarted, DeadLetter, DeadlockFound, EventHandler
+from .letters import Note
 from .messages import LANE_CONTROL
 from .notices import encode_notice
 from .plugins.installed import Plugins
@@ -52,18 +54,18 @@ from .supervision import (
 from .supervision.watch import CRASHED, FINISHED, STOPPED
 from .topology.model import AgentSpec, Drain, SupervisorSpec
 from .tracebacks import format_exception
-from .transport import SENDER_PROGRAM, InHand, MailboxSpec, Port, Wait
+from .transport import SENDER_PROGRAM, Burials, Buried, InHand, MailboxSpec, Port, Wait
 
 __all__ = ["LocalDriver", "LocalPort", "Outcome"]
 
 log: Final = logging.getLogger("civitas_shm.supervision")
 
 
-class LocalPort(Port, Protocol):
-    """A Port that also makes and closes mailboxes, because no host does."""
+class LocalPort(Port, Burials, Protocol):
+    """A Port that also makes and closes mailboxes and keeps what is given up, because no host does."""
 
     def add_mailbox(self, spec: MailboxSpec) -> int: ...
-    def close_mailbox(self, mailbox: int) -> list[InHand]: ...
+    def close_mailbox(self, mailbox: int, keep: Callable[[Buried], object] | None = None) -> list[InHand]: ...
     def waiting(self) -> dict[str, int]: ...
     def waits(self) -> list[Wait]: ...
 
@@ -99,6 +101,7 @@ class LocalDriver:
         self.requests = Requests(self)
         self.runner.on_look = self._find_deadlocks
         self._deadlocks = DeadlockWatch()
+        self.office = DeadLetterOffice(port, MemoryLetters, self._clock)
         spec = _one_replica(spec)
         self.tree = Tree.from_spec(spec, seed)
         self._specs = {agent.name: agent for agent in spec.agents()}
@@ -219,9 +222,9 @@ class LocalDriver:
                     handle.cancel()
             case GiveUpChild(child, _, reason):
                 self.requests.given_up(child)
-                self._close_mailbox(child, reason)
+                self._close_mailbox(child, reason, given_up=True)
             case ChildRemoved(child, _, _, _, reason):
-                self._close_mailbox(child, reason)
+                self._close_mailbox(child, reason, given_up=True)
                 del self._specs[child], self._mailboxes[child]
                 self.requests.removed(action)
             case Escalated(_, _, reason):
@@ -294,6 +297,8 @@ class LocalDriver:
             self._last_tracebacks[child] = event.traceback
             self.requests.ended(child, incarnation, CRASHED, f"{event.type}: {event.text}")
             self._feed(ChildFailed(child, incarnation, f"{event.during} raised {event.type}: {event.text}"))
+        elif isinstance(event, DeadLetter):
+            self.office.collect()
         elif isinstance(event, AgentExited):
             self.requests.ended(child, incarnation, FINISHED if event.reason == "finished" else STOPPED)
             self._feed(ChildExited(child, incarnation, stop_action=event.reason == "finished"))
@@ -319,8 +324,10 @@ class LocalDriver:
         self._mailboxes[spec.name] = mailbox
         return mailbox
 
-    def _close_mailbox(self, name: str, reason: str) -> None:
-        left = self._port.close_mailbox(self._mailboxes[name])
+    def _close_mailbox(self, name: str, reason: str, *, given_up: bool = False) -> None:
+        note = Note(f"{name!r} was given up, and its mailbox closed: {reason}")
+        keep = (lambda message: self.office.keep(message, note)) if given_up else None
+        left = self._port.close_mailbox(self._mailboxes[name], keep)
         if left:
             log.warning("%d messages that waited for %r are gone: %s", len(left), name, reason)
 

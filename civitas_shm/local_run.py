@@ -16,6 +16,7 @@ from .clock import SystemClock
 from .errors import CivitasError, ConfigurationError, RunFailed
 from .events import AgentEvent, AgentFailed, DeadlockFound, StopRuntime
 from .host.events import EventLog
+from .letters import Letter
 from .local_driver import LocalDriver, LocalPort, Outcome
 from .log_lines import LogLines
 from .plugins.installed import Plugins
@@ -46,11 +47,11 @@ class LocalRun:
         log_lines: bool,
         plugins: Plugins | None = None,
     ) -> None:
-        for operation in ("add_mailbox", "close_mailbox", "waiting", "waits"):
+        for operation in ("add_mailbox", "close_mailbox", "waiting", "waits", "bury", "buried"):
             if not hasattr(port, operation):
                 raise ConfigurationError(
                     f"transport {spec.transport.type!r} runs in one process, so its port has to make and close "
-                    f"mailboxes itself; it has no {operation}()."
+                    f"mailboxes and keep dead letters itself; it has no {operation}()."
                 )
         self._spec = spec
         self._name = name
@@ -133,6 +134,7 @@ class LocalRun:
         if self._finished.done():
             return
         self._last_snapshot = self.snapshot()
+        self._driver.office.collect()
         self._port.stop()
         self._events.emit("run_stopped", exit_code=self._exit_code, cause=self._report)
         self._events.close()
@@ -177,6 +179,10 @@ class LocalRun:
     def waiting(self) -> dict[str, int]:
         """Messages that wait or are in hand, by agent. None outlive the run."""
         return {} if self._finished.done() else self._port.waiting()
+
+    def dead_letters(self) -> list[Letter]:
+        """The newest first; they are gone with this object."""
+        return self._driver.office.store.letters()
 
     def snapshot(self) -> RuntimeSnapshot:
         """One reading; after the end, the last one."""

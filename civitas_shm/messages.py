@@ -92,12 +92,13 @@ def new_header(
     cause: Cause | None = None,
     payload_len: int = 0,
     seq: int = 0,
+    hops: int = 0,
 ) -> bytes:
     """A header made in Python: what transports without native code use. `check`, `granules`, `position` stay 0."""
     span = os.urandom(8)
     trace, parent = (cause[_TRACE], cause[_SPAN]) if cause else (os.urandom(16), bytes(8))
     return HEADER.pack(
-        0, 0, payload_len, 0, 1, flags, mailbox, 0, lane, 0, 0, _uuid7(), sender, priority,
+        0, 0, payload_len, 0, 1, flags, mailbox, 0, lane, 0, hops, _uuid7(), sender, priority,
         correlation, deadline_ns, time.time_ns(), trace, span, parent, seq, 0, 0,
     )  # fmt: skip
 

@@ -32,7 +32,7 @@ from .events import EventHandler, StopRuntime
 from .messages import Message, is_system_type
 from .plugins.equipment import Equipped
 from .state import StateKind, StateStore
-from .topology.model import Restart
+from .topology.model import DeliveryMode, OnCrash, Restart
 from .transport import Overflow
 
 __all__ = ["AGENT", "HANDLED", "AgentProcess", "Attachment", "Birth", "ProcessStatus", "Supervise"]
@@ -85,6 +85,12 @@ class AgentProcess(Equipped):
     """Processes that pull from this agent's mailbox; the `in_process` transport runs one."""
     overflow: Overflow = "block"
     """What its full mailbox does with one more message."""
+    delivery: DeliveryMode = "at_least_once"
+    """`at_most_once`: no message is handed over twice; what a death cuts off goes to the dead letters."""
+    max_deliveries: int = 3
+    """Deaths that are a message's doing, before it goes to the dead letters; 0 to 15, 0: it comes back for ever."""
+    on_crash: OnCrash = "dead_letter"
+    """What becomes of a message whose handler raised and escalated; `redeliver`: the next incarnation gets it again."""
     restart: Restart | Literal["never"] = "permanent"
     """`never` is Civitas's word for `temporary`."""
     significant: bool = False

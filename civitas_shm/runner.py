@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from .alone import Alone
 from .bus import MessageBus
 from .errors import SpawnError
 from .events import (
@@ -83,6 +84,7 @@ class AgentRunner:
         """Called after each note of who waits for whom, see `_look`."""
         self.bus.waits.on_look = self._look
         self.bus.own_handler = self._own_handler
+        self._alone = Alone()
 
     @property
     def agents(self) -> dict[str, AgentProcess]:
@@ -100,7 +102,7 @@ class AgentRunner:
         agent.equip(self.plugins.of(spec))
         seat = Seat(
             agent, mailbox, spec, self.bus, self._on_event, self._left, loop, threading.get_ident(), self._park,
-            self.store, self._supervise,
+            self.store, self._supervise, self._alone,
         )  # fmt: skip
         self._seats[spec.name] = seat
         return await seat.start()

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from .bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
 from .errors import ConfigurationError, MessageRoutingError, TransportClosed
+from .letters import Letter
 from .loading import apply_settings, build_agent, class_path, construct, end_main_import
 from .local_run import LocalRun
 from .messages import Message
@@ -333,6 +334,10 @@ class Runtime:
     def waiting(self) -> dict[str, int]:
         """Messages that wait or are in hand, by agent. After the end: those that stay for `resume`."""
         return {} if self._run is None else dict(self._run.waiting())
+
+    def dead_letters(self) -> list[Letter]:
+        """Messages that no handler will finish, the newest first, without payloads. After the end: those that stay."""
+        return [] if self._run is None else self._run.dead_letters()
 
     def snapshot(self) -> RuntimeSnapshot:
         """One reading of processes and agents; after the end, the last one."""

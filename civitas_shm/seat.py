@@ -2,7 +2,10 @@
 
 Guarantees:
 - one message at a time; a message is released only after its handler has finished, its answer is posted and its state
-  is saved, where it is to be (`state`);
+  is saved, where it is to be (`state`); one of an at-most-once agent is marked before its handler begins, and nobody
+  gets it again;
+- one that is suspected of a death begins when nothing else runs in this process (`alone`);
+- a message that is given up (its handler escalated, it cannot be decoded) is in the dead letters before it is let go;
 - after BATCH_MESSAGES messages or BATCH_S seconds the loop turns before the next one, so a flooded agent delays its
   neighbours, timers and sockets by no more than one batch;
 - whatever a handler raises, SystemExit and CancelledError included, ends at most the agent, never the loop;
@@ -21,6 +24,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from .alone import Alone, limit_s
 from .bus import MessageBus
 from .errors import DeserializationError, ErrorAction, LinkedAgentDown, TransportClosed
 from .events import (
@@ -35,6 +39,7 @@ from .events import (
     summary,
 )
 from .handler_thread import HandlerThread
+from .letters import Note
 from .messages import FLAG_ASK, Message, is_system_type
 from .notices import DOWN, decode_notice
 from .parked import Nap, Park
@@ -43,13 +48,17 @@ from .serializer import decode, encode
 from .state import StateKeeper, StateStore
 from .topology.model import AgentSpec, Drain
 from .tracebacks import format_exception
-from .transport import Delivery
+from .transport import SENT, Delivery
 
 __all__ = ["BATCH_MESSAGES", "BATCH_S", "Seat"]
 
 BATCH_MESSAGES: Final = 64
 BATCH_S: Final = 0.002
 """What a neighbour can be made to wait by many small handlers. A single long one only its author can cut."""
+
+NOTE_ROOM_S: Final = 5.0
+"""How long a message that is given up may wait for room for its traceback; the host makes some every quarter second."""
+NOTE_LOOK_S: Final = 0.01
 
 CANCEL_GRACE_S: Final = 1.0
 """What a cancelled handler gets to clean up; then it is left behind, for nothing in Python can end it."""
@@ -78,6 +87,7 @@ class Seat:
         park: Park,
         store: StateStore,
         supervise: Supervise,
+        alone: Alone,
     ) -> None:
         self.agent = agent
         self.mailbox = mailbox
@@ -96,6 +106,8 @@ class Seat:
         self._task: asyncio.Task[Any] | None = None
         self._hook_task: asyncio.Task[BaseException | None] | None = None
         self._park = park
+        self._alone = alone
+        self._starting = True
         self._nap = Nap(loop, self._context)
         self._busy = False
         self._draining: Drain | None = None
@@ -119,6 +131,7 @@ class Seat:
     async def start(self) -> bool:
         """Restore state, run `on_start`, begin to take messages. False when it failed; the event says why."""
         agent = self.agent
+        self._alone.join(self)
         try:
             await self._keeper.restore()
         except Exception as error:  # noqa: BLE001 - damaged, or a store of the user's
@@ -143,6 +156,7 @@ class Seat:
             return False
         agent._status = ProcessStatus.RUNNING
         self._report(AgentStarted(agent.name))
+        self._starting = False
         self._port.listen(self.mailbox, self._on_ready)
         return True
 
@@ -186,24 +200,35 @@ class Seat:
         port, mailbox, name = self._port, self.mailbox, self.agent.name
         take, handle, set_handled, now = port.take, self._handle, HANDLED.set, time.monotonic
         post_reply, received, keeper = port.post_reply, Message.received, self._keeper
+        alone, once = self._alone, self.spec.delivery == "at_most_once"
         worked, goes_on = False, True
         while goes_on:
             goes_on = False
             done = -1
             left, batch_end = BATCH_MESSAGES, now() + BATCH_S
             try:
+                if alone.closed:
+                    await alone.passage(self)
                 while (delivery := take(mailbox, done)) is not None:
                     done, header, kind, sender, data, count = delivery
                     try:
                         payload = decode(data)
                     except DeserializationError as error:
                         if (notice := decode_notice(kind, data)) is None:
-                            self._reject(delivery, error)
-                        elif not await self._noticed(notice, delivery):
+                            await self._reject(delivery, error)
+                            continue
+                        if count < 0:
+                            await self._begin_alone(done, -count)
+                        if not await self._noticed(notice, delivery):
                             return
                         continue
-                    if count > 1 and header[_ID] == keeper.committed_id:
-                        continue  # its state was saved, only the release was cut off
+                    if count != 1:
+                        if header[_ID] == keeper.committed_id:
+                            continue  # its state was saved, only the release was cut off
+                        if count < 0:
+                            count = await self._begin_alone(done, -count)
+                    if once:
+                        port.forgo(mailbox, done)
                     message = received(header, kind, sender, name, payload, count)
                     set_handled(message)
                     try:
@@ -221,12 +246,15 @@ class Seat:
                     if keeper.due and not await self._state_saved(message, done):
                         return
                     left -= 1
-                    if left == 0 or self._draining == "current" or now() >= batch_end:
+                    if left == 0 or alone.closed or self._draining == "current" or now() >= batch_end:
                         port.release(mailbox, done)
                         done = -1
+                        alone.leave(self)
                         if self._draining == "current":
                             return
                         await asyncio.sleep(0)
+                        if alone.closed:
+                            await alone.passage(self)
                         left, batch_end = BATCH_MESSAGES, now() + BATCH_S
                 goes_on = worked or done >= 0
             except TransportClosed:
@@ -239,11 +267,26 @@ class Seat:
             finally:
                 set_handled(None)
                 self._busy = False
+                alone.leave(self)
                 if self._quiet is not None and not self._quiet.done():
                     self._quiet.set_result(None)
             if goes_on:
                 worked = True
                 goes_on = not self._ended and await self._park.admit(self, self._nap)
+
+    # --- alone in the process: see `alone` ------------------------------------------------------------------------
+
+    @property
+    def runs(self) -> bool:
+        return self._busy or self._starting
+
+    def awaits_reply(self) -> bool:
+        return self._port.stats(self.mailbox).asking >= 0
+
+    async def _begin_alone(self, token: int, deliveries: int) -> int:
+        """Wait until nothing else runs here; the raised delivery count."""
+        await self._alone.enter(self, limit_s(deliveries))
+        return self._port.begin(self.mailbox, token)
 
     async def _handle_in_thread(self, message: Message) -> Message | None:
         assert self._thread is not None
@@ -289,7 +332,7 @@ class Seat:
         token, header, kind, sender, _, count = delivery
         name, reason = notice
         payload = {"name": name, "reason": reason}
-        message = Message.received(header, kind, sender, self.agent.name, payload, count)
+        message = Message.received(header, kind, sender, self.agent.name, payload, abs(count))
         HANDLED.set(message)
         try:
             await self._hear(message)
@@ -313,13 +356,25 @@ class Seat:
         if header is not None and header[_FLAGS] & FLAG_ASK:
             self._port.post_reply(header, encode(answer.payload), answer.type, self.mailbox)
 
-    def _reject(self, delivery: Delivery, error: DeserializationError) -> None:
+    async def _reject(self, delivery: Delivery, error: DeserializationError) -> None:
         """An undecodable payload: nobody can handle it."""
-        _, header, kind, sender, _, count = delivery
-        message = Message.received(header, kind, sender, self.agent.name, {}, count)
+        token, header, kind, sender, _, count = delivery
+        message = Message.received(header, kind, sender, self.agent.name, {}, abs(count))
         self.agent.log.error("message %s of type %r from %r was put aside: %s", message.id, kind, sender, error)
-        self._report(DeadLetter(self.agent.name, str(error), "", summary(message)))
         self._answer_failed(message, error, "")
+        await self._bury(message, token, f"its payload cannot be decoded: {error}", "")
+
+    async def _bury(self, message: Message, token: int, cause: str, traceback: str) -> None:
+        """Instead of a release. Waits for room for the traceback, but not long: the letter is worth more."""
+        assert message.header is not None
+        note = Note(cause, traceback, message.attempt).encode()
+        until_s = time.monotonic() + NOTE_ROOM_S
+        while self._port.bury(self.mailbox, token, message.header, note) != SENT:
+            if time.monotonic() >= until_s:
+                note = b""
+            else:
+                await asyncio.sleep(NOTE_LOOK_S)
+        self._report(DeadLetter(self.agent.name, cause, traceback, summary(message)))
 
     # --- exceptions -----------------------------------------------------------------------------------------------
 
@@ -352,16 +407,25 @@ class Seat:
                 error = again
         text = format_exception(error)
         self._log_failure(message, text, action)
+        if action is ErrorAction.ESCALATE:
+            if not self._comes_back(token):
+                self._answer_failed(message, error, text)
+                await self._bury(message, token, f"its handler raised {_brief(error)}", text)
+            await self._fail(error, "handle", summary(message), text)
+            return False
         self._answer_failed(message, error, text)
         if action is ErrorAction.SKIP:
             return True
         self._port.release(self.mailbox, token)
-        if action is ErrorAction.STOP:
-            await self._finish("finished")
-        else:
-            self._report(DeadLetter(self.agent.name, _brief(error), text, summary(message)))
-            await self._fail(error, "handle", summary(message), text)
+        await self._finish("finished")
         return False
+
+    def _comes_back(self, token: int) -> bool:
+        """Whether the next incarnation gets the message that this one failed over: it stays in hand, with a strike."""
+        if self.spec.on_crash != "redeliver" or self.spec.delivery == "at_most_once":
+            return False
+        strikes = self._port.strike(self.mailbox, token)
+        return self.spec.max_deliveries == 0 or strikes < self.spec.max_deliveries
 
     async def _action(self, error: BaseException, message: Message) -> ErrorAction:
         if not isinstance(error, Exception):
@@ -412,8 +476,7 @@ class Seat:
         except Exception as error:  # noqa: BLE001 - what cannot be copied or encoded, or a store of the user's
             text = format_exception(error)
             self._log_failure(message, text, ErrorAction.ESCALATE)
-            self._port.release(self.mailbox, token)
-            self._report(DeadLetter(self.agent.name, _brief(error), text, summary(message)))
+            await self._bury(message, token, f"the state after it could not be saved: {_brief(error)}", text)
             await self._fail(error, "state", summary(message), text)
             return False
 
@@ -495,6 +558,7 @@ class Seat:
         self.agent._status = status
         self._port.unlisten(self.mailbox)
         self._park.leave(self)
+        self._alone.quit(self)
         if self._thread is not None:
             self._thread.end()
 

@@ -83,7 +83,11 @@ Overflow = Literal["block", "error", "drop_oldest", "latest"]
 waiting message, or keep only the newest one. Messages in hand are never dropped."""
 
 Delivery = tuple[int, bytes, str, str, bytes, int]
-"""(token, header, type, sender name, payload, delivery count): what `take` hands over. Private copies, all of it."""
+"""(token, header, type, sender name, payload, delivery count): what `take` hands over. Private copies, all of it.
+
+A negative count: the message is suspected of a death, has been handed over -count times, and its handler has not begun:
+the reader lets it run alone in its process and says so with `begin`, which returns the count.
+"""
 
 Reply = tuple[int, bytes, str, str, bytes, bool]
 """(correlation, header, type, sender name, payload, failed): what the future of an ask resolves to.
@@ -173,6 +177,8 @@ class InHand:
     """Deaths and failures that count against it; saturates at STRIKES_MAX."""
     kills: int = 0
     """Unexplained SIGKILLs while it ran alone; saturates too."""
+    once: bool = False
+    """Its agent is at-most-once and its handler had begun: it may not be handed over again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +197,10 @@ class Buried:
     """What its reader said about it, `letters.Note` encoded; empty when nothing is known."""
     sound: bool = True
     """False: header and payload did not check out; the bytes are what was found."""
+    once: bool = False
+    """As in `InHand`."""
+    recipient: str = ""
+    """Name of the mailbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +331,33 @@ class Port(Protocol):
         """The handler has finished with the message; it is gone for good."""
         ...
 
+    def begin(self, mailbox: int, token: int, /) -> int:
+        """The handler of a suspected message (negative count) begins now; its delivery count, raised by this.
+
+        A death from here on may be its doing; before, it waited and cannot be blamed.
+        """
+        ...
+
+    def forgo(self, mailbox: int, token: int, /) -> bool:
+        """At-most-once, before the handler: the message is never handed over again, whatever dies.
+
+        It stays in hand until `release` or `bury`; found there after a death it goes to the dead letters.
+        """
+        ...
+
+    def strike(self, mailbox: int, token: int, /) -> int:
+        """The handler failed, and the message stays in hand for the successor. How many strikes it has now."""
+        ...
+
+    def bury(self, mailbox: int, token: int, header: bytes, note: bytes, /) -> int:
+        """Instead of `release`: the message goes to the dead letters with `note`. SENT, FULL or NO_MEMORY.
+
+        After SENT neither message nor note is lost by any death, and no handler gets the message again. FULL and
+        NO_MEMORY: nothing was done, because there is no room for the note; later there may be, and an empty note
+        always finds room.
+        """
+        ...
+
     def commit_state(self, mailbox: int, token: int, state: bytes, /) -> int:
         """Store the agent's state together with the identity of the message in hand, by one word.
 
@@ -385,14 +422,17 @@ class Burials(Protocol):
         ...
 
 
-class RunMemory(Protocol):
+class RunMemory(Burials, Protocol):
     """The host's hold on the memory of one run. Not on a hot path; may take milliseconds, never waits for a process."""
 
     run_id: str
     name: str
     plan: MemoryPlan
     run_dir: Path
-    """The run's own directory, which this host holds: for its control socket and its log."""
+    """The run's own directory, which this host holds: for its control socket, its log, and its dead letters, which stay
+    in it when all else goes (`letters.DIRECTORY`)."""
+    told: list[str]
+    """Sentences for the user about what was found at the beginning and what became of it."""
 
     def fds(self) -> list[int]:
         """Every file descriptor that a process of the run needs, in the order that `attach` expects."""
@@ -414,8 +454,15 @@ class RunMemory(Protocol):
         """Who reads from now on. What dead earlier readers had in hand is handed to the first of `slots`."""
         ...
 
-    def close_mailbox(self, mailbox: int) -> list[InHand]:
-        """Nothing can be committed after this. What waited is removed and returned; askers get AgentStopped at once."""
+    def close_mailbox(self, mailbox: int, keep: Callable[[Buried], object] | None = None) -> list[InHand]:
+        """Nothing can be committed after this. What waited is removed and returned; askers get AgentStopped at once.
+
+        `keep` gets each before it is removed; a death in between and the successor's `finish_closing` gives it again.
+        """
+        ...
+
+    def finish_closing(self, keep: Callable[[Buried], object]) -> list[InHand]:
+        """Close for good what an earlier host died over while it closed it."""
         ...
 
     def post_notice(self, mailbox: int, type: str, data: bytes) -> int:
@@ -427,6 +474,17 @@ class RunMemory(Protocol):
 
         Returns what the dead process had in hand; it stays in hand and is redelivered to the successor.
         """
+        ...
+
+    def judge(self, entry: InHand, strikes: int, kills: int, alone: bool) -> None:
+        """What the death of its reader means for one message: more strikes and kills, and whether it must run alone.
+
+        Called for each that `slot_died` returned, before anything may be redelivered.
+        """
+        ...
+
+    def read(self, entry: InHand) -> Buried:
+        """The message of an entry whose reader is dead, complete."""
         ...
 
     def in_hand(self, slot: int) -> list[InHand]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..runtime import Runtime
     from ..snapshot import RuntimeSnapshot
 
-__all__ = ["summary", "supervise", "waiting_text"]
+__all__ = ["letters_text", "summary", "supervise", "waiting_text"]
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -72,10 +72,13 @@ async def supervise(
             reports.stopping()
             reports.close()
         waiting = runtime.waiting()
+        letters = len(runtime.dead_letters())
         if as_json:
-            click.echo(json.dumps(summary(runtime.snapshot(), code, waiting, error)))
+            click.echo(json.dumps(summary(runtime.snapshot(), code, waiting, error, letters)))
         if waiting:
             click.echo(waiting_text(waiting), err=True)
+        if letters:
+            click.echo(letters_text(letters, kept=runtime.snapshot().transport != "in_process"), err=True)
     return code
 
 
@@ -169,8 +172,14 @@ def waiting_text(waiting: Mapping[str, int]) -> str:
     )
 
 
+def letters_text(count: int, *, kept: bool) -> str:
+    """How many messages no handler has finished, and where to read why."""
+    letters = f"{count:,} dead letter{'s' if count != 1 else ''}"
+    return f"{letters}: civitas-shm dead list" if kept else f"{letters}, gone with this process; the log says why"
+
+
 def summary(
-    snapshot: RuntimeSnapshot, exit_code: int, waiting: Mapping[str, int], error: Exception | None
+    snapshot: RuntimeSnapshot, exit_code: int, waiting: Mapping[str, int], error: Exception | None, letters: int = 0
 ) -> dict[str, Any]:
     """The `--json` output; a stable form."""
     return {
@@ -178,5 +187,6 @@ def summary(
         "error": None if error is None else str(error),
         "restarts": sum(process.restarts for process in snapshot.processes),
         "waiting": dict(waiting),
+        "dead_letters": letters,
         **asdict(snapshot),
     }

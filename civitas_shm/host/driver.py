@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -23,7 +24,11 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from ..clock import Clock
+from ..dead_letters import DeadLetterOffice, FileLetters
+from ..delivery import blame_of
 from ..errors import AgentImportError
+from ..letters import DIRECTORY as LETTERS
+from ..letters import Letter, Note, count_letters
 from ..placement import MAIN, Placement
 from ..requests import Requests
 from ..supervision import (
@@ -62,6 +67,7 @@ from .protocol import AgentReport, Answer, Assign, CrashAgent, Ready, Request, S
 from .reports import Death, cause_of, death_report, failure_report
 from .seats import Counts, Outcome, Resident, Seat, WorkerSettings
 from .spawned import Hands, Journal
+from .verdicts import Verdicts
 
 __all__ = ["Driver", "ProcessPool"]
 
@@ -127,6 +133,10 @@ class Driver:
         """By process or agent: the report of its last end."""
         self.pool: ProcessPool
         self.counts = Counts()
+        self.office = DeadLetterOffice(
+            memory, lambda: FileLetters(memory.run_dir / LETTERS), clock, on_letter=self._letter_written
+        )
+        self._verdicts = Verdicts(memory, self.office)
         self.restarts: dict[str, int] = {}
         """By child."""
         self.homes = Homes(placement, memory, lambda: self._tree)
@@ -164,6 +174,8 @@ class Driver:
 
     def start(self) -> None:
         """Make all mailboxes, say who reads them, start the tree. So agents may send to later ones from `on_start`."""
+        if count_letters(self._memory.run_dir) != 0 or self._memory.waiting():
+            self._verdicts.settle(process.slot for process in self._placement.processes)
         for agent in self.homes.specs:
             self.homes.open_mailbox(agent)
         for wanted in self._journal.known() if self._journal is not None else []:
@@ -256,20 +268,31 @@ class Driver:
             return  # a standby, which the pool has replaced; or everybody leaves
         in_hand = self._memory.slot_died(seat.planned.slot)
         kills = kernel.oom_kills()
+        out_of_memory = kills > self._oom_kills
         death = Death(
             process=seat.name,
             pid=worker.pid,
-            cause=cause_of(exit_, worker.killed_because, kills > self._oom_kills),
+            cause=cause_of(exit_, worker.killed_because, out_of_memory),
             in_hand=in_hand_plain(in_hand, self.homes.agent_of),
             tail=worker.tail,
         )
         self._oom_kills = kills
         self._last_words[seat.name] = death_report(death)
-        counts = not (seat.forgiven or self._stop_asked)
+        blame = blame_of(
+            forgiven=seat.forgiven or self._stop_asked,
+            killed_by_us=bool(worker.killed_because),
+            for_what_it_did=seat.its_own_doing,
+            sigkill=exit_ is not None and exit_.signal == signal.SIGKILL,
+            out_of_memory=out_of_memory,
+        )
+        starting = not all(resident.ready for resident in seat.residents.values())
+        convicted = self._verdicts.after(in_hand, blame, self.homes.limits(), starting, death)
+        # With the message that is to blame gone, the death says nothing about the agents any more.
+        counts = not (seat.forgiven or self._stop_asked or convicted)
         children = tuple((resident.child, resident.incarnation) for resident in seat.residents.values())
         seat.vacate(self._clock.monotonic_s())
         self.counts.deaths += 1
-        self.counts.redelivered += len(in_hand)
+        self.counts.redelivered += len(in_hand) - convicted
         self._events.emit(
             "process_died", process=seat.name, pid=death.pid, cause=death.cause, in_hand=death.in_hand, counts=counts
         )
@@ -294,7 +317,7 @@ class Driver:
             self.stop(int(event["exit_code"]))
             return
         if kind == "DeadLetter":
-            self.counts.dead_letters += 1
+            self.office.collect()
             return
         if kind == "AgentStuck":
             self._events.emit(
@@ -320,6 +343,10 @@ class Driver:
             self.feed(ChildExited(resident.child, resident.incarnation, stop_action=event["reason"] == "finished"))
         elif kind == "AgentFailed":
             self._failed(seat, resident, event)
+
+    def _letter_written(self, letter: Letter) -> None:
+        self.counts.dead_letters += 1
+        self._events.emit("dead_letter", agent=letter.recipient, id=letter.id, cause=letter.cause)
 
     # --- the tree ----------------------------------------------------------------------------------------------------
 
@@ -414,14 +441,14 @@ class Driver:
     def _give_up_child(self, child: str, reason: str) -> None:
         """It does not come back: its mailbox gets a reader less, or, with the last one, is closed."""
         agent = self._tree.children[child].agent
-        left = self.homes.give_up(agent, child)
-        if left is not None:
+        note = Note(f"{agent!r} was given up, and its mailbox closed: {reason}")
+        if self.homes.give_up(agent, child, lambda message: self.office.keep(message, note)):
             self.requests.given_up(agent)
-            self.counts.dead_letters += len(left)
 
     def _remove_child(self, action: ChildRemoved) -> None:
         """A spawned agent is gone for good: its mailbox is closed, and whoever waits for that is told."""
-        self.counts.dead_letters += len(self.homes.move_out(action.child))
+        note = Note(f"{action.child!r} was removed, and its mailbox closed")
+        self.homes.move_out(action.child, lambda message: self.office.keep(message, note))
         self.restarts.pop(action.child, None)
         self._hands.forget(action.child)
         self.requests.removed(action)

@@ -27,6 +27,7 @@ EVENTS: Final = (
     "process_recovered",
     "process_stopped",
     "agent_failed",
+    "dead_letter",
     "supervisor_shut_down",
     "verdict",
     "deadlock",

@@ -14,9 +14,12 @@ from ..placement import Placement, PlannedProcess
 from ..supervision import Tree
 from ..supervision.state import ChildStatus
 from ..topology.model import AgentSpec
-from ..transport import InHand, MailboxSpec, RunMemory
+from ..transport import Buried, MailboxSpec, RunMemory
 
-__all__ = ["Homes"]
+__all__ = ["Homes", "Keep"]
+
+Keep = Callable[[Buried], object]
+"""What becomes of messages that nobody will read."""
 
 
 class Homes:
@@ -48,6 +51,10 @@ class Homes:
         """Where its messages wait; None when it is gone."""
         return None if agent in self._closed else self._mailboxes.get(agent)
 
+    def limits(self) -> dict[int, int]:
+        """`max_deliveries` by mailbox."""
+        return {mailbox: self.specs[agent].max_deliveries for agent, mailbox in self._mailboxes.items()}
+
     def _readers(self, agent: str, without: str = "") -> list[int]:
         if agent in self._spawned:
             return [self._spawned[agent].slot]
@@ -72,14 +79,18 @@ class Homes:
         self._memory.set_readers(mailbox, self._readers(agent))
         return mailbox
 
-    def give_up(self, agent: str, child: str) -> list[InHand] | None:
-        """A child does not come back: the mailbox gets a reader less, or, with the last one, is closed: what waited."""
+    def give_up(self, agent: str, child: str, keep: Keep) -> bool:
+        """A child does not come back: the mailbox gets a reader less. True: it was the last one, so it is closed.
+
+        `keep` gets what waited there.
+        """
         slots = self._readers(agent, without=child)
         if slots:
             self._memory.set_readers(self._mailboxes[agent], slots)
-            return None
+            return False
         self._closed.add(agent)
-        return self._memory.close_mailbox(self._mailboxes[agent])
+        self._memory.close_mailbox(self._mailboxes[agent], keep)
+        return True
 
     # --- what is spawned ----------------------------------------------------------------------------------------------
 
@@ -95,8 +106,7 @@ class Homes:
             del self.specs[agent.name], self._spawned[agent.name]
             raise
 
-    def move_out(self, agent: str) -> list[InHand]:
-        """It is gone for good: what waited for it."""
-        left = self._memory.close_mailbox(self._mailboxes.pop(agent))
+    def move_out(self, agent: str, keep: Keep) -> None:
+        """It is gone for good; `keep` gets what waited for it."""
+        self._memory.close_mailbox(self._mailboxes.pop(agent), keep)
         del self.specs[agent], self._spawned[agent]
-        return left

@@ -148,7 +148,7 @@ class Host:
                         settings.spin_ns if placement.processes[0].spin else 0,
                     ),
                     len(memory.fds()),
-                    list(placement.notes),
+                    [*placement.notes, *memory.told],
                 ),
                 memory.fds(),
             )
@@ -183,6 +183,8 @@ class Host:
             finally:
                 await pool.close()
         except BaseException:
+            if self._driver is not None:
+                self._driver.office.close(memory.run_dir)
             self._close_control(memory, keep=bool(memory.waiting()))
             events.close()
             raise
@@ -219,11 +221,19 @@ class Host:
             self._send_snapshot()  # the last one: what a summary is made of
 
     async def _finish(self, boot: Boot, outcome: Outcome, driver: Driver, memory: RunMemory, events: EventLog) -> int:
+        driver.office.collect()
+        letters = driver.office.close(memory.run_dir)
         waiting = memory.waiting()
         if outcome.error == "AgentImportError" and not self._ever_ran and not boot.resume:
             waiting = {}  # nothing has begun: the corrected program starts anew, and so do these messages
         self._close_control(memory, keep=bool(waiting))
-        events.emit("run_stopped", exit_code=outcome.exit_code, waiting=waiting or None, cause=outcome.report)
+        events.emit(
+            "run_stopped",
+            exit_code=outcome.exit_code,
+            waiting=waiting or None,
+            dead_letters=letters or None,
+            cause=outcome.report,
+        )
         events.close()
         self._flush_lines()
         counts = asdict(driver.counts) | {"dropped_lines": self._dropped_lines}

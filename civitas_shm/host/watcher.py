@@ -48,6 +48,7 @@ class Watcher:
     def poll(self) -> None:
         """Ring who sleeps beside work; end deadlocks; every VERDICTS_EVERY calls, look at processes and limits."""
         self._driver.counts.safety_rings += self._memory.safety_poll()
+        self._driver.office.collect()  # of a process that could not say that it gave something up
         self._end_deadlocks()
         self._polls += 1
         if self._polls % VERDICTS_EVERY == 0:

@@ -250,6 +250,9 @@ class Builder:
             mailbox_size=block.mailbox_size,
             overflow=block.overflow,
             max_retries=block.max_retries,
+            delivery=block.delivery,
+            max_deliveries=block.max_deliveries,
+            on_crash=block.on_crash,
             restart=block.restart,
             significant=block.significant,
             start_timeout_s=block.start_timeout_s,
@@ -269,6 +272,9 @@ class Builder:
         if block.replicas > 1 and block.state == "shm":
             text = "state: shm belongs to one reader; an agent with replicas cannot have it"
             self.checker.at_value((*path, "state"), text)
+        if block.delivery == "at_most_once" and block.on_crash == "redeliver":
+            text = "on_crash: redeliver hands a message over again, which delivery: at_most_once forbids"
+            self.checker.at_value((*path, "on_crash"), text)
         if block.process == HOST:
             text = f"the process {HOST!r} runs no agents; use {MAIN!r} for the caller's own process"
             self.checker.at_value((*path, "process"), text)

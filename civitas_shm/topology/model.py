@@ -21,8 +21,10 @@ __all__ = [
     "LOG_LEVELS",
     "PLUGIN_HINTS",
     "AgentSpec",
+    "DeliveryMode",
     "DynamicSpec",
     "LoggingSpec",
+    "OnCrash",
     "PluginSpec",
     "PluginsSpec",
     "PoolSpec",
@@ -39,6 +41,8 @@ Backoff = Literal["CONSTANT", "LINEAR", "EXPONENTIAL"]
 Restart = Literal["permanent", "transient", "temporary"]
 AutoShutdown = Literal["never", "any_significant", "all_significant"]
 Drain = Literal["current", "all"]
+DeliveryMode = Literal["at_least_once", "at_most_once"]
+OnCrash = Literal["dead_letter", "redeliver"]
 
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -114,6 +118,12 @@ class AgentSpec:
     mailbox_size: int = 1000
     overflow: Overflow = "block"
     max_retries: int = 3
+    delivery: DeliveryMode = "at_least_once"
+    """`at_most_once`: no message is handed over twice; one whose handler was cut off goes to the dead letters."""
+    max_deliveries: int = 3
+    """Strikes (deaths that are its doing, failures with `redeliver`) that a message may have; 0: any number."""
+    on_crash: OnCrash = "dead_letter"
+    """What becomes of a message whose handler raised and escalated; `redeliver`: the next incarnation gets it."""
     restart: Restart = "permanent"
     significant: bool = False
     """Its end, if it is not restarted, may shut its supervisor down: `SupervisorSpec.auto_shutdown`."""

@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
+from ..transport import STRIKES_MAX
 from .model import LOG_LEVELS
 from .names import NAME_MAX, name_problem
 from .yaml12 import resolve
@@ -244,8 +245,8 @@ class Agent(Block):
     """`agent:`, and what the flat forms come down to."""
 
     NOT_YET = frozenset(
-        {"canary", "delivery", "heartbeat_interval", "heartbeat_timeout", "host"}
-        | {"hosts", "max_deliveries", "mcp", "missed_heartbeats_threshold", "model", "plugins", "public_key"}
+        {"canary", "heartbeat_interval", "heartbeat_timeout", "host"}
+        | {"hosts", "mcp", "missed_heartbeats_threshold", "model", "plugins", "public_key"}
         | {"sandbox", "tools"}
     )
 
@@ -259,6 +260,9 @@ class Agent(Block):
     mailbox_size: Annotated[Whole, Field(ge=1, le=1_000_000)] = 1000
     overflow: Annotated[Literal["block", "error", "drop_oldest", "latest"], BeforeValidator(_text)] = "block"
     max_retries: Annotated[Whole, Field(ge=0, le=1_000)] = 3
+    delivery: Annotated[Literal["at_least_once", "at_most_once"], BeforeValidator(_text)] = "at_least_once"
+    max_deliveries: Annotated[Whole, Field(ge=0, le=STRIKES_MAX)] = 3
+    on_crash: Annotated[Literal["dead_letter", "redeliver"], BeforeValidator(_text)] = "dead_letter"
     restart: RestartMode = "permanent"
     significant: Flag = False
     start_timeout_s: Seconds = _seconds("start_timeout", 30.0)

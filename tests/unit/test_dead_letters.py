@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from civitas_shm.clock import SystemClock
-from civitas_shm.dead_letters import Desk, FileLetters, MemoryLetters, Store, store_of
+from civitas_shm.dead_letters import DeadLetterOffice, FileLetters, MemoryLetters, Store, store_of
 from civitas_shm.letters import (
     DIRECTORY,
     NOTE_BYTES_MAX,
@@ -210,11 +210,11 @@ def test_a_reader_that_stands_still_does_not_stop_the_writer(tmp_path: Path) -> 
     store.close()
 
 
-# --- the desk -----------------------------------------------------------------------------------------------------
+# --- the office -----------------------------------------------------------------------------------------------------
 
 
 class Memory:
-    """What a desk needs of a run's memory."""
+    """What a office needs of a run's memory."""
 
     def __init__(self) -> None:
         self.waiting: list[Buried] = []
@@ -239,12 +239,12 @@ class Memory:
         return self.outcome
 
 
-def desk_over(memory: Memory, store: Store, **options: Any) -> Desk:
-    return Desk(memory, lambda: store, SystemClock(), lambda mailbox: f"agent-{mailbox}", **options)
+def office_over(memory: Memory, store: Store, **options: Any) -> DeadLetterOffice:
+    return DeadLetterOffice(memory, lambda: store, SystemClock(), **options)
 
 
 def buried(token: int, note: bytes = b"", **fields: Any) -> Buried:
-    return Buried(7, token, 2, 1, new_header(payload_len=3), "t", "a", b"abc", note, **fields)
+    return Buried(7, token, 2, 1, new_header(payload_len=3), "t", "a", b"abc", note, recipient="agent-7", **fields)
 
 
 def test_what_is_buried_becomes_letters_and_only_then_is_let_go(make: Make) -> None:
@@ -256,18 +256,18 @@ def test_what_is_buried_becomes_letters_and_only_then_is_let_go(make: Make) -> N
         told.append(one)
 
     memory.waiting = [buried(n, Note(f"why {n}", "tb", 1).encode()) for n in range(5)]
-    desk = desk_over(memory, store, on_letter=on_letter)
-    assert desk.collect() == 5
-    assert desk.collect() == 0
+    office = office_over(memory, store, on_letter=on_letter)
+    assert office.collect() == 5
+    assert office.collect() == 0
     assert [one.cause for one in reversed(store.letters())] == [f"why {n}" for n in range(5)]
     assert {one.recipient for one in store.letters()} == {"agent-7"}
-    assert len(told) == desk.written == 5
+    assert len(told) == office.written == 5
 
 
 def test_garbage_is_kept_as_what_it_is(make: Make) -> None:
     memory, store = Memory(), make()
     memory.waiting = [Buried(7, n, 0, 0, b"\xff" * 128, "", "", b"", b"", sound=False) for n in range(2)]
-    desk_over(memory, store).collect()
+    office_over(memory, store).collect()
     found = store.letters(payloads=True)
     assert len({one.id for one in found}) == 2
     assert all("garbage" in one.cause and one.header == b"\xff" * 128 for one in found)
@@ -275,28 +275,28 @@ def test_garbage_is_kept_as_what_it_is(make: Make) -> None:
 
 def test_a_conviction_is_stored_then_answered_then_let_go(make: Make) -> None:
     memory, store = Memory(), make()
-    desk_over(memory, store).convict(buried(4), Note("it ended its process", "last words"), "ProcessDied")
+    office_over(memory, store).convict(buried(4), Note("it ended its process", "last words"), "ProcessDied")
     assert memory.log == [("answer", 7), ("discard", 7, 4)]
     assert store.letters()[0].traceback == "last words"
 
 
 def test_a_replay_commits_before_the_letter_goes_and_says_why_it_cannot(make: Make) -> None:
     memory, store = Memory(), make()
-    desk = desk_over(memory, store)
-    desk.keep(buried(1), Note("x"))
+    office = office_over(memory, store)
+    office.keep(buried(1), Note("x"))
     (kept,) = store.letters()
     memory.outcome = FULL
-    assert "full" in str(desk.replay(kept.id))
+    assert "full" in str(office.replay(kept.id))
     memory.outcome = CLOSED
-    assert "stopped" in str(desk.replay(kept.id))
+    assert "stopped" in str(office.replay(kept.id))
     assert len(store) == 1
     memory.outcome = SENT
-    assert desk.replay(kept.id[:30]) is None
+    assert office.replay(kept.id[:30]) is None
     assert memory.log[-1] == ("repost", 7, b"abc", 3)
     assert len(store) == 0
-    assert "no dead letter" in str(desk.replay(kept.id))
+    assert "no dead letter" in str(office.replay(kept.id))
     store.add([letter(1, recipient="gone")])
-    assert "no agent 'gone'" in str(desk.replay(store.letters()[0].id))
+    assert "no agent 'gone'" in str(office.replay(store.letters()[0].id))
 
 
 def test_a_disk_that_is_full_ends_neither_run_nor_letters(capsys: pytest.CaptureFixture[str]) -> None:
@@ -307,7 +307,7 @@ def test_a_disk_that_is_full_ends_neither_run_nor_letters(capsys: pytest.Capture
         def add(self, letters: Any) -> None:
             raise OSError(28, "No space left on device")
 
-    desk = desk_over(memory, Broken())
-    assert desk.collect() == 3
-    assert len(desk.store) == 3
+    office = office_over(memory, Broken())
+    assert office.collect() == 3
+    assert len(office.store) == 3
     assert capsys.readouterr().err.count("No space left") == 1

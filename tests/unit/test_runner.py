@@ -130,7 +130,7 @@ def test_a_crash_releases_its_message_to_the_dead_letters_and_leaves_the_others_
             await it.send("agent", kind=kind)
         await it.event(AgentFailed)
         dead = await it.event(DeadLetter)
-        assert (dead.message.type, dead.reason) == ("fail", "ValueError: seven")
+        assert (dead.message.type, dead.reason) == ("fail", "its handler raised ValueError: seven")
         assert it.events.index(dead) < it.events.index(await it.event(AgentFailed))
         assert (it.stats("agent").waiting, it.stats("agent").in_hand) == (2, 0)
         heir = Failing()
@@ -862,7 +862,7 @@ def test_a_store_of_the_users_that_fails_crashes_the_agent_and_says_so() -> None
         await it.send("saving")
         failed = await it.event(AgentFailed)
         assert (failed.during, failed.type, failed.text) == ("state", "OSError", "the disk is full")
-        assert (await it.event(DeadLetter)).reason == "OSError: the disk is full"
+        assert (await it.event(DeadLetter)).reason == "the state after it could not be saved: OSError: the disk is full"
 
     play(scene)
 

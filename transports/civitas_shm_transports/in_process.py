@@ -17,14 +17,26 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from civitas_shm.errors import TransportClosed
-from civitas_shm.messages import FLAG_ASK, FLAG_FAILED, FLAG_REPLY, LANE_CONTROL, Cause, new_header
+from civitas_shm.messages import (
+    FLAG_ASK,
+    FLAG_FAILED,
+    FLAG_REPLY,
+    HEADER,
+    LANE_CONTROL,
+    LANE_NORMAL,
+    LANE_PRIORITY,
+    Cause,
+    new_header,
+)
 from civitas_shm.transport import (
     CLOSED,
     FULL,
     SENDER_PROGRAM,
     SENT,
     SLOT_MAIN,
+    STRIKES_MAX,
     TOO_LARGE,
+    Buried,
     Delivery,
     InHand,
     MailboxSpec,
@@ -67,12 +79,14 @@ class _Mailbox:
         "index",
         "lanes",
         "on_ready",
+        "once",
         "redeliver",
         "redelivered",
         "room",
         "sent",
         "spec",
         "state",
+        "strikes",
     )
 
     def __init__(self, index: int, spec: MailboxSpec) -> None:
@@ -84,6 +98,10 @@ class _Mailbox:
         self.counts: tuple[float, int, int] = (float("inf"), spec.priority_capacity, spec.capacity)
         self.redeliver: deque[_Entry] = deque()
         self.in_hand: dict[int, _Entry] = {}
+        self.once: set[int] = set()
+        """Tokens of what may not be handed over again."""
+        self.strikes: dict[bytes, int] = {}
+        """By message id; only of messages whose handler has failed."""
         self.on_ready: Callable[[], None] | None = None
         self.armed = False
         """True: the reader has seen the mailbox empty, so the next post has to call it."""
@@ -120,6 +138,8 @@ class InProcessPort:
         self._last_correlation = 0
         self._last_token = 0
         self._waits: list[Wait] = []
+        self._graves: dict[tuple[int, int], Buried] = {}
+        """By mailbox and token, until somebody stores their letters."""
         self.replies_dropped = 0
         """Replies that came when nobody waited any more."""
 
@@ -135,10 +155,13 @@ class InProcessPort:
         self._by_name[spec.name] = mailbox.index
         return mailbox.index
 
-    def close_mailbox(self, mailbox: int) -> list[InHand]:
+    def close_mailbox(self, mailbox: int, keep: Callable[[Buried], object] | None = None) -> list[InHand]:
         """Nothing can be committed after this. What waited is removed and returned; its askers get the news at once."""
         box = self._mailboxes[mailbox]
         box.closed = True
+        for entry in box.entries() if keep is not None else ():
+            assert keep is not None
+            keep(self._buried(box, -1, (*entry[:4], entry[4] - 1)))
         removed = [
             InHand(mailbox, -1, self.slot, delivery - 1, header, kind, self._sender(sender), len(payload))
             for header, kind, sender, payload, delivery in box.entries()
@@ -155,6 +178,41 @@ class InProcessPort:
         """Messages that wait or are in hand, by agent; only agents that have some."""
         counts = {box.spec.name: box.waiting() + len(box.in_hand) for box in self._mailboxes if not box.closed}
         return {name: count for name, count in counts.items() if count}
+
+    # --- messages that were given up ------------------------------------------------------------------------------
+
+    def buried(self) -> list[Buried]:
+        return list(self._graves.values())
+
+    def discard(self, mailbox: int, token: int) -> None:
+        self._graves.pop((mailbox, token), None)
+
+    def answer_failed(self, header: bytes, payload: bytes, mailbox: int) -> None:
+        self._answer(header, "error", mailbox, payload, failed=True)
+
+    def repost(self, mailbox: int, letter: Buried, sender: int) -> int:
+        box = self._mailboxes[mailbox]
+        original = HEADER.unpack(letter.header)
+        priority, hops = original[13], original[10]
+        lane = LANE_PRIORITY if priority > 0 else LANE_NORMAL
+        outcome = self._admit(box, letter.payload, lane)
+        if outcome != SENT:
+            return outcome
+        known = SENDER_PROGRAM if sender < 0 else sender
+        header = new_header(
+            mailbox=mailbox, lane=lane, sender=known, priority=priority, cause=letter.header,
+            payload_len=len(letter.payload), hops=min(hops + 1, 0xFFFF),
+        )  # fmt: skip
+        self._commit(box, (header, letter.type, known, letter.payload, 1), lane, known)
+        return SENT
+
+    def _buried(self, box: _Mailbox, token: int, entry: _Entry, note: bytes = b"", *, once: bool = False) -> Buried:
+        header, kind, sender, payload, delivery = entry
+        strikes = box.strikes.pop(header[_ID], 0)
+        name = self._sender(sender)
+        return Buried(
+            box.index, token, delivery, strikes, header, kind, name, payload, note, once=once, recipient=box.spec.name
+        )
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -336,13 +394,40 @@ class InProcessPort:
         self._release(self._mailboxes[mailbox], token)
 
     def _release(self, box: _Mailbox, token: int) -> None:
-        if box.in_hand.pop(token, None) is None:
+        entry = box.in_hand.pop(token, None)
+        if entry is None:
             return
+        box.once.discard(token)
+        if box.strikes:
+            box.strikes.pop(entry[0][_ID], None)
         box.handled += 1
         took_us = (time.monotonic_ns() - box.busy_since_ns) // 1000
         box.handler_ns[min(took_us.bit_length(), _HISTOGRAM_SIZE - 1)] += 1
         box.busy_since_ns = 0
         box.handling = ""
+
+    def begin(self, mailbox: int, token: int) -> int:
+        """Nothing is ever suspected here: no process dies and leaves messages in hand."""
+        return self._mailboxes[mailbox].in_hand[token][4]
+
+    def forgo(self, mailbox: int, token: int) -> bool:
+        self._mailboxes[mailbox].once.add(token)
+        return True
+
+    def strike(self, mailbox: int, token: int) -> int:
+        box = self._mailboxes[mailbox]
+        id_ = box.in_hand[token][0][_ID]
+        box.strikes[id_] = strikes = min(box.strikes.get(id_, 0) + 1, STRIKES_MAX)
+        return strikes
+
+    def bury(self, mailbox: int, token: int, header: bytes, note: bytes) -> int:
+        self._check_open()
+        box = self._mailboxes[mailbox]
+        entry = box.in_hand.get(token)
+        if entry is not None:
+            self._graves[(mailbox, token)] = self._buried(box, token, entry, note)
+            self._release(box, token)
+        return SENT
 
     def commit_state(self, mailbox: int, token: int, state: bytes) -> int:
         self._check_open()
@@ -365,9 +450,14 @@ class InProcessPort:
         box.armed = False
         box.busy_since_ns = 0
         box.handling = ""
-        for header, kind, sender, payload, delivery in box.in_hand.values():
-            box.redeliver.append((header, kind, sender, payload, delivery + 1))
+        for token, (header, kind, sender, payload, delivery) in box.in_hand.items():
+            if token in box.once:
+                entry = header, kind, sender, payload, delivery
+                self._graves[(mailbox, token)] = self._buried(box, token, entry, once=True)
+            else:
+                box.redeliver.append((header, kind, sender, payload, delivery + 1))
         box.in_hand.clear()
+        box.once.clear()
 
     # --- waiting for room, numbers --------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from click.testing import CliRunner, Result
 
 from civitas_shm import transport
 from civitas_shm.cli.app import app
-from civitas_shm.cli.supervise import waiting_text
+from civitas_shm.cli.supervise import letters_text, waiting_text
 from civitas_shm.errors import RunAlive, RunFailed
 from civitas_shm.host.protocol import Chaos
 from civitas_shm.snapshot import ProcessSnapshot, RuntimeSnapshot
@@ -37,6 +37,7 @@ class RuntimeDouble:
     def __init__(self, script: Callable[[RuntimeDouble], Any], left: dict[str, int]) -> None:
         self.script = script
         self.left = left
+        self.letters: list[Any] = []
         self.spec = TopologySpec()
         self.arguments: dict[str, Any] = {}
         self.calls: list[str] = []
@@ -63,6 +64,9 @@ class RuntimeDouble:
 
     def kill(self) -> None:
         self.calls.append("kill")
+
+    def dead_letters(self) -> list[Any]:
+        return self.letters
 
     def waiting(self) -> dict[str, int]:
         return self.left
@@ -273,6 +277,16 @@ def test_messages_that_wait_are_named_with_the_way_to_go_on(invoke: Invoke) -> N
     result, _ = invoke(ends_when_told, left={"a": 5, "b": 12})
     assert result.exit_code == 0
     assert result.stderr == "17 messages wait: run --resume (b 12, a 5)\n"
+
+
+def test_dead_letters_are_counted_with_the_way_to_read_them(invoke: Invoke) -> None:
+    async def script(runtime: RuntimeDouble) -> int:
+        runtime.letters = [1, 2, 3]
+        return 0
+
+    result, _ = invoke(script)
+    assert result.stderr == "3 dead letters: civitas-shm dead list\n"
+    assert letters_text(1, kept=False).startswith("1 dead letter, gone")
 
 
 def test_many_agents_with_messages_are_cut_short() -> None:

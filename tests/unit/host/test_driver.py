@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ from civitas_shm.host.seats import Outcome, WorkerSettings
 from civitas_shm.notices import CHILD_TERMINATED, DOWN, decode_notice
 from civitas_shm.placement import place
 from civitas_shm.topology.model import AgentSpec, DynamicSpec, PoolSpec, StopSpec, SupervisorSpec, TopologySpec
-from civitas_shm.transport import FULL, SENT, InHand, MailboxSpec
+from civitas_shm.transport import FULL, SENT, Buried, InHand, MailboxSpec
 
 KILLED = Exit(0, 9)
 
@@ -36,6 +37,7 @@ class Memory:
     held: list[InHand] = field(default_factory=list)
     notices: list[tuple[int, str, Any]] = field(default_factory=list)
     full: bool = False
+    run_dir: Path = Path("/nowhere")
 
     def incarnation(self, slot: int) -> int:
         return 5  # as after a resume
@@ -53,8 +55,14 @@ class Memory:
     def set_readers(self, mailbox: int, slots: list[int]) -> None:
         self.calls.append(("readers", mailbox, tuple(slots)))
 
-    def close_mailbox(self, mailbox: int) -> list[InHand]:
+    def close_mailbox(self, mailbox: int, keep: Any = None) -> list[InHand]:
         self.calls.append(("close", mailbox))
+        return []
+
+    def judge(self, entry: InHand, strikes: int, kills: int, alone: bool) -> None:
+        self.calls.append(("judge", entry.mailbox, strikes, kills, alone))
+
+    def buried(self) -> list[Buried]:
         return []
 
     def slot_died(self, slot: int) -> list[InHand]:
@@ -194,7 +202,7 @@ def test_a_death_repairs_memory_first_then_reports_then_restarts_in_the_same_slo
         world.says("w1", "AgentStarted", "b")
         world.memory.held = [InHand(11, 1, 2, 3, bytes(128), "job", "b", 9)]
         world.driver.died(world.worker(), KILLED)
-        assert world.memory.calls[-1] == ("died", 2)
+        assert world.memory.calls[-2:] == [("died", 2), ("judge", 11, 0, 1, True)], "one ran, killed from outside"
         died = world.events[-2]
         assert (died["event"], died["cause"], died["process"]) == ("process_died", "SIGKILL", "w1")
         assert died["in_hand"][0] | {"id": ""} == {

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from civitas_shm.errors import ConfigurationError, RunAlive, RunHasMessages, TransportUnavailable
-from civitas_shm.transport import CLOSED, SENT, MailboxSpec, MemoryPlan
+from civitas_shm.transport import CLOSED, SENT, Buried, MailboxSpec, MemoryPlan
 from civitas_shm_transports.shm import _shm, segments
 from civitas_shm_transports.shm.memory import ShmRunMemory, create
 from civitas_shm_transports.shm.segments import RunDirectory
@@ -195,7 +195,12 @@ def test_a_host_that_died_while_it_closed_a_mailbox_is_finished_by_the_next(name
         run.close_mailbox(mailbox)  # lanes are closed; what waits is not removed yet
     run._native = real
     crash(run)
+    with pytest.raises(RunHasMessages):
+        create(name, PLAN, run_dir=runs)
     run = create(name, PLAN, run_dir=runs, resume=True)
+    letters: list[Buried] = []
+    assert len(run.finish_closing(letters.append)) == len(letters) == 3
+    assert [letter.delivery for letter in letters] == [1, 0, 0]
     assert run.waiting() == {}
     again = run.add_mailbox(MailboxSpec("agent"))
     assert again != mailbox, "a new one of the same name"

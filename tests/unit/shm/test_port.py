@@ -367,7 +367,7 @@ def test_more_mailboxes_than_a_run_has_is_a_sentence(tmp_path: Path, make_run: A
     try:
         run.mailbox("one")
         run.mailbox("two")
-        with pytest.raises(ConfigurationError, match=r"'three'.*5 mailboxes"):
+        with pytest.raises(ConfigurationError, match=r"'three'.*6 mailboxes"):
             run.mailbox("three")
     finally:
         run.end()

@@ -10,6 +10,7 @@
  *   _shm_values.c     str of names and types, headers
  *   _shm_sending.c    post, post_ask, post_reply
  *   _shm_receiving.c  take, release, listen, poll, replies, waiting for room
+ *   _shm_burials.c    delivery and its end: begin, forgo, strike, bury, and what becomes of it
  *   _shm_state.c      an agent's committed state
  *   _shm_looking.c    numbers and records for those who look
  *   _shm_watching.c   who waits for whom, and whether loops turn
@@ -90,6 +91,8 @@ static inline cv_mailbox *mailbox_at(PortObject *self, uint32_t mailbox) {
     PORT_FAST(post) PORT_FAST(post_ask) PORT_FAST(post_reply)                           /* sending */    \
     PORT_FAST(take) PORT_FAST(release) PORT_FAST(listen) PORT_FAST(poll)                /* receiving */  \
     PORT_FAST(bind) PORT_FAST(want_room) PORT_PLAIN(unpark)                                              \
+    PORT_FAST(begin) PORT_FAST(forgo) PORT_FAST(strike) PORT_FAST(bury)                 /* burials */    \
+    PORT_FAST(judge) PORT_FAST(discard) PORT_FAST(read) PORT_PLAIN(buried) PORT_FAST(repost)             \
     PORT_FAST(commit_state) PORT_FAST(stored_state)                                     /* state */      \
     PORT_PLAIN(records) PORT_FAST(record) PORT_FAST(stats) PORT_FAST(in_hand)           /* looking */    \
     PORT_PLAIN(memory) PORT_FAST(trim)                                                                   \

@@ -55,7 +55,8 @@ PyObject *port_stats_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
                          at_peek(&c->replay_dropped), at_peek(&c->replay_diverged), at_peek(&c->not_remembered));
 }
 
-/* in_hand(mailbox) -> [(token, reader, deliveries, header, type, sender, payload_len)] */
+/* in_hand(mailbox) -> [(token, reader, deliveries, header, type, sender, payload_len, running, strikes, kills,
+ * once)] */
 PyObject *port_in_hand_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
@@ -73,9 +74,12 @@ PyObject *port_in_hand_py(PyObject *object, PyObject *const *args, Py_ssize_t n)
             continue;
         PyObject *type = type_of(self, message.body, message.header.type_len);
         PyObject *sender = name_of(self, message.header.sender);
-        PyObject *tuple = type && sender ? Py_BuildValue("IIIy#OOI", e, cv_meta_reader(meta), cv_meta_deliveries(meta),
+        PyObject *tuple = type && sender ? Py_BuildValue("IIIy#OOIOIIO", e, cv_meta_reader(meta), cv_meta_deliveries(meta),
                                                          &message.header, (Py_ssize_t)sizeof message.header, type, sender,
-                                                         message.header.payload_len)
+                                                         message.header.payload_len,
+                                                         meta & CV_META_WAITS ? Py_False : Py_True,
+                                                         cv_meta_strikes(meta), cv_meta_kills(meta),
+                                                         meta & CV_META_ONCE ? Py_True : Py_False)
                                          : NULL;
         Py_XDECREF(type);
         Py_XDECREF(sender);

@@ -52,7 +52,8 @@ static void release(PortObject *self, uint32_t mailbox, cv_mailbox *m, unsigned 
     port_end(&self->port, mailbox, entry, now_ns);
 }
 
-/* take(mailbox, done=-1) -> (token, header, type, sender, payload, deliveries) | None */
+/* take(mailbox, done=-1) -> (token, header, type, sender, payload, deliveries) | None. Negative deliveries: it waits in hand
+ * until `begin`. */
 PyObject *port_take_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
@@ -75,9 +76,9 @@ PyObject *port_take_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
         port_take(port, mailbox, &message) != 1)
         Py_RETURN_NONE;
     self->views[mailbox].taken |= 1ull << message.entry;
-    port_begin(port, mailbox, &message, now ? now : cv_now_ns(CLOCK_MONOTONIC));
+    if (!message.alone) port_begin(port, mailbox, &message, now ? now : cv_now_ns(CLOCK_MONOTONIC));
     return message_tuple(self, PyLong_FromUnsignedLong(message.entry), &message,
-                         PyLong_FromUnsignedLong(message.deliveries));
+                         PyLong_FromLong(message.alone ? -(long)message.deliveries : (long)message.deliveries));
 }
 
 PyObject *port_release_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {

@@ -10,13 +10,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from civitas_shm.errors import ConfigurationError, RunHasMessages, SharedMemoryFull
+from civitas_shm.errors import ConfigurationError, PayloadTooLarge, RunHasMessages, SharedMemoryFull
+from civitas_shm.letters import count_letters
 from civitas_shm.messages import LANE_CONTROL
-from civitas_shm.transport import SENDER_PROGRAM, SLOT_HOST, InHand, MailboxSpec, MailboxStats, MemoryPlan, Wait
+from civitas_shm.transport import SENDER_PROGRAM, SLOT_HOST, Buried, InHand, MailboxSpec, MailboxStats, MemoryPlan, Wait
 
 from . import _shm
 from .segments import RunDirectory, RunFiles, Segments, UnreadableRun, new_run_files, runs_directory
@@ -32,6 +34,12 @@ SLOT_LIVE: Final = 1
 SLOT_DEAD: Final = 2
 
 TYPE_STOPPED: Final = "civitas.error"
+
+NOTES: Final = "_dead_letters"
+"""The mailbox in which readers leave why they give a message up. Read by the host; right behind the reply lanes."""
+_NOTE_KEY: Final = struct.Struct("<II16s")
+"""mailbox, token, message id; `letters.Note` follows."""
+_ID: Final = slice(32, 48)
 
 
 class ShmRunMemory:
@@ -53,6 +61,12 @@ class ShmRunMemory:
         self._slot_locks = directory.open_slot_locks()
         self._doors = [_shm.eventfd() for _ in range(files.slots)]
         self._native = _native_port(segments, self._doors, 1)
+        self._notes = files.slots
+        """Index of the mailbox NOTES."""
+        self._notes_read: dict[bytes, tuple[int, bytes]] = {}
+        """By key: (token, note) of those that are in the host's hand."""
+        self.told: list[str] = []
+        """Sentences for the user about what was found here and what became of it."""
 
     # --- for the processes of the run ---------------------------------------------------------------------------------
 
@@ -117,17 +131,17 @@ class ShmRunMemory:
         return None
 
     def _agents(self) -> range:
-        return range(self._segments.files.slots, self._native.records())
+        return range(self._notes + 1, self._native.records())
 
     def set_readers(self, mailbox: int, slots: list[int]) -> None:
         dead = sum(1 << slot for slot in range(self._segments.files.slots) if self._native.slot(slot)[1] != SLOT_LIVE)
         self._native.set_readers(mailbox, sum(1 << slot for slot in slots), dead & ~(1 << SLOT_HOST))
         self._native.ring_all()
 
-    def close_mailbox(self, mailbox: int) -> list[InHand]:
+    def close_mailbox(self, mailbox: int, keep: Callable[[Buried], object] | None = None) -> list[InHand]:
         removed: list[InHand] = []
         while not self._native.close_lanes(mailbox):
-            one = list(self._remove_one(mailbox))
+            one = list(self._remove_one(mailbox, keep))
             if not one:
                 break  # damaged words: nothing more can be had from this lane
             removed.extend(one)
@@ -135,17 +149,21 @@ class ShmRunMemory:
         live = [s for s in read_stats(self._native, mailbox).readers if self._native.slot(s)[1] == SLOT_LIVE]
         self.set_readers(mailbox, [SLOT_HOST])
         self._native.listen(mailbox, True)
-        while one := list(self._remove_one(mailbox)):
+        while one := list(self._remove_one(mailbox, keep)):
             removed.extend(one)
         self._native.listen(mailbox, False)
         self.set_readers(mailbox, [s for s in live if s != SLOT_HOST])
         return removed
 
-    def _remove_one(self, mailbox: int) -> Iterator[InHand]:
+    def _remove_one(self, mailbox: int, keep: Callable[[Buried], object] | None) -> Iterator[InHand]:
         taken = self._native.take(mailbox)
         if taken is None:
             return
         token, header, type_, sender, payload, delivery = taken
+        delivery = abs(delivery) - (delivery > 0)  # to the host it was handed over for its end only
+        if keep is not None:
+            recipient = self._native.record(mailbox)[0]
+            keep(Buried(mailbox, token, delivery, 0, header, type_, sender, payload, recipient=recipient))
         # A failed reply without payload says: closed before anybody answered. Without memory for it the asker learns of
         # it by its deadline; closing goes on.
         with contextlib.suppress(SharedMemoryFull):
@@ -156,6 +174,68 @@ class ShmRunMemory:
     def post_notice(self, mailbox: int, type: str, data: bytes) -> int:
         return self._native.post(mailbox, data, type, SENDER_PROGRAM, None, LANE_CONTROL, 0)
 
+    def finish_closing(self, keep: Callable[[Buried], object] | None) -> list[InHand]:
+        closed = (mailbox for mailbox in self._agents() if read_stats(self._native, mailbox).closed)
+        return [entry for mailbox in closed for entry in self.close_mailbox(mailbox, keep)]
+
+    # --- messages that were given up ----------------------------------------------------------------------------------
+
+    def resolve(self, name: str) -> int:
+        found = -1
+        for mailbox in self._agents():  # a later record of a name replaces an earlier one
+            if self._native.record(mailbox)[0] == name:
+                found = mailbox
+        return found
+
+    def buried(self) -> list[Buried]:
+        # Entries first, then notes: the note of every message that is buried was committed before it.
+        entries = self._native.buried()
+        while (taken := self._native.take(self._notes)) is not None:
+            token, _, _, _, note, _ = taken
+            self._let_go_of_note(note[: _NOTE_KEY.size])
+            self._notes_read[note[: _NOTE_KEY.size]] = (token, note[_NOTE_KEY.size :])
+        found = [self._read(entry) for entry in entries]
+        if not found and self._notes_read:
+            self._let_go_of_stale_notes()
+        return found
+
+    def discard(self, mailbox: int, token: int) -> None:
+        header = self._native.read(mailbox, token)[4]
+        self._native.discard(mailbox, token)
+        self._let_go_of_note(_NOTE_KEY.pack(mailbox, token, header[_ID]))
+
+    def read(self, entry: InHand) -> Buried:
+        return self._read(self._native.read(entry.mailbox, entry.token))
+
+    def _read(self, entry: Any) -> Buried:
+        mailbox, token, delivery, strikes, header, type_, sender, payload, sound, once = entry
+        _, note = self._notes_read.get(_NOTE_KEY.pack(mailbox, token, header[_ID]), (-1, b""))
+        name = self._native.record(mailbox)[0]
+        return Buried(mailbox, token, delivery, strikes, header, type_, sender, payload, note, sound, once, name)
+
+    def answer_failed(self, header: bytes, payload: bytes, mailbox: int) -> None:
+        with contextlib.suppress(SharedMemoryFull, PayloadTooLarge):  # then the asker learns of it by its deadline
+            self._native.post_reply(header, payload, "error", mailbox, True)
+
+    def repost(self, mailbox: int, letter: Buried, sender: int) -> int:
+        known = SENDER_PROGRAM if sender < 0 else sender
+        return self._native.repost(mailbox, letter.header, letter.payload, letter.type, known)
+
+    def _let_go_of_note(self, key: bytes) -> None:
+        token, _ = self._notes_read.pop(key, (-1, b""))
+        if token >= 0:
+            self._native.release(self._notes, token)
+
+    def _let_go_of_stale_notes(self) -> None:
+        """Of messages that are in nobody's hand any more: the burial that they announced never came."""
+        for key in list(self._notes_read):
+            mailbox, token, id_ = _NOTE_KEY.unpack(key)
+            if not any(entry[0] == token and entry[3][_ID] == id_ for entry in self._in_hand_of(mailbox)):
+                self._let_go_of_note(key)
+
+    def _in_hand_of(self, mailbox: int) -> list[Any]:
+        return self._native.in_hand(mailbox) if mailbox in self._agents() else []
+
     # --- life and death of processes ----------------------------------------------------------------------------------
 
     def slot_died(self, slot: int) -> list[InHand]:
@@ -164,12 +244,15 @@ class ShmRunMemory:
         self._native.recover(slot)
         return self.in_hand(slot)
 
+    def judge(self, entry: InHand, strikes: int, kills: int, alone: bool) -> None:
+        self._native.judge(entry.mailbox, entry.token, entry.reader, strikes, kills, alone)
+
     def in_hand(self, slot: int) -> list[InHand]:
         return [
-            InHand(mailbox, token, reader, delivery, header, type_, sender, size)
+            InHand(mailbox, *entry)
             for mailbox in self._agents()
-            for token, reader, delivery, header, type_, sender, size in self._native.in_hand(mailbox)
-            if reader == slot
+            for entry in self._native.in_hand(mailbox)
+            if entry[1] == slot
         ]
 
     def waits(self) -> list[Wait]:
@@ -218,7 +301,11 @@ class ShmRunMemory:
             self._add(f"_process.{slot}", 1, REPLY_CAPACITY, OVERFLOW.index("error"), 1)
         for slot in range(slots):
             self._native.set_readers(slot, 1 << slot, 0)
+        if self._native.records() == self._notes:
+            self._add(NOTES, 1, 1, OVERFLOW.index("error"), 1)
+        self._native.set_readers(self._notes, 1 << SLOT_HOST, 0)
         self._native.set_slot(SLOT_HOST, self.incarnation(SLOT_HOST) + 1, SLOT_LIVE, os.getpid())
+        self._native.listen(self._notes, True)  # what an earlier host had in hand comes first
 
     def _adopt(self) -> None:
         """Repair what the dead processes left half done. All are dead: the lock of each slot was had."""
@@ -227,9 +314,8 @@ class ShmRunMemory:
             incarnation = self._native.slot(slot)[0]
             self._native.set_slot(slot, incarnation, SLOT_DEAD, 0)
             self._native.recover(slot)
-        for mailbox in self._agents():  # the host may have died while it closed one
-            if read_stats(self._native, mailbox).closed:
-                self.close_mailbox(mailbox)
+            for entry in self.in_hand(slot):
+                self.judge(entry, 0, 0, False)  # the death of the host is nobody's doing
 
     def _let_go(self) -> None:
         self._closed = True
@@ -279,6 +365,7 @@ def create(
                 undo.pop_all()
                 return memory
             directory = _emptied(directory, old, undo)
+        told = _about_letters(directory, fresh)
         if fresh:
             directory.drop_rest()
         files = new_run_files(name, plan)
@@ -288,10 +375,23 @@ def create(
         undo.callback(segments.close)
         memory = ShmRunMemory(directory, segments, plan, first_lap)
         undo.callback(memory._let_go)
+        memory.told.extend(told)
         memory._begin()
         directory.mark_made()
         undo.pop_all()
         return memory
+
+
+def _about_letters(directory: RunDirectory, fresh: bool) -> list[str]:
+    """What becomes of the dead letters of earlier runs: `fresh` drops them, else they stay."""
+    count = count_letters(directory.path)
+    if count is None:
+        what = "dropped all the same (--fresh)" if fresh else "left where they are"
+        return [f"The dead letters of earlier runs of this name cannot be read; they are {what}."]
+    if not count:
+        return []
+    letters = f"{count:,} dead letter{'s' if count != 1 else ''} of earlier runs of this name"
+    return [f"{letters} dropped (--fresh)." if fresh else f"{letters} kept: civitas-shm dead list."]
 
 
 def _emptied(directory: RunDirectory, old: RunFiles | None, undo: contextlib.ExitStack) -> RunDirectory:
@@ -352,7 +452,7 @@ def _waiting(native: _shm.Port, mailboxes: range) -> dict[str, int]:
     found: dict[str, int] = {}
     for mailbox in mailboxes:
         stats = read_stats(native, mailbox)
-        if not stats.closed and stats.waiting + stats.in_hand:
+        if stats.waiting + stats.in_hand:  # closed ones too: their host may have died before it had stored the letters
             found[stats.name] = stats.waiting + stats.in_hand
     return found
 
@@ -363,7 +463,7 @@ def count_waiting(files: RunFiles, directory: Path) -> dict[str, int]:
     doors = [_shm.eventfd() for _ in range(files.slots)]
     try:
         native = _native_port(segments, doors, 0)
-        waiting = _waiting(native, range(files.slots, native.records()))
+        waiting = _waiting(native, range(files.slots + 1, native.records()))
         native.close()
         return waiting
     finally:

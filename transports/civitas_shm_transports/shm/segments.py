@@ -419,7 +419,7 @@ def new_run_files(name: str, plan: MemoryPlan) -> RunFiles:
         place=place,
         prefix=_prefix(name, run_id),
         slots=plan.slots,
-        mailboxes=max(min(plan.mailboxes + plan.slots, _shm.MAILBOXES_MAX), plan.slots),
+        mailboxes=max(min(plan.mailboxes + plan.slots + 1, _shm.MAILBOXES_MAX), plan.slots + 1),
         arena_bytes=-(-max(plan.arena_bytes, 4 << 20) // (1 << 20)) * (1 << 20),
         mailbox_bytes=-(-plan.mailbox_bytes // (1 << 20)) * (1 << 20),
         layout=_shm.LAYOUT_VERSION,

@@ -15,13 +15,14 @@ import asyncio
 import fcntl
 import logging
 import os
+import struct
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 from civitas_shm.errors import SharedMemoryFull, TransportClosed
-from civitas_shm.messages import HEADER
-from civitas_shm.transport import MailboxStats, Overflow, Reply, Wait
+from civitas_shm.messages import HEADER, LANE_CONTROL
+from civitas_shm.transport import FULL, NO_MEMORY, SENDER_PROGRAM, SENT, MailboxStats, Overflow, Reply, Wait
 
 from . import _shm
 
@@ -46,6 +47,10 @@ ALARM_ROOM: Final = 2
 WAIT_KINDS: Final[tuple[Literal["ask", "room"], ...]] = ("ask", "room")
 
 OVERFLOW: Final[tuple[Overflow, ...]] = ("block", "error", "drop_oldest", "latest")
+
+_NOTE_KEY: Final = struct.Struct("<II16s")
+"""What a note begins with: mailbox, token, message id. Notes go to the mailbox behind the reply lanes (LAYOUT.md)."""
+_ID: Final = slice(32, 48)
 
 _ports: weakref.WeakSet[ShmPort] = weakref.WeakSet()
 
@@ -86,6 +91,9 @@ class ShmPort:
         self.post_reply = native.post_reply
         self.take = native.take
         self.release = native.release
+        self.begin = native.begin
+        self.forgo = native.forgo
+        self.strike = native.strike
         self.commit_state = native.commit_state
         self.stored_state = native.stored_state
         self._poll = native.poll
@@ -213,6 +221,17 @@ class ShmPort:
             name, f"{_shm.EFFECT_MAX:,}",
         )  # fmt: skip
 
+    # --- giving up ----------------------------------------------------------------------------------------------------
+
+    def bury(self, mailbox: int, token: int, header: bytes, note: bytes, /) -> int:
+        if note:  # committed before: whoever sees the message buried finds it
+            key = _NOTE_KEY.pack(mailbox, token, header[_ID])
+            outcome = self._native.post(self._slots, key + note, "note", SENDER_PROGRAM, header, LANE_CONTROL)
+            if outcome in (FULL, NO_MEMORY):
+                return outcome
+        self._native.bury(mailbox, token)
+        return SENT
+
     # --- names --------------------------------------------------------------------------------------------------------
 
     def resolve(self, name: str) -> int:
@@ -226,7 +245,7 @@ class ShmPort:
 
     def _read_records(self) -> None:
         count = self._native.records()
-        for mailbox in range(max(self._records_read, self._slots), count):
+        for mailbox in range(max(self._records_read, self._slots + 1), count):  # behind reply lanes and notes
             self._names[self._native.record(mailbox)[0]] = mailbox  # a later record of a name replaces an earlier one
         self._records_read = count
 

@@ -92,8 +92,7 @@ static inline void cv_set_readers(cv_run *run, uint32_t mailbox, uint64_t reader
             uint64_t meta = at_load(&m->hand[e].meta);
             unsigned reader = cv_meta_reader(meta);
             if (cv_meta_state(meta) == CV_HAND_RUNNING && (dead >> reader & 1) && !(readers >> reader & 1))
-                at_cas(&m->hand[e].meta, meta,
-                       cv_meta(cv_meta_position(meta), cv_meta_deliveries(meta), heir, CV_HAND_RUNNING));
+                at_cas(&m->hand[e].meta, meta, cv_meta_moved(meta, heir));
         }
     }
     at_store(&m->readers, readers); /* before the new reader's first scan */
@@ -145,7 +144,8 @@ static inline uint64_t cv_busy_readers(cv_mailbox *m) {
     uint64_t busy = 0;
     for (unsigned e = 0; e < CV_HAND; e++) {
         uint64_t meta = at_load(&m->hand[e].meta);
-        if (cv_meta_state(meta) != CV_HAND_FREE) busy |= 1ull << cv_meta_reader(meta);
+        if (cv_meta_state(meta) == CV_HAND_CLAIMED || cv_meta_state(meta) == CV_HAND_RUNNING)
+            busy |= 1ull << cv_meta_reader(meta);
     }
     return busy;
 }

@@ -199,16 +199,45 @@ static inline uint32_t cv_open_mailbox(uint64_t to) { return (uint32_t)(to >> 42
 static inline unsigned cv_open_lane(uint64_t to) { return (unsigned)(to >> 40) & 3u; }
 static inline uint64_t cv_open_ref(uint64_t to) { return to & CV_REF_MASK; }
 
-/* in-hand entry: ref word = ref | lane << 40; meta word = position (32) | deliveries (16) | reader (6) | state (2) */
-enum { CV_HAND_FREE = 0, CV_HAND_CLAIMED = 1, CV_HAND_RUNNING = 2 };
+/* in-hand entry: ref word = ref | lane << 40; meta word:
+ *
+ *  63   60 59     56 55 54 53    48   47    46     45   44        32 31            0
+ * +-------+---------+-----+--------+-------+-------+------+------------+---------------+
+ * | kills | strikes |state| reader | alone | waits | once | deliveries |   position    |
+ * +-------+---------+-----+--------+-------+-------+------+------------+---------------+
+ * FREE -> CLAIMED -> RUNNING -> FREE: the reader. RUNNING -> BURIED: the reader, or the host after proof of its death.
+ * BURIED -> FREE: the host, after the letter is stored. The counters saturate. */
+enum { CV_HAND_FREE = 0, CV_HAND_CLAIMED = 1, CV_HAND_RUNNING = 2, CV_HAND_BURIED = 3 };
+#define CV_DELIVERIES_MAX 0x1fffu
+#define CV_STRIKES_MAX 15u
+#define CV_META_ONCE (1ull << 45)  /* at-most-once: its handler has begun, so nobody may get it again */
+#define CV_META_WAITS (1ull << 46) /* in hand, and no handler runs it: a death now is not its doing */
+#define CV_META_ALONE (1ull << 47) /* suspected of a death: its handler begins when no other in its process runs */
+#define CV_META_STATE (3ull << 54)
 static inline uint64_t cv_meta(uint64_t position, unsigned deliveries, unsigned reader, unsigned state) {
-    return (position & 0xffffffffull) | (uint64_t)(deliveries & 0xffff) << 32 | (uint64_t)reader << 48 |
+    return (position & 0xffffffffull) | (uint64_t)(deliveries & CV_DELIVERIES_MAX) << 32 | (uint64_t)reader << 48 |
            (uint64_t)state << 54;
 }
 static inline uint32_t cv_meta_position(uint64_t meta) { return (uint32_t)meta; }
-static inline unsigned cv_meta_deliveries(uint64_t meta) { return (unsigned)(meta >> 32) & 0xffff; }
+static inline unsigned cv_meta_deliveries(uint64_t meta) { return (unsigned)(meta >> 32) & CV_DELIVERIES_MAX; }
 static inline unsigned cv_meta_reader(uint64_t meta) { return (unsigned)(meta >> 48) & 63u; }
 static inline unsigned cv_meta_state(uint64_t meta) { return (unsigned)(meta >> 54) & 3u; }
+static inline unsigned cv_meta_strikes(uint64_t meta) { return (unsigned)(meta >> 56) & 15u; }
+static inline unsigned cv_meta_kills(uint64_t meta) { return (unsigned)(meta >> 60); }
+/* The same word with one part changed. */
+static inline uint64_t cv_meta_moved(uint64_t meta, unsigned reader) {
+    return (meta & ~(63ull << 48)) | (uint64_t)(reader & 63u) << 48;
+}
+static inline uint64_t cv_meta_in(uint64_t meta, unsigned state) { return (meta & ~CV_META_STATE) | (uint64_t)state << 54; }
+static inline uint64_t cv_meta_delivered(uint64_t meta) {
+    return cv_meta_deliveries(meta) < CV_DELIVERIES_MAX ? meta + (1ull << 32) : meta;
+}
+static inline uint64_t cv_meta_struck(uint64_t meta, unsigned strikes, unsigned kills) {
+    uint64_t s = cv_meta_strikes(meta) + (uint64_t)strikes, k = cv_meta_kills(meta) + (uint64_t)kills;
+    if (s > CV_STRIKES_MAX) s = CV_STRIKES_MAX;
+    if (k > CV_STRIKES_MAX) k = CV_STRIKES_MAX;
+    return (meta & ~(0xffull << 56)) | s << 56 | k << 60;
+}
 
 /* --- arena segment: header, map of extents, then chunks ------------------------------------------------------ */
 #define CV_ARENA_EXTENTS 4096u  /* bitmap: bit e = extent e is backed by memory; the owner writes, readers check */

@@ -205,7 +205,7 @@ static inline bool cv_ledger_rebuild_one(cv_ledger *l, uint64_t *adopted, uint32
     for (unsigned e = 0; e < CV_HAND; e++) {
         uint64_t meta = at_load(&m->hand[e].meta), word = at_load(&m->hand[e].ref), ref = cv_word_ref(word);
         unsigned lane = (unsigned)(word >> 40) & 3u;
-        if (cv_meta_state(meta) == CV_HAND_RUNNING && lane < CV_LANES &&
+        if (cv_meta_state(meta) >= CV_HAND_RUNNING && lane < CV_LANES &&
             cv_ledger_adopt(l, adopted, mailbox, lane, cv_meta_position(meta), ref) &&
             !cv_ledger_keep(l, mailbox, CV_LANES, (cv_posted){0, ref}))
             return false;

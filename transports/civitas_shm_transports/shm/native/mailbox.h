@@ -197,7 +197,8 @@ typedef struct {
     unsigned lane, entry, deliveries;
     uint32_t position;
     uint64_t ref;
-    bool garbage; /* the slot or the chunk did not check out; nothing is in hand, the slot was emptied */
+    bool garbage; /* the slot or the chunk did not check out; nothing is in hand for the caller, the slot was emptied */
+    bool alone;   /* suspected of a death: not begun, see mb_begin */
     cv_header header; /* private copy */
     const uint8_t *body; /* type bytes, then payload: bounds checked, content untrusted */
 } mb_message;
@@ -243,6 +244,15 @@ static inline void mb_raise(at_u64 *word, uint64_t to, bool shared) {
     while (seen < to && !at_cas(word, seen, to)) seen = at_load(word);
 }
 
+/* What does not check out goes to the dead letters as it is, so that somebody may look at it; without a free entry it is
+ * only counted. */
+static inline void mb_bury_garbage(cv_mailbox *m, unsigned reader, unsigned lane, uint32_t position, uint64_t ref) {
+    unsigned entry = mb_claim(m, reader);
+    if (entry == CV_HAND) return;
+    at_release(&m->hand[entry].ref, ref | (uint64_t)lane << 40);
+    at_release(&m->hand[entry].meta, cv_meta(position, 0, reader, CV_HAND_BURIED));
+}
+
 /* Take the next message of one lane. 1 = taken, in hand, `out` filled; 0 = nothing waits; -1 = closed and drained;
  * 2 = garbage was removed, call again. */
 static inline int mb_take_lane(cv_run *run, cv_mailbox *m, uint32_t mailbox, unsigned lane, const cv_ring *r,
@@ -270,8 +280,10 @@ static inline int mb_take_lane(cv_run *run, cv_mailbox *m, uint32_t mailbox, uns
         out->position = mb_short(r, position);
         out->ref = ref;
         out->deliveries = 1;
+        out->alone = false;
         if (!mb_read(run, mailbox, lane, out->position, ref, out)) { /* only now: before the take it could be freed */
             out->garbage = true;
+            mb_bury_garbage(m, run->me, lane, out->position, ref);
             at_store(slot, cv_word(lap + 1, CV_EMPTY, 0, 0));
             mb_help_head(r);
             mb_tell_waiters(run, m);
@@ -326,8 +338,8 @@ static inline unsigned mb_oldest_in_hand(const cv_run *run, cv_mailbox *m, uint3
 }
 
 /* Put a message that a dead predecessor had in hand into this process's hand again, its delivery count raised before
- * anybody sees it. False: the entry is not for redelivery, or its chunk does not check out (then it is cleared and
- * out->garbage says so). */
+ * anybody sees it. One that is suspected of a death (out->alone) waits instead: mb_begin counts. False: the entry is not
+ * for redelivery; or it may not be had twice, or its chunk does not check out (out->garbage), and is buried. */
 static inline bool mb_redeliver(cv_run *run, cv_mailbox *m, uint32_t mailbox, unsigned entry, mb_message *out) {
     uint64_t meta = at_load(&m->hand[entry].meta), word = at_load(&m->hand[entry].ref);
     if (cv_meta_state(meta) != CV_HAND_RUNNING || cv_meta_reader(meta) != run->me) return false;
@@ -335,15 +347,78 @@ static inline bool mb_redeliver(cv_run *run, cv_mailbox *m, uint32_t mailbox, un
     out->entry = entry;
     out->ref = cv_word_ref(word);
     out->position = cv_meta_position(meta);
-    out->deliveries = cv_meta_deliveries(meta) + 1;
-    if (out->deliveries > 0xffff) out->deliveries = 0xffff;
     if (out->lane >= CV_LANES || !mb_read(run, mailbox, out->lane, out->position, out->ref, out)) {
         out->garbage = true;
-        at_store(&m->hand[entry].meta, cv_meta(0, 0, 0, CV_HAND_FREE));
-        mb_tell_waiters(run, m);
+        at_store(&m->hand[entry].meta, cv_meta_in(meta, CV_HAND_BURIED));
         return false;
     }
-    at_store(&m->hand[entry].meta, cv_meta(out->position, out->deliveries, run->me, CV_HAND_RUNNING));
+    if (meta & CV_META_ONCE) {
+        at_store(&m->hand[entry].meta, cv_meta_in(meta, CV_HAND_BURIED));
+        return false;
+    }
+    out->alone = meta & CV_META_ALONE;
+    meta = out->alone ? meta | CV_META_WAITS : cv_meta_delivered(meta & ~CV_META_WAITS);
+    out->deliveries = cv_meta_deliveries(meta);
+    at_store(&m->hand[entry].meta, meta); /* SYNC POINT "running before the handler" */
+    return true;
+}
+
+/* The handler of a message that waited in hand begins now: its delivery count, raised before anybody sees it; 0 when the
+ * entry is not this process's. A death from here on may be its doing. */
+static inline unsigned mb_begin(const cv_run *run, cv_mailbox *m, unsigned entry) {
+    if (entry >= CV_HAND) return 0;
+    uint64_t meta = at_load(&m->hand[entry].meta);
+    if (cv_meta_state(meta) != CV_HAND_RUNNING || cv_meta_reader(meta) != run->me) return 0;
+    if (meta & CV_META_WAITS) meta = cv_meta_delivered(meta & ~CV_META_WAITS);
+    at_store(&m->hand[entry].meta, meta); /* SYNC POINT "running before the handler" */
+    return cv_meta_deliveries(meta);
+}
+
+/* At-most-once: from here on nobody gets the message again, whatever dies. False when the entry is not this process's. */
+static inline bool mb_forgo(const cv_run *run, cv_mailbox *m, unsigned entry) {
+    uint64_t meta = entry < CV_HAND ? at_load(&m->hand[entry].meta) : 0;
+    if (cv_meta_state(meta) != CV_HAND_RUNNING || cv_meta_reader(meta) != run->me) return false;
+    at_store(&m->hand[entry].meta, meta | CV_META_ONCE);
+    return true;
+}
+
+/* The handler failed and its message is to be handed over again: one strike, and how many it has then; 0 when the entry is
+ * not this process's. */
+static inline unsigned mb_strike(const cv_run *run, cv_mailbox *m, unsigned entry) {
+    if (entry >= CV_HAND) return 0;
+    uint64_t meta = at_load(&m->hand[entry].meta);
+    if (cv_meta_state(meta) != CV_HAND_RUNNING || cv_meta_reader(meta) != run->me) return 0;
+    meta = cv_meta_struck(meta, 1, 0) | CV_META_WAITS;
+    at_store(&m->hand[entry].meta, meta);
+    return cv_meta_strikes(meta);
+}
+
+/* Instead of a release: no handler gets the message again, it stays until the host has stored its letter. False when the
+ * entry is not this process's. */
+static inline bool mb_bury(const cv_run *run, cv_mailbox *m, unsigned entry) {
+    if (entry >= CV_HAND) return false;
+    uint64_t meta = at_load(&m->hand[entry].meta);
+    if (cv_meta_state(meta) != CV_HAND_RUNNING || cv_meta_reader(meta) != run->me) return false;
+    at_store(&m->hand[entry].meta, cv_meta_in(meta, CV_HAND_BURIED)); /* SYNC POINT "given up" */
+    return true;
+}
+
+/* After proof of the death of `dead`, host only: what its death means for one message that it had in hand. Waits from now
+ * on, whatever the verdict. False when the entry is not the dead one's. */
+static inline bool mb_judge(cv_mailbox *m, unsigned entry, unsigned dead, unsigned strikes, unsigned kills, bool alone) {
+    uint64_t meta = entry < CV_HAND ? at_load(&m->hand[entry].meta) : 0;
+    if (cv_meta_state(meta) != CV_HAND_RUNNING || cv_meta_reader(meta) != dead) return false;
+    at_store(&m->hand[entry].meta, cv_meta_struck(meta, strikes, kills) | CV_META_WAITS | (alone ? CV_META_ALONE : 0));
+    return true;
+}
+
+/* Its letter is stored, host only: a buried message, or one that a dead reader (bit in `dead`) had in hand, is gone for good. */
+static inline bool mb_discard(cv_run *run, cv_mailbox *m, unsigned entry, uint64_t dead) {
+    uint64_t meta = entry < CV_HAND ? at_load(&m->hand[entry].meta) : 0;
+    unsigned state = cv_meta_state(meta);
+    if (state != CV_HAND_BURIED && !(state == CV_HAND_RUNNING && dead >> cv_meta_reader(meta) & 1)) return false;
+    at_store(&m->hand[entry].meta, cv_meta(0, 0, 0, CV_HAND_FREE)); /* SYNC POINT "waiter sees room": memory */
+    mb_tell_waiters(run, m);
     return true;
 }
 
@@ -372,7 +447,7 @@ static inline unsigned mb_recover(cv_mailbox *m, const cv_ring rings[CV_LANES], 
             bool in_hand = false;
             for (unsigned e = 0; e < CV_HAND && !in_hand; e++) {
                 uint64_t meta = at_load(&m->hand[e].meta);
-                in_hand = cv_meta_state(meta) == CV_HAND_RUNNING && cv_meta_reader(meta) == dead &&
+                in_hand = cv_meta_state(meta) >= CV_HAND_RUNNING && cv_meta_reader(meta) == dead &&
                           cv_meta_position(meta) == mb_short(r, position) &&
                           at_load(&m->hand[e].ref) == (cv_word_ref(word) | (uint64_t)lane << 40);
             }

@@ -86,6 +86,7 @@ typedef struct {
     cv_effect *effect;   /* of the handler that sends; NULL: nothing is remembered of this post */
     uint64_t digest, number;
     const uint64_t *id;  /* NULL: a new one */
+    uint16_t hops; /* how often a copy of it was posted before */
 } port_post;
 
 /* Most bytes that one post may take of this arena: an eighth is kept for replies and control, and one mailbox may hold
@@ -133,6 +134,7 @@ static inline uint64_t port_chunk(cv_port *p, const port_post *post, cv_header *
                      .flags = post->flags,
                      .mailbox = post->mailbox,
                      .lane = (uint8_t)post->lane,
+                     .hops = post->hops,
                      .sender = post->sender,
                      .priority = post->priority,
                      .correlation = post->correlation,
