@@ -99,10 +99,14 @@ class Requests:
     def adopt(self, wanted: AddChild) -> str | None:
         """Bring back a child of the run that is resumed; why not, or None. Before the tree starts."""
         refused = refusal(self._driver.tree, wanted)
-        if refused is None:
+        if refused is not None:
+            return refused
+        try:
             self._driver.admit(wanted)
-            self._driver.feed(wanted)
-        return refused
+        except CivitasError as error:
+            return str(error)
+        self._driver.feed(wanted)
+        return None
 
     def close(self) -> None:
         """The run has ended: whoever still waits hears so."""

@@ -181,7 +181,7 @@ class Driver:
         for wanted in self._journal.known() if self._journal is not None else []:
             refused = self.requests.adopt(wanted)
             if refused is not None:
-                print(f"{refused} It was spawned before the run was resumed; its messages wait.", file=sys.stderr)
+                print(f"{refused} It was spawned in the run that is resumed; its messages wait.", file=sys.stderr)
         # All at once: agents start in order, one after the other, and each finds its process ready.
         for seat in self.seats.values():
             if seat.name != MAIN and seat.planned.agents:
@@ -529,8 +529,9 @@ class Driver:
             cause=cause,
             in_hand=[message] if message else None,
         )
-        if event["type"] == "AgentImportError" and resident.incarnation == 1:
-            # Trying again imports nothing else: the run stops, whatever budget is left.
+        declared = self._tree.children[resident.child].dynamic is None
+        if event["type"] == "AgentImportError" and resident.incarnation == 1 and declared:
+            # Trying again imports nothing else: the run stops, whatever budget is left. (Not for a wrong spawn.)
             self._verdict = self._verdict or Outcome(AgentImportError.exit_code, str(event["text"]), "AgentImportError")
             self.stop()
         self.requests.ended(resident.child, resident.incarnation, CRASHED, cause)

@@ -41,9 +41,13 @@ class Journal:
         """What was spawned and is not gone, in that order."""
         return list(self._known.values())
 
-    def added(self, wanted: AddChild) -> None:
+    def added(self, wanted: AddChild) -> bool:
+        """Note it; False when that was done in an earlier life of the run."""
+        if self._known.get(wanted.agent.name) == wanted:
+            return False
         self._known[wanted.agent.name] = wanted
         self._append(_line(wanted))
+        return True
 
     def removed(self, name: str) -> None:
         if self._known.pop(name, None) is not None:
@@ -127,12 +131,12 @@ class Hands:
 
     def admit(self, wanted: AddChild) -> None:
         agent = wanted.agent
-        if self._journal is not None:
-            self._journal.added(wanted)
+        new = self._journal is not None and self._journal.added(wanted)
         try:
             self._driver.homes.move_in(agent)
         except CivitasError:
-            self.forget(agent.name)
+            if new:  # else its messages wait, for a resume that has room for it
+                self.forget(agent.name)
             raise
 
     def forget(self, agent: str) -> None:

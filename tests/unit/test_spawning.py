@@ -219,6 +219,16 @@ def test_an_agent_that_cannot_start_is_a_spawn_error_with_the_cause_and_frees_it
     play(scene, max_restarts=1)
 
 
+def test_an_agent_that_cannot_be_built_is_a_spawn_error_and_the_run_goes_on(play: Play) -> None:
+    async def scene(runtime: Runtime) -> None:
+        with pytest.raises(SpawnError, match=r"(?s)'x' was spawned but is gone.*unexpected keyword"):
+            await runtime.spawn("pool", Child, "x", kwargs={"nonsense": 1})
+        await runtime.spawn("pool", Child, "x")
+        await runtime.ask("x", {})
+
+    play(scene, max_restarts=1)
+
+
 def test_a_crashed_child_is_restarted_by_itself_and_one_that_crashes_too_often_is_reported_to_its_spawner(
     play: Play,
 ) -> None:

@@ -19,8 +19,10 @@ from civitas_shm.host.kernel import Exit
 from civitas_shm.host.pool import Worker
 from civitas_shm.host.protocol import AgentReport, Answer, Assign, CrashAgent, Ready, Request, StartAgent, StopAgent
 from civitas_shm.host.seats import Outcome, WorkerSettings
+from civitas_shm.host.spawned import Journal
 from civitas_shm.notices import CHILD_TERMINATED, DOWN, decode_notice
 from civitas_shm.placement import place
+from civitas_shm.supervision import AddChild
 from civitas_shm.topology.model import AgentSpec, DynamicSpec, PoolSpec, StopSpec, SupervisorSpec, TopologySpec
 from civitas_shm.transport import FULL, SENT, Buried, InHand, MailboxSpec
 
@@ -105,7 +107,14 @@ class Pool:
 class World:
     """A driver and everything around it."""
 
-    def __init__(self, *agents: AgentSpec, size: int = 1, supervision: dict[str, Any] | None = None, **topology: Any):
+    def __init__(
+        self,
+        *agents: AgentSpec,
+        size: int = 1,
+        supervision: dict[str, Any] | None = None,
+        journal: Journal | None = None,
+        **topology: Any,
+    ):
         spec = TopologySpec(
             supervision=SupervisorSpec(children=list(agents), **(supervision or {})),
             pool=PoolSpec(size=size),
@@ -123,6 +132,7 @@ class World:
             to_main=self.to_main.append,
             on_running=lambda: self.ran.append(1),
             seed=1,
+            journal=journal,
         )
         self.driver.pool = self.pool
         self.driver.start()
@@ -520,6 +530,41 @@ def test_a_spawn_that_finds_no_mailbox_or_no_process_leaves_nothing() -> None:
         assert "x" not in world.driver.tree.children
         spawn(world, "x")
         assert "x" in world.driver.tree.children
+
+    run(test)
+
+
+def test_a_resume_starts_what_was_spawned_and_forgets_nothing_that_has_no_room_this_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def known(*names: str, **fields: Any) -> None:
+        journal = Journal(tmp_path / "spawned", resume=True)
+        for name in names:
+            journal.added(AddChild("pool", agent(name, **fields)))
+        journal.close()
+
+    def names() -> list[str]:
+        (tmp_path / "copy").write_bytes((tmp_path / "spawned").read_bytes())
+        journal = Journal(tmp_path / "copy", resume=True)
+        journal.close()
+        return [wanted.agent.name for wanted in journal.known()]
+
+    def test() -> None:
+        known("x")
+        known("y", process="of_old")
+        world = World(agent("a", process="w1"), POOL, journal=Journal(tmp_path / "spawned", resume=True))  # type: ignore[arg-type]
+        assert "'y' cannot be spawned into process 'of_old'" in capsys.readouterr().err
+        world.ready()
+        world.says("w1", "AgentStarted", "a")
+        world.ready("w2")
+        assert world.started() == [("w1", "a"), ("w2", "x")]
+        world.says("w2", "AgentStarted", "x")
+        assert names() == ["x", "y"]
+        asks(world, "w1", "despawn", name="x")
+        world.says("w2", "AgentExited", "x", reason="stopped")
+        assert answers(world) == [("", "")]
+        assert names() == ["y"]
+        world.driver.stop_now()
 
     run(test)
 
