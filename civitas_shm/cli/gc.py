@@ -36,6 +36,7 @@ def command(ctx: click.Context, names: tuple[str, ...], yes: bool, empty: bool, 
     A run that is alive is never touched.
     """
     from ..errors import RunAlive
+    from ..host.strays import end_strays, find_strays
     from ..transport import load_transport
 
     if yes and empty:
@@ -47,6 +48,7 @@ def command(ctx: click.Context, names: tuple[str, ...], yes: bool, empty: bool, 
     for name in names:
         choose(runs, name, "run or rest of one")
     doomed = decide(runs, names, empty=empty)
+    strays = end_strays() if yes or empty else find_strays()
     removed: list[RunFound] = []
     for run in doomed if yes or empty else []:
         try:
@@ -57,9 +59,13 @@ def command(ctx: click.Context, names: tuple[str, ...], yes: bool, empty: bool, 
             removed.append(run)
     if as_json:
         plain = [as_plain(run, run in doomed) for run in runs]
-        click.echo(json.dumps({"runs": plain, "removed": [run.name for run in removed]}))
+        processes = [asdict(stray) for stray in strays]
+        click.echo(json.dumps({"runs": plain, "removed": [run.name for run in removed], "strays": processes}))
     else:
         click.echo(listing(runs, doomed, removed if yes or empty else None))
+        verb = "Ended" if yes or empty else "Would end"
+        for stray in strays:
+            click.echo(f"{verb} process {stray.pid}, left by the dead run {stray.run}: {stray.command}")
 
 
 def decide(runs: Sequence[RunFound], names: Collection[str], *, empty: bool) -> list[RunFound]:

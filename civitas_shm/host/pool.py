@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from . import kernel, wire
+from . import kernel, strays, wire
 from .forkserver import Preload
 from .kernel import Exit
 from .logs import OutputReader, output_pair
@@ -117,6 +117,8 @@ class Pool:
         self._server: _ForkServer | None = None
         self._reaped = asyncio.Event()
         self._closing = False
+        self._daemons: dict[int, tuple[int, int]] = {}
+        """Pid -> (pidfd, pid of the living worker that it comes from)."""
         self._sweep_waits = False
         self._short_lived = 0
         self.fork_servers = 0
@@ -378,17 +380,42 @@ class Pool:
         self._sweep_waits = False
         self._sweep_soon()
 
+    def tend(self) -> None:
+        """Once in a while: whoever became a child of ours since is reaped when it ends, or killed if it must be."""
+        self._sweep_soon()
+
     def _sweep(self) -> bool:
-        """Kill children that are nobody's: descendants that dead workers have left. Whether there were any."""
-        known = {worker.pid for worker in self._workers} | self._orphans.keys()
+        """Kill children that are nobody's: descendants that dead workers have left. Whether there were any.
+
+        Those of living workers (a daemon that has left its parent) are let live, until their worker dies.
+        """
+        living = {worker.pid for worker in self._workers if worker.pid}
+        fatherless = [pidfd for pidfd, owner in self._daemons.values() if owner not in living]
+        for pidfd in fatherless:
+            kernel.kill(pidfd)
+        known = {worker.pid for worker in self._workers} | self._orphans.keys() | self._daemons.keys()
         if self._server:
             known.add(self._server.pid)
-        found = [pid for pid in kernel.children() if pid not in known]
-        for pid in found:
-            self._orphans[pid] = pidfd = os.pidfd_open(pid)
+        left = bool(fatherless)
+        for pid in (pid for pid in kernel.children() if pid not in known):
+            pidfd = os.pidfd_open(pid)
+            owner = strays.owner_of(pid)
+            if owner in living and owner is not None:
+                self._daemons[pid] = (pidfd, owner)
+                self._loop.add_reader(pidfd, self._daemon_ended, pid)
+                continue
+            left = True
+            self._orphans[pid] = pidfd
             kernel.kill(pidfd)
             self._loop.add_reader(pidfd, self._orphan_ended, pid)
-        return bool(found)
+        return left
+
+    def _daemon_ended(self, pid: int) -> None:
+        if pid in self._daemons:
+            pidfd, _ = self._daemons.pop(pid)
+            self._orphans[pid] = pidfd
+            self._loop.remove_reader(pidfd)
+            self._loop.add_reader(pidfd, self._orphan_ended, pid)
 
     def _orphan_ended(self, pid: int) -> None:
         pidfd = self._orphans[pid]

@@ -7,6 +7,7 @@ in `watch` and `deadlock`, which are pure; nothing here waits.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 from ..deadlock import DeadlockWatch, deadlock_error
@@ -32,11 +33,14 @@ VERDICTS_EVERY: Final = 4
 class Watcher:
     """Of one run; `poll` is called every POLL_S."""
 
-    def __init__(self, driver: Driver, memory: RunMemory, events: EventLog, probes: Probes) -> None:
+    def __init__(
+        self, driver: Driver, memory: RunMemory, events: EventLog, probes: Probes, tend: Callable[[], None]
+    ) -> None:
         self._driver = driver
         self._memory = memory
         self._events = events
         self._probes = probes
+        self._tend = tend
         self._stopped_timeout_s = driver.placement.spec.watch.stopped_timeout_s
         self._deadlocks = DeadlockWatch()
         self._watches: dict[int, ProcessWatch] = {}
@@ -54,6 +58,7 @@ class Watcher:
         if self._polls % VERDICTS_EVERY == 0:
             self._judge()
             self._enforce_memory_limits()
+            self._tend()
 
     # --- deadlocks ------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from ..current import AGENT
 from ..plugins.installed import Plugins
 from ..topology.model import PluginsSpec
 from ..transport import Port, load_transport
-from . import kernel, wire
+from . import kernel, strays, wire
 from .forkserver import WorkerFds, ignore_interrupts, keep_descriptors_here
 from .logs import TakenOutput
 from .loop import new_loop
@@ -84,6 +84,7 @@ def _await_slot(control: socket.socket) -> tuple[Assign, list[ToWorker]]:
 
 def _settle_in(assign: Assign) -> None:
     """Everything that must hold before user code is imported."""
+    strays.mark_worker()
     kernel.set_name(f"civ-{assign.process}")
     os.environ.update(assign.env)
     sys.path[:0] = [path for path in assign.import_paths if path not in sys.path]

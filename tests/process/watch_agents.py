@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import subprocess
+import sys
 import time
 
 from civitas_shm import AgentProcess, DeadlockError, Message
@@ -92,3 +94,34 @@ class Grows(AgentProcess):
         while True:
             taken.append(bytearray(os.urandom(1 << 20) * 4))
             await asyncio.sleep(0.01)
+
+
+DAEMON = """
+import os, sys, time
+if os.fork():
+    os._exit(0)
+os.setsid()
+if os.fork():
+    os._exit(0)
+print(os.getpid(), flush=True)
+time.sleep(3600)
+"""
+
+
+class Spawns(AgentProcess):
+    """Starts processes of its own: a child, a daemon that left everything, and a copy of its worker."""
+
+    async def handle(self, message: Message) -> Message | None:
+        if message.type == "pid":
+            return self.reply({"pid": os.getpid()})
+        child = subprocess.Popen(["sleep", "3600"])
+        with subprocess.Popen([sys.executable, "-c", DAEMON], stdout=subprocess.PIPE, text=True) as parent:
+            assert parent.stdout is not None
+            daemon = int(parent.stdout.readline())
+        copy = os.fork()
+        if not copy:
+            try:
+                time.sleep(3600)
+            finally:
+                os._exit(0)
+        return self.reply({"pids": [child.pid, daemon, copy]})
