@@ -22,6 +22,7 @@ from typing import Any, Final
 from .errors import (
     AgentError,
     AgentStopped,
+    ArenaFull,
     CivitasError,
     DeadlockError,
     DeserializationError,
@@ -312,6 +313,8 @@ class MessageBus:
         if refused:
             stats = self.port.stats(mailbox)
             waited_s = (monotonic_ns() - began_ns) / 1e9
+            if outcome == NO_MEMORY:
+                raise ArenaFull(recipient, waited_s, *self.port.held())
             raise MailboxFull(recipient, stats.capacity, waited_s, _holder(stats))
         if outcome == CLOSED:
             again = self._lookup(recipient)

@@ -18,6 +18,7 @@ __all__ = [
     "AgentError",
     "AgentImportError",
     "AgentStopped",
+    "ArenaFull",
     "CivitasError",
     "ConfigurationError",
     "DeadlockError",
@@ -38,6 +39,7 @@ __all__ = [
     "RunNotFound",
     "SharedMemoryFull",
     "SpawnError",
+    "StateTooLarge",
     "TopologyError",
     "TransientError",
     "TransportClosed",
@@ -186,12 +188,29 @@ class MessageValidationError(CivitasError):
 class PayloadTooLarge(MessageValidationError):
     """An encoded payload is larger than the memory that this process may use for one message."""
 
-    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+    def __init__(self, size_bytes: int, limit_bytes: int, text: str = "") -> None:
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
         super().__init__(
-            f"The payload takes {size_bytes:,} bytes; one message may take at most {limit_bytes:,} "
+            text
+            or f"The payload takes {size_bytes:,} bytes; one message may take at most {limit_bytes:,} "
             "(half of the sender's arena). Raise transport.arena_mb in the topology, or send it in parts."
+        )
+
+
+class StateTooLarge(PayloadTooLarge):
+    """The state of an agent with `state: shm` is larger than the memory that one state may take.
+
+    Way out: a larger `transport.arena_mb`; or keep less in `self.state`, and what is large elsewhere.
+    """
+
+    def __init__(self, agent: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            size_bytes,
+            limit_bytes,
+            f"The state of {agent!r} takes {size_bytes:,} bytes; a state may take at most {limit_bytes:,} (a quarter "
+            "of what its process's arena gives to messages, because old and new are there at once). Raise "
+            "transport.arena_mb in the topology, or keep less in self.state.",
         )
 
 
@@ -253,6 +272,30 @@ class SharedMemoryFull(CivitasError):
     """
 
     exit_code = 5
+
+
+class ArenaFull(SharedMemoryFull, TimeoutError):
+    """The sender's own memory had no room until the deadline; nothing was committed. The text says who holds it.
+
+    A TimeoutError too, as MailboxFull. `limit_bytes` is what all messages of the sender's process may take, `held` the
+    receivers that have most of it, with bytes. Way out: a larger `transport.arena_mb`, or receivers that keep up.
+    """
+
+    def __init__(self, name: str, waited_s: float, limit_bytes: int, held: Sequence[tuple[str, int]]) -> None:
+        self.name = name
+        self.waited_s = waited_s
+        self.limit_bytes = limit_bytes
+        self.held = list(held)
+        holders = ", ".join(f"{agent} {_size(size)}" for agent, size in self.held)
+        super().__init__(
+            f"The message to {name!r} found no memory for {waited_s:.3g} s: of the {_size(limit_bytes)} that all "
+            f"messages of this process may take (transport.arena_mb; one receiver half of it), {holders or 'nobody'} "
+            f"hold{'s' if len(self.held) < 2 else ''} what has not been handled. Raise arena_mb, or let them keep up."
+        )
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / (1 << 20):.1f} MiB" if size_bytes >= 1 << 19 else f"{size_bytes / 1024:.1f} KiB"
 
 
 class TransportClosed(CivitasError):

@@ -23,7 +23,7 @@ import copy
 import time
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
-from .errors import PayloadTooLarge, SharedMemoryFull
+from .errors import SharedMemoryFull, StateTooLarge
 from .serializer import decode, encode
 from .transport import NO_MEMORY, SENT, Port
 
@@ -125,7 +125,7 @@ class StateKeeper:
     async def handler_ended(self, token: int, message_id: bytes) -> None:
         """Save, if it is due, as the effect of the message in hand.
 
-        MessageValidationError: it cannot be encoded; SharedMemoryFull, PayloadTooLarge: it has no room; else what the
+        MessageValidationError: it cannot be encoded; SharedMemoryFull, StateTooLarge: it has no room; else what the
         store raises. Then nothing was saved.
         """
         if self._kind != "shm":
@@ -165,4 +165,4 @@ class StateKeeper:
                     f"the state of {self._agent.name!r} ({len(encoded):,} bytes) found no memory for {STATE_ROOM_S:g} s"
                 ) from None
         if outcome != SENT:
-            raise PayloadTooLarge(len(encoded), self._port.payload_max_bytes)
+            raise StateTooLarge(self._agent.name, len(encoded), self._port.state_max_bytes)

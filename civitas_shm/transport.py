@@ -251,6 +251,8 @@ class Port(Protocol):
     slot: int
     payload_max_bytes: int
     """Largest payload that a post can ever commit; above it, TOO_LARGE."""
+    state_max_bytes: int
+    """The same of `commit_state`."""
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to receive on `loop`. Called once."""
@@ -391,6 +393,13 @@ class Port(Protocol):
 
     def note_waits(self, waits: Sequence[Wait]) -> None:
         """What the handlers of this process wait for, for others to read; it replaces what was noted before."""
+        ...
+
+    def held(self) -> tuple[int, list[tuple[str, int]]]:
+        """(bytes that all messages of this process may take, [(receiver, bytes that it has not given back)]).
+
+        The largest first, five at most; for the text of an error.
+        """
         ...
 
     def stats(self, mailbox: int) -> MailboxStats:

@@ -29,7 +29,7 @@ from ..notify import ServiceReports
 from ..placement import place
 from ..topology.model import Drain, TopologySpec
 from ..transport import BUILTIN_TRANSPORTS, SLOT_MAIN, MemoryPlan, RunMemory, load_transport
-from . import kernel, strays, wire
+from . import descriptors, kernel, strays, wire
 from .chaos import ChaosMaker
 from .desk import HostDesk
 from .driver import Driver
@@ -126,6 +126,9 @@ class Host:
         )
         spec = placement.spec
         settings = _settings(spec, boot)
+        descriptors.check(
+            placement.slots_needed, len(placement.workers) + placement.standby, kernel.pid_of(self._caller_pidfd)
+        )
         for stray in strays.end_strays():  # what an earlier run has left may hold what this one needs: ports, devices
             print(f"ended process {stray.pid}, left by the dead run {stray.run}: {stray.command}", file=sys.stderr)
         strays.mark_run(boot.name)

@@ -57,6 +57,11 @@ class Verdict(Enum):
     def healthy(self) -> bool:
         return self in (Verdict.IDLE, Verdict.BUSY)
 
+    @property
+    def trouble(self) -> bool:
+        """Worth a word from here; a death is told by who reaps it."""
+        return not self.healthy and self is not Verdict.DEAD
+
 
 @dataclass(frozen=True, slots=True)
 class Busy:
@@ -153,7 +158,7 @@ class ProcessWatch:
         if verdict is not self._verdict and not verdict.healthy:
             self._told = False  # another trouble is other news
         self._verdict = verdict
-        news = over or (not verdict.healthy and not self._told and self._for_s >= _report_after_s(verdict))
+        news = over or (verdict.trouble and not self._told and self._for_s >= _report_after_s(verdict))
         if news:
             self._told = not over
         kill, convicted = self._decide(verdict, seen)

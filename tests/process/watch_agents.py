@@ -125,3 +125,18 @@ class Spawns(AgentProcess):
             finally:
                 os._exit(0)
         return self.reply({"pids": [child.pid, daemon, copy]})
+
+
+class Waits(AgentProcess):
+    """Holds its message until another agent pokes it; answers what is asked at once."""
+
+    async def handle(self, message: Message) -> Message | None:
+        match message.type:
+            case "hold":
+                while not os.path.exists(self.config.get("go", "/nowhere")):
+                    await asyncio.sleep(0.01)
+            case "grow":
+                self.state["data"] = b"x" * message.payload["bytes"]
+            case "poke":
+                return self.reply({"poked": True})
+        return self.reply({"now": True})

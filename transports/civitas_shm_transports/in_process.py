@@ -127,6 +127,7 @@ class InProcessPort:
 
     slot = SLOT_MAIN
     payload_max_bytes = PAYLOAD_BYTES_MAX
+    state_max_bytes = PAYLOAD_BYTES_MAX
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -487,6 +488,10 @@ class InProcessPort:
     def waits(self) -> list[Wait]:
         """What was noted last, as a host would read it."""
         return list(self._waits)
+
+    def held(self) -> tuple[int, list[tuple[str, int]]]:
+        """Nothing here is refused for want of memory."""
+        return 0, []
 
     def stats(self, mailbox: int) -> MailboxStats:
         box = self._mailboxes[mailbox]

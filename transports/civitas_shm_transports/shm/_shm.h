@@ -97,7 +97,7 @@ static inline cv_mailbox *mailbox_at(PortObject *self, uint32_t mailbox) {
     PORT_PLAIN(records) PORT_FAST(record) PORT_FAST(stats) PORT_FAST(in_hand)           /* looking */    \
     PORT_PLAIN(memory) PORT_FAST(trim)                                                                   \
     PORT_FAST(note_wait) PORT_FAST(clear_wait) PORT_PLAIN(waits)                        /* watching */   \
-    PORT_FAST(probe) PORT_FAST(probe_open)                                                               \
+    PORT_FAST(probe) PORT_FAST(probe_open) PORT_PLAIN(held)                                              \
     PORT_FAST(add_mailbox) PORT_FAST(set_readers) PORT_FAST(close_lanes)                /* host */       \
     PORT_FAST(set_slot) PORT_FAST(slot) PORT_FAST(recover) PORT_PLAIN(ring_all) PORT_PLAIN(safety_poll)  \
     PORT_PLAIN(close) PORT_PLAIN(detach)                                                /* life */

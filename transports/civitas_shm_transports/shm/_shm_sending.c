@@ -127,6 +127,8 @@ PyObject *port_post_reply_py(PyObject *object, PyObject *const *args, Py_ssize_t
         if (failed) post.flags |= CV_FLAG_FAILED;
     }
     int rc = port_reply(&self->port, &cause, &post);
+    /* Full of replies that nobody collected, of asks that were forgotten: dropped, and counted where they were to go. */
+    if (rc == PORT_FULL) at_add(&cv_cell_at(&self->port.run, post.mailbox)->dropped, 1);
     if (rc == PORT_NO_MEMORY || rc == PORT_TOO_LARGE) return reply_refused(self, rc, post.payload_len);
     return PyBool_FromLong(rc == PORT_SENT);
 }

@@ -66,3 +66,20 @@ PyObject *port_probe_open_py(PyObject *object, PyObject *const *args, Py_ssize_t
     if (slot >= self->port.run.slots) return PyErr_Format(PyExc_IndexError, "no slot %u", slot);
     return PyBool_FromLong(cv_probe_open(&self->port.run, slot));
 }
+
+/* held() -> [(mailbox, bytes of this process's arena that its messages there take)] */
+PyObject *port_held_py(PyObject *object, PyObject *unused) {
+    (void)unused;
+    PortObject *self = (PortObject *)object;
+    if (!is_open(self)) return NULL;
+    cv_ledger_look_all(&self->port.ledger);
+    PyObject *list = PyList_New(0);
+    for (uint32_t mailbox = 0; list && mailbox < cv_records(&self->port.run); mailbox++) {
+        const cv_account *account = self->port.ledger.account[mailbox];
+        if (!account || !account->bytes) continue;
+        PyObject *tuple = Py_BuildValue("IK", mailbox, account->bytes);
+        if (!tuple || PyList_Append(list, tuple) < 0) Py_CLEAR(list);
+        Py_XDECREF(tuple);
+    }
+    return list;
+}

@@ -70,6 +70,7 @@ class ShmPort:
         self.slot = slot
         limit_bytes = native.memory()[2]
         self.payload_max_bytes = limit_bytes // 8 * 7 // 2 - HEADER.size  # as port_chunk in native/port.h
+        self.state_max_bytes = limit_bytes // 8 * 7 // 4 - HEADER.size  # as port_commit_state
         self._native = native
         self._slots = slots
         self._door_fd = door_fd
@@ -288,6 +289,13 @@ class ShmPort:
             kind = WAIT_KINDS.index(wait.kind)
             self._native.note_wait(wait.agent, wait.target, kind, wait.id, wait.since_ns, wait.seen_ns, wait.type)
         self._noted = {wait.agent for wait in waits}
+
+    def held(self) -> tuple[int, list[tuple[str, int]]]:
+        most = sorted(self._native.held(), key=lambda entry: -entry[1])[:5]
+        held = [(self._native.record(mailbox)[0], size) for mailbox, size in most]
+        if len(self._pending) >= _shm.REPLY_PLACES:
+            held.insert(0, (f"{_shm.REPLY_PLACES:,} asks at once, the most that one process may have;", 0))
+        return self._native.memory()[2], held
 
     def stats(self, mailbox: int) -> MailboxStats:
         return read_stats(self._native, mailbox)
