@@ -7,7 +7,7 @@ be replayed or is gone does not keep the others; a store that cannot be read is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from ..dead_letters import Store
 from .protocol import (
@@ -23,23 +23,12 @@ from .protocol import (
     Shown,
 )
 
-__all__ = ["LetterRequest", "Office", "answer_letters"]
+__all__ = ["LetterRequest", "answer_letters"]
 
 LetterRequest = DeadList | DeadShow | DeadReplay | DeadDrop
 
 SHOWN_MAX: Final = 10
 """How many are listed when an id is ambiguous."""
-
-
-class Office(Protocol):
-    """Who keeps the letters of a live run."""
-
-    @property
-    def store(self) -> Store: ...
-
-    def replay(self, id_: str) -> str | None:
-        """Put a copy into its recipient's mailbox, then forget the letter. None, or why not."""
-        ...
 
 
 def answer_letters(request: LetterRequest, store: Store | None, replay: Callable[[str], str | None] | None) -> Reply:

@@ -13,7 +13,7 @@ from typing import Final, Literal
 from .. import __version__
 from ..clock import Clock
 from ..control.decide import Answer, Letter, Stop, decide
-from ..control.letters import LetterRequest, Office, answer_letters
+from ..control.letters import LetterRequest, answer_letters
 from ..control.protocol import Refusal, Reply, RunStatus, Stopping, read_request
 from ..dead_letters import store_of
 from ..letters import count_letters
@@ -43,8 +43,6 @@ class HostDesk:
         self._counted: tuple[int, int | None] = (0, 0)
         self._stop_asked = False
         self.driver: Driver | None = None
-        self.office: Office | None = None
-        """Who keeps the dead letters of the run; None while it starts."""
         self.running = False
         """Every agent was ready once."""
 
@@ -94,8 +92,9 @@ class HostDesk:
         return f"{now.state}: {now.agents} agents in {now.processes} processes, {now.waiting:,} messages wait{letters}"
 
     def _letters(self, request: LetterRequest) -> Reply:
-        if self.office is not None:
-            return answer_letters(request, self.office.store, self.office.replay)
+        if self.driver is not None:
+            office = self.driver.office
+            return answer_letters(request, office.store, office.replay)
         store = store_of(self._memory.run_dir)
         try:
             return answer_letters(request, store, None)

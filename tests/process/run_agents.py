@@ -270,3 +270,19 @@ class Linked(Echo):
 
     async def on_start(self) -> None:
         await self.link(self.config["to"])
+
+
+class Poisoned(AgentProcess):
+    """Gets one message at its first start and raises at it, until a file says that it is mended."""
+
+    async def on_start(self) -> None:
+        sent, _ = self.config["files"]
+        if not Path(sent).exists():
+            Path(sent).touch()
+            await self.send(self.name, {"n": 7})
+
+    async def handle(self, message: Message) -> None:
+        _, mended = self.config["files"]
+        if not Path(mended).exists():
+            raise LookupError("poisoned")
+        await self.send("mark", message.payload)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ if sys.platform != "linux":
 from civitas_shm.dead_letters import FileLetters
 from civitas_shm.letters import DIRECTORY, Letter
 
-from .cli import Shell
+from .cli import Shell, until
 
 pytestmark = pytest.mark.process
 
@@ -82,3 +84,41 @@ def test_letters_outlive_a_run_that_ends_in_order_and_fresh_drops_them(shell: Sh
     shell.do("stop")
     run.wait()
     assert list(shell.runs.iterdir()) == []
+
+
+def test_a_poisoned_message_is_looked_at_and_replayed_when_its_agent_is_mended(shell: Shell) -> None:
+    mended, out = shell.folder / "mended", shell.folder / "web.out"
+    config = f"{{files: [{shell.folder / 'sent'}, {mended}]}}"
+    run = shell.popen("run", "-q", shell.topology("web", "Poisoned", config=config))
+    until(lambda: shell.ps().get("web", {}).get("dead_letters") == 1)
+    [letter] = json.loads(shell.do("dead", "list", "--json").stdout)["letters"]
+    assert (letter["sender"], letter["recipient"]) == ("first", "first")
+    shown = shell.do("dead", "show", letter["id"]).stdout
+    assert "LookupError: poisoned" in shown
+    assert '"n": 7' in shown
+    mended.touch()
+    assert shell.do("dead", "replay", "--all").stdout == "1 dead letter of web replayed.\n"
+    until(lambda: out.exists() and out.read_text() == "7\n")
+    assert shell.until_state("web", "running")["dead_letters"] == 0
+    assert "no dead letter begins" in shell.do("dead", "replay", letter["id"], "--run", "web", code=1).stderr
+    shell.do("stop")
+    assert run.wait() == 0
+    assert list(shell.runs.iterdir()) == []
+
+
+def test_letters_of_a_dead_run_are_replayed_after_a_resume_and_not_before(shell: Shell) -> None:
+    mended, out = shell.folder / "mended", shell.folder / "web.out"
+    topology = shell.topology("web", "Poisoned", config=f"{{files: [{shell.folder / 'sent'}, {mended}]}}")
+    run = shell.popen("run", "-q", topology)
+    until(lambda: shell.ps().get("web", {}).get("dead_letters") == 1)
+    os.kill(shell.ps()["web"]["host_pid"], signal.SIGKILL)
+    run.wait()
+    mended.touch()
+    assert "run --resume" in shell.do("dead", "replay", "--all", code=8).stderr
+    assert len(json.loads(shell.do("dead", "list", "--json").stdout)["letters"]) == 1
+    again = shell.popen("run", "-q", "--resume", topology)
+    shell.until_state("web", "running")
+    shell.do("dead", "replay", "--all")
+    until(lambda: out.exists() and out.read_text() == "7\n")
+    shell.do("stop")
+    assert again.wait() == 0
