@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..supervision.events import AddChild
+from ..topology.model import SupervisorSpec
 from .asked import Violation
 from .turns import Turns
 from .units import (
@@ -26,6 +28,7 @@ from .units import (
     READY,
     STARTING,
     STOPPING,
+    UP,
     Child,
     Supervisor,
     Unit,
@@ -108,7 +111,9 @@ class Account(Turns):
             lived.append(child)
             was, child.state = child.state, OFF
             add_living(child, -1)
-            if was == STOPPING:
+            if child.removing:
+                self._remove(child, "despawned")
+            elif was == STOPPING:
                 self.fired["ended: stopping"] += 1
                 self._rest(child.home, child)
             else:
@@ -125,6 +130,60 @@ class Account(Turns):
                 self._fall(supervisor, [*fell[supervisor]], how, self.cause, counts)
             if supervisor in homes:
                 self._queue.append(supervisor)
+        self._settle()
+        return True
+
+    def add(self, wanted: AddChild) -> bool:
+        """AddChild."""
+        agent = wanted.agent
+        home = self.by_name.get(wanted.supervisor)
+        if home is None or not self._may_spawn(home, wanted):
+            self.fired["spawn: refused"] += 1
+            return False
+        child = Child(agent.name, home, 0, agent)
+        child.spawner = wanted.spawner
+        self.children[agent.name] = child
+        home.groups[0].append(child)
+        home.spawned[wanted.spawner] = home.spawned.get(wanted.spawner, 0) + 1
+        if self.started:
+            self.fired["spawn: starts"] += 1
+            self._restart(child)
+        else:
+            self.fired["spawn: before start"] += 1
+        return True
+
+    def _may_spawn(self, home: Supervisor, wanted: AddChild) -> bool:
+        quota, agent, spawner = home.spec.dynamic, wanted.agent, wanted.spawner
+        if quota is None or (self.started and home.mode != UP) or agent.replicas != 1:
+            return False
+        taken = agent.name in self.by_name or agent.name in self.children or f"{agent.name}#0" in self.children
+        if taken or (spawner and quota.spawner_allowlist is not None and spawner not in quota.spawner_allowlist):
+            return False
+        alive = [unit for unit in home.groups[0] if isinstance(unit, Child)]
+        return all(
+            most is None or value < most
+            for most, value in (
+                (quota.max_children, len(alive)),
+                (quota.max_total_spawns, sum(home.spawned.values())),
+                (quota.max_children_per_class.get(agent.type), sum(unit.type == agent.type for unit in alive)),
+                (quota.max_children_per_spawner, sum(unit.spawner == spawner for unit in alive)),
+                (quota.max_total_spawns_per_spawner, home.spawned.get(spawner, 0)),
+            )
+        )
+
+    def remove(self, key: str, timeout_s: float | None) -> bool:
+        """RemoveChild."""
+        child = self.children.get(key)
+        if child is None or child.spawner is None or child.removing:
+            self.fired["despawn: nothing"] += 1
+            return False
+        child.removing = True
+        if not child.lives:
+            self._remove(child, "despawned")
+        elif child.state != STOPPING:
+            self.fired["despawn: stops"] += 1
+            if not self._take_stop(child, timeout_s):
+                raise Violation("no limbo", f"{key} is removed, and is not told to stop")
         self._settle()
         return True
 
@@ -166,6 +225,9 @@ class Account(Turns):
             if supervisor.mode == CLEARING and unit.group >= supervisor.scope:
                 self._rest(supervisor, unit)
                 continue
+            if isinstance(unit, Child) and unit.spawner is not None:
+                self._spawned_falls(unit, how, cause, counts)
+                continue
             self.fired[f"restart: {unit.restart} {how}"] += 1
             if how != "stopped" and (unit.restart == "permanent" or (unit.restart == "transient" and how == FAILED)):
                 restarted.append(unit)
@@ -195,6 +257,23 @@ class Account(Turns):
         else:
             self.fired["fall: rest_for_one"] += 1
             self._clear(supervisor, min(unit.group for unit in restarted) + 1, lo_s, hi_s)
+
+    def _spawned_falls(self, child: Child, how: str, cause: int, counts: bool) -> None:
+        """A window of its own; nobody else is concerned, and nothing escalates."""
+        spec = child.home.spec
+        self.fired[f"restart: {child.restart} {how}"] += 1
+        if how == "stopped" or child.restart == "temporary" or (child.restart == "transient" and how != FAILED):
+            self._remove(child, "crashed" if how == FAILED else "clean_exit")
+            return
+        lo_s = hi_s = 0.0
+        if counts:
+            child.window = self._in_window(child.window, cause, spec.restart_window_s)
+            if len(child.window) > spec.max_restarts:
+                self._remove(child, "restarts_exhausted")
+                return
+            lo_s, hi_s = self._wait_of(spec, len(child.window))
+        self.fired["dynamic: restarted"] += 1
+        self._one_for_one(child.home, [child], lo_s, hi_s)
 
     def _shuts_down(self, supervisor: Supervisor, cause: int, counts: bool) -> bool:
         """A significant child of it has ended for good."""
@@ -227,9 +306,16 @@ class Account(Turns):
 
     def _count(self, supervisor: Supervisor, cause: int) -> int:
         """The restarts in its window, with this one."""
-        span_s = supervisor.spec.restart_window_s
+        supervisor.window = self._in_window(supervisor.window, cause, supervisor.spec.restart_window_s)
+        reset_s = supervisor.spec.backoff_reset_s
+        if reset_s is not None and supervisor.up_since_s is not None and self.now_s - supervisor.up_since_s >= reset_s:
+            self.fired["backoff: stable"] += 1
+            supervisor.series = cause
+        return len(supervisor.window)
+
+    def _in_window(self, window: list[tuple[float, int]], cause: int, span_s: float) -> list[tuple[float, int]]:
         kept = []
-        for at_s, earlier in supervisor.window:
+        for at_s, earlier in window:
             age_s = self.now_s - at_s
             if age_s > span_s:
                 self.fired["window: too old"] += 1
@@ -241,17 +327,13 @@ class Account(Turns):
             self.fired["window: same cause"] += 1
         else:
             kept.append((self.now_s, cause))
-        supervisor.window = kept
-        reset_s = supervisor.spec.backoff_reset_s
-        if reset_s is not None and supervisor.up_since_s is not None and self.now_s - supervisor.up_since_s >= reset_s:
-            self.fired["backoff: stable"] += 1
-            supervisor.series = cause
-        return len(kept)
+        return kept
 
     def _backoff(self, supervisor: Supervisor) -> tuple[float, float]:
         """Bounds of the wait before the restart that was just counted."""
-        spec = supervisor.spec
-        used = sum(cause >= supervisor.series for _, cause in supervisor.window)
+        return self._wait_of(supervisor.spec, sum(cause >= supervisor.series for _, cause in supervisor.window))
+
+    def _wait_of(self, spec: SupervisorSpec, used: int) -> tuple[float, float]:
         if used <= 1:
             self.fired["backoff: immediate"] += 1
             return 0.0, 0.0

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from ..supervision.events import (
     Action,
     CancelTimer,
+    ChildRemoved,
     Escalated,
     Failed,
     GiveUpChild,
@@ -38,7 +39,18 @@ class Violation(AssertionError):
 class Asked:
     """The actions of one step by kind."""
 
-    __slots__ = ("cancels", "ends", "escalations", "give_ups", "running", "shutdowns", "starts", "stops", "timers")
+    __slots__ = (
+        "cancels",
+        "ends",
+        "escalations",
+        "give_ups",
+        "removals",
+        "running",
+        "shutdowns",
+        "starts",
+        "stops",
+        "timers",
+    )
 
     def __init__(self) -> None:
         self.starts: dict[str, int] = {}
@@ -47,6 +59,7 @@ class Asked:
         self.timers: list[SetTimer] = []
         self.cancels: set[int] = set()
         self.give_ups: dict[str, int] = {}
+        self.removals: dict[str, ChildRemoved] = {}
         self.escalations: list[str] = []
         self.shutdowns: list[str] = []
         self.running = False
@@ -73,6 +86,9 @@ class Asked:
             elif kind is GiveUpChild:
                 self._once(action.child in self.give_ups, action)  # type: ignore[union-attr]
                 self.give_ups[action.child] = action.incarnation  # type: ignore[union-attr]
+            elif kind is ChildRemoved:
+                self._once(action.child in self.removals, action)  # type: ignore[union-attr]
+                self.removals[action.child] = action  # type: ignore[union-attr,assignment]
             elif kind is Escalated:
                 self.escalations.append(action.supervisor)  # type: ignore[union-attr]
             elif kind is ShutDown:

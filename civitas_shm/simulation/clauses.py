@@ -60,6 +60,18 @@ CLAUSES: Final[Mapping[str, str]] = {
     "clearing: over": "what had to fall is down and the backoff is over: it starts again in order",
     "clearing: waits": "what had to fall is down, the backoff is not over",
     "begins anew": "a restarted supervisor starts all its children, those that were gone too",
+    # supervision.dynamic
+    "spawn: starts": "AddChild below a dynamic supervisor that is up: it starts at once",
+    "spawn: before start": "AddChild before Start: it starts with the tree",
+    "spawn: refused": "AddChild beyond a quota, of a taken name, below what is going down or not dynamic: nothing",
+    "despawn: stops": "RemoveChild of a child that lives: it is told to stop",
+    "despawn: nothing": "RemoveChild of no child, a second time, or of a child that was declared: nothing",
+    "dynamic: despawned": "it has ended after RemoveChild, or did not live",
+    "dynamic: clean_exit": "it ended well and is not restarted",
+    "dynamic: crashed": "it crashed and is not restarted",
+    "dynamic: restarts_exhausted": "its own window is full: it is gone, and nothing escalates",
+    "dynamic: restarted": "it fell and starts again, by a window of its own",
+    "dynamic: given_up": "its supervisor is given up",
     # supervision.policy: Restart
     "restart: permanent failed": "restarted",
     "restart: permanent finished": "restarted",

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from ..supervision.events import Event
+from ..topology.model import AgentSpec
 
 __all__ = [
     "FAULTS",
     "Again",
+    "Despawn",
     "End",
     "Ending",
     "Entry",
@@ -28,6 +30,7 @@ __all__ = [
     "Pause",
     "Schedule",
     "Slow",
+    "Spawn",
     "Stop",
 ]
 
@@ -121,5 +124,25 @@ class Stop:
     """Before the tree is brought up."""
 
 
-Entry = Fate | End | Kill | Pause | Slow | Full | Again | Stop
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """An agent is spawned below a dynamic supervisor, into a process."""
+
+    at_s: float
+    supervisor: str
+    agent: AgentSpec
+    spawner: str = ""
+    before_start: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Despawn:
+    """A spawned agent is removed."""
+
+    at_s: float
+    child: str
+    timeout_s: float | None = None
+
+
+Entry = Fate | End | Kill | Pause | Slow | Full | Again | Stop | Spawn | Despawn
 Schedule = tuple[Entry, ...]

@@ -27,6 +27,7 @@ from .clauses import CLAUSES
 from .schedule import (
     FAULTS,
     Again,
+    Despawn,
     End,
     Entry,
     Fate,
@@ -36,9 +37,10 @@ from .schedule import (
     Pause,
     Schedule,
     Slow,
+    Spawn,
     Stop,
 )  # fmt: skip
-from .trees import random_topology
+from .trees import random_spawn, random_topology
 from .world import Step, World
 
 __all__ = ["EVENTS_MIN", "FAULTS_MIN", "Failure", "Result", "replay", "simulate"]
@@ -103,10 +105,10 @@ def simulate(
     chance = Chance(seed)
     placement = place(random_topology(chance) if topology is None else _anywhere(topology), CORES)
     fired = dict.fromkeys(CLAUSES, 0)
-    counted = dict.fromkeys((*FAULTS, "end", "again", "deadline", "stop"), 0)
+    counted = dict.fromkeys((*FAULTS, "end", "again", "deadline", "stop", "spawn", "despawn"), 0)
     now_s = begun_s = float(chance.between(0, 1000))
     events = 0
-    children = 0
+    children = sum(agent.replicas for agent in placement.spec.supervision.agents())
     failure: Failure | None = None
     faults_min = FAULTS_MIN if faults else 0
     for _ in range(RUNS_MAX):
@@ -115,7 +117,6 @@ def simulate(
         director = _Director(chance, placement, faults, step, now_s, fired, max(EVENTS_MIN - events, EVENTS_SHARE))
         failure = director.run()
         world = director.world
-        children = len(world.agents)
         events += world.events
         now_s = world.now_s
         for kind, number in world.faults.items():
@@ -142,6 +143,8 @@ def replay(placement: Placement, failure: Failure, schedule: Schedule, step: Ste
         for entry in schedule:
             if isinstance(entry, Stop) and entry.before_start:
                 world.feed(StopRequested())
+            elif isinstance(entry, Spawn) and entry.before_start:
+                world.spawn(entry)
             elif not isinstance(entry, Fate):
                 world.put(entry)
         world.start()
@@ -177,6 +180,8 @@ class _Director:
         self._temper = chance.pick((0.05, 0.1, 0.2, 0.4))
         """How much goes wrong in this run: a share of what is started, and faults for each event."""
         self._processes = [planned.name for planned in placement.processes if planned.name != MAIN]
+        self._dynamic = [spec.name for spec in placement.spec.supervision.dynamic_supervisors()]
+        self._spawned: list[str] = []
         self._written: list[Entry] = []
         self.world = World(placement, step, self._tree_seed, now_s, fired, self._fate)
 
@@ -198,6 +203,10 @@ class _Director:
         if chance.random() < 0.02:  # asked to stop before it has begun
             self._written.append(Stop(world.now_s, before_start=True))
             world.feed(StopRequested())
+        if self._dynamic and chance.random() < 0.3:
+            spawn = self._spawn(world.now_s, before_start=True)
+            self._written.append(spawn)
+            world.spawn(spawn)
         world.start()
         while world.events < self._events and world.tree.outcome is None:
             if world.at_rest:
@@ -245,7 +254,13 @@ class _Director:
         at_s = world.now_s + gap_s
         roll = chance.random()
         living = [life for life in world.lives.values() if not life.over]
-        if roll < 0.35 and living:
+        if self._dynamic and chance.random() < 0.35:
+            if self._spawned and chance.random() < 0.25:
+                timeout_s = chance.pick((None, None, 0.0, 1.0))
+                self._happens(Despawn(at_s, chance.pick(self._spawned), timeout_s))
+            else:
+                self._happens(self._spawn(at_s))
+        elif roll < 0.35 and living:
             life = chance.pick(living)
             self._happens(End(at_s, life.child, chance.pick(("crash", "crash", "unclean", "finish", "stop"))))
             if chance.random() < 0.2:  # two at the very same time
@@ -259,6 +274,18 @@ class _Director:
             self._happens(self._draw(chance.pick(self._faults), at_s, living))
         elif living:
             self._happens(End(at_s, chance.pick(living).child, "crash"))
+
+    def _spawn(self, at_s: float, before_start: bool = False) -> Spawn:
+        """Now and then below a supervisor that is not dynamic, or under a name that is taken: to be refused."""
+        chance = self._chance
+        supervisor = chance.pick(self._dynamic) if chance.random() < 0.95 else "root"
+        name = f"d{len(self._spawned) + 1}"
+        if chance.random() < 0.05:
+            name = chance.pick([*self.world.agents])
+        else:
+            self._spawned.append(name)
+        agent = random_spawn(chance, name, chance.pick((MAIN, *self._processes)))
+        return Spawn(at_s, supervisor, agent, chance.pick(("", "", "spawner", "other")), before_start)
 
     def _draw(self, kind: FaultKind, at_s: float, living: Sequence[object]) -> Entry:
         chance = self._chance
@@ -288,5 +315,7 @@ def _crash(error: Exception) -> Violation:
     return Violation("only what must", f"{type(error).__name__}: {error}")
 
 
-_KEYS: Final[dict[type, str]] = {kind: kind.__name__.lower() for kind in (End, Kill, Pause, Slow, Full, Again, Stop)}
+_KEYS: Final[dict[type, str]] = {
+    kind: kind.__name__.lower() for kind in (End, Kill, Pause, Slow, Full, Again, Stop, Spawn, Despawn)
+}
 """As Result.faults names them; the first four are FAULTS."""

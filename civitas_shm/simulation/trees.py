@@ -11,10 +11,10 @@ from typing import Final
 
 from ..supervision.backoff import Backoff
 from ..supervision.policy import AutoShutdown, Restart, Strategy
-from ..topology.model import AgentSpec, PoolSpec, SupervisorSpec, TopologySpec
+from ..topology.model import AgentSpec, DynamicSpec, PoolSpec, SupervisorSpec, TopologySpec
 from .chance import Chance
 
-__all__ = ["CHILDREN_MAX", "CHILDREN_MIN", "random_topology"]
+__all__ = ["CHILDREN_MAX", "CHILDREN_MIN", "random_spawn", "random_topology"]
 
 CHILDREN_MIN: Final = 3
 CHILDREN_MAX: Final = 30
@@ -53,6 +53,10 @@ def _supervisor(chance: Chance, children: int, depth: int, names: list[int]) -> 
         roll = chance.random()
         restart = chance.pick(RESTARTS)
         significant = auto_shutdown != "never" and restart != "permanent" and chance.random() < 0.5
+        if depth < DEPTH_MAX and roll > 0.95:
+            names[0] += 1
+            below.append(replace(_dynamic(chance, f"s{names[0]}"), restart=restart, significant=significant))
+            continue
         if depth < DEPTH_MAX and roll < 0.30 and (left > 1 or depth):
             share = chance.between(0 if depth and roll < 0.03 else 1, left)
             supervisor = _supervisor(chance, share, depth + 1, names)
@@ -74,6 +78,39 @@ def _supervisor(chance: Chance, children: int, depth: int, names: list[int]) -> 
         backoff_reset_s=chance.pick(RESETS_S),
         auto_shutdown=auto_shutdown,
         children=below,
+    )
+
+
+def _dynamic(chance: Chance, name: str) -> SupervisorSpec:
+    """One whose children are spawned while the run lasts (`simulate` does it)."""
+    quota = DynamicSpec(
+        max_children=chance.pick((None, 2, 5)),
+        max_total_spawns=chance.pick((None, None, 8)),
+        max_children_per_class=chance.pick(({}, {"simulated.Other": 1})),
+        max_children_per_spawner=chance.pick((None, None, 2)),
+        max_total_spawns_per_spawner=chance.pick((None, None, 4)),
+        spawner_allowlist=chance.pick((None, None, ["spawner"])),
+    )
+    return SupervisorSpec(
+        name=name,
+        max_restarts=chance.pick(BUDGETS),
+        restart_window_s=chance.pick(WINDOWS_S),
+        backoff=chance.pick(BACKOFFS),
+        backoff_base_s=chance.pick(BASES_S),
+        backoff_max_s=chance.pick(CAPS_S),
+        dynamic=quota,
+    )
+
+
+def random_spawn(chance: Chance, name: str, process: str) -> AgentSpec:
+    """An agent to be spawned."""
+    return AgentSpec(
+        name=name,
+        type=chance.pick(("simulated.Agent", "simulated.Other")),
+        restart=chance.pick(RESTARTS),
+        process=process,
+        start_timeout_s=chance.pick(DEADLINES_S[1:]),
+        shutdown_timeout_s=chance.pick(DEADLINES_S),
     )
 
 

@@ -69,6 +69,8 @@ class Turns:
             children = [Child(key, supervisor, index, below) for key in child_keys(below)]
             self.children.update((child.key, child) for child in children)
             supervisor.groups.append([*children])
+        if spec.dynamic is not None:
+            supervisor.groups.append([])
         supervisor.living = [0] * len(supervisor.groups)
         return supervisor
 
@@ -233,8 +235,10 @@ class Turns:
         if isinstance(unit, Supervisor):
             unit.mode = OVER
             for group in unit.groups:
-                for below in group:
+                for below in [*group]:
                     self._give_up(unit, below)
+        elif unit.spawner is not None:
+            self._remove(unit, "given_up")
         elif unit.state != GONE:
             unit.state = GONE
             incarnation = self.asked.give_ups.pop(unit.key, None)
@@ -256,14 +260,35 @@ class Turns:
         add_living(child, 1)
         return True
 
-    def _take_stop(self, child: Child) -> bool:
+    def _remove(self, child: Child, why: str) -> None:
+        """A spawned child leaves the tree; it does not live, and what it waited for is called off."""
+        home = child.home
+        self.fired[f"dynamic: {why}"] += 1
+        if child.waits:
+            timer = next(number for number, (_, waiting) in self.timers.items() if child in waiting)
+            if timer not in self.asked.cancels:
+                raise Violation("timers", f"timer {timer} of {child.key} is not cancelled; it is removed")
+            self.asked.cancels.discard(timer)
+            del self.timers[timer]
+            home.timers.discard(timer)
+        removal = self.asked.removals.pop(child.key, None)
+        if removal is None or removal.why != why:
+            raise Violation("removal", f"{child.key} must be removed ({why}); said is {removal}")
+        if removal.incarnation != child.incarnation or removal.spawner != child.spawner:
+            raise Violation("incarnations", f"{removal}; the last is {child.incarnation}, of {child.spawner!r}")
+        del self.children[child.key]
+        home.groups[0].remove(child)
+        self._coming_up[home] = None
+
+    def _take_stop(self, child: Child, timeout_s: float | None = None) -> bool:
         action = self.asked.stops.pop(child.key, None)
         if action is None:
             return False
         if action.incarnation != child.incarnation:
             raise Violation("incarnations", f"{action}; the last is {child.incarnation}")
-        if action.deadline_s != self.now_s + child.timeout_s:
-            raise Violation("told once", f"{action} at {self.now_s}: its shutdown timeout is {child.timeout_s} s")
+        timeout_s = child.timeout_s if timeout_s is None else timeout_s
+        if action.deadline_s != self.now_s + timeout_s:
+            raise Violation("told once", f"{action} at {self.now_s}: its shutdown timeout is {timeout_s} s")
         self.fired["stops in reverse"] += 1
         child.state = STOPPING
         return True

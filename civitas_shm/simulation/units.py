@@ -25,7 +25,10 @@ FINISHED: Final = "finished"
 class Child:
     """One child."""
 
-    __slots__ = ("group", "home", "incarnation", "key", "restart", "significant", "state", "timeout_s", "waits")
+    __slots__ = (
+        "group", "home", "incarnation", "key", "removing", "restart", "significant", "spawner", "state", "timeout_s",
+        "type", "waits", "window",
+    )  # fmt: skip
 
     def __init__(self, key: str, home: Supervisor, group: int, spec: AgentSpec) -> None:
         self.key = key
@@ -37,6 +40,12 @@ class Child:
         self.state = OFF
         self.incarnation = 0
         self.waits = False
+        self.type = spec.type
+        self.spawner: str | None = None
+        """Not None: it was spawned."""
+        self.window: list[tuple[float, int]] = []
+        """Of a spawned one: (time, cause) of its restarts."""
+        self.removing = False
 
     @property
     def lives(self) -> bool:
@@ -59,7 +68,7 @@ class Supervisor:
 
     __slots__ = (
         "fall", "frontier", "group", "groups", "hold_hi_s", "hold_lo_s", "key", "living", "mode", "parent", "ready",
-        "restart", "scope", "series", "significant", "spec", "timers", "up_since_s", "waits", "window",
+        "restart", "scope", "series", "significant", "spawned", "spec", "timers", "up_since_s", "waits", "window",
     )  # fmt: skip
 
     def __init__(self, spec: SupervisorSpec, parent: Supervisor | None, group: int) -> None:
@@ -89,6 +98,8 @@ class Supervisor:
         """ENDING of its own accord: the cause, and FAILED (it gave up) or FINISHED (it shut down)."""
         self.waits = False
         self.timers: set[int] = set()
+        self.spawned: dict[str, int] = {}
+        """Of a dynamic one: by spawner."""
 
     @property
     def is_over(self) -> bool:

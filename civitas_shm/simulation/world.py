@@ -20,12 +20,14 @@ from typing import Any, Final
 from ..placement import MAIN, Placement
 from ..supervision.events import (
     Action,
+    AddChild,
     CancelTimer,
     ChildExited,
     ChildFailed,
     ChildReady,
     Event,
     ProcessDied,
+    RemoveChild,
     SetTimer,
     Start,
     StartChild,
@@ -37,7 +39,7 @@ from ..supervision.state import Tree, child_keys
 from ..topology.model import AgentSpec
 from .account import Account
 from .audit import Auditor, Violation
-from .schedule import Again, End, Ending, Entry, Fate, Full, Kill, Pause, Slow, Stop
+from .schedule import Again, Despawn, End, Ending, Entry, Fate, Full, Kill, Pause, Slow, Spawn, Stop
 
 __all__ = ["Step", "World"]
 
@@ -116,7 +118,7 @@ class World:
         """The last incarnation of each child."""
         self.past: dict[Event, None] = dict.fromkeys(_OF_NOBODY)
         """Events that can change nothing when they come again, in order."""
-        self.faults = dict.fromkeys((End, Kill, Pause, Slow, Full, Again, Stop), 0)
+        self.faults = dict.fromkeys((End, Kill, Pause, Slow, Full, Again, Stop, Spawn, Despawn), 0)
         """Entries of the schedule that changed something."""
         self._asked_stop = False
         self.forced = 0
@@ -154,10 +156,10 @@ class World:
     def check_rest(self) -> None:
         """Nothing is under way: everybody must agree on what lives."""
         self.auditor.check_rest(self.tree)
-        truth = [key for key in self.agents if (life := self.lives.get(key)) is not None and not life.over]
-        told = [key for key, child in self.auditor.account.children.items() if child.lives]
+        truth = {key for key in self.agents if (life := self.lives.get(key)) is not None and not life.over}
+        told = {key for key, child in self.auditor.account.children.items() if child.lives}
         if truth != told:
-            raise Violation("at rest", f"in truth {truth} live; the tree was told of {told}")
+            raise Violation("at rest", f"in truth {sorted(truth)} live; the tree was told of {sorted(told)}")
 
     def feed(self, event: Event) -> None:
         """Tell the tree; perform what it wants. What comes of that at once is told afterwards, in order."""
@@ -388,6 +390,23 @@ class World:
         self.feed(entry.event)
         return True
 
+    def spawn(self, entry: Spawn) -> bool:
+        """Also what the tree must refuse."""
+        agent = entry.agent
+        if agent.name not in self.agents:
+            self.agents[agent.name] = agent
+            self.process_of[agent.name] = self.processes[agent.process or MAIN]
+        self.feed(AddChild(entry.supervisor, agent, entry.spawner))
+        return True
+
+    def _despawned(self, entry: Despawn) -> bool:
+        event = RemoveChild(entry.child, timeout_s=entry.timeout_s)
+        child = self.auditor.account.children.get(entry.child)
+        if child is not None and child.spawner is not None:
+            self.past[event] = None
+        self.feed(event)
+        return True
+
     def _asked_to_stop(self, _entry: Stop) -> bool:
         self._asked_stop = True
         self.past[StopRequested()] = None
@@ -416,6 +435,8 @@ _HAPPEN: Final[dict[type, Callable[[World, Any], bool]]] = {
     Full: World._filled,
     Again: World._comes_again,
     Stop: World._asked_to_stop,
+    Spawn: World.spawn,
+    Despawn: World._despawned,
 }
 _ENDINGS: Final[dict[Ending, Callable[[Life], Event]]] = {
     "crash": lambda life: ChildFailed(life.child, life.incarnation, "crashed"),

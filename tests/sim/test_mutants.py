@@ -21,7 +21,7 @@ from civitas_shm.simulation import play, simulate
 
 PACKAGE = "civitas_shm.supervision"
 FOLDER = Path(civitas_shm.supervision.__file__).parent
-MODULES = ("policy", "backoff", "work", "tree")
+MODULES = ("policy", "backoff", "work", "dynamic", "tree")
 """In the order in which they import each other; `events` and `state` are shared with the real tree."""
 
 
@@ -188,7 +188,7 @@ MUTANTS = (
         "tree",
         "self._set_child(child, ChildStatus.STOPPING)",
         "self._set_child(child, ChildStatus.DOWN)",
-        ("one life", "the end", "only what must", "stop order"),
+        ("one life", "the end", "only what must", "stop order", "removal"),
     ),
     Mutant(
         "the tree says that it has stopped before its children have",
@@ -210,6 +210,34 @@ MUTANTS = (
         "if supervisor.phase in (Phase.HALTED, Phase.STOPPING):\n            return\n        restarted",
         "if supervisor.phase is Phase.STOPPING and supervisor.escalation:\n            return\n        restarted",
         ("stop wins", "stop order", "only what must", "given up", "intensity", "auto-shutdown", "no limbo"),
+    ),
+    Mutant(
+        "a spawned child that was told to leave stays when it has stopped",
+        "tree",
+        "if child.dynamic is not None and child.dynamic.removing:",
+        "if child.dynamic is not None and child.dynamic.removing and child.status is not ChildStatus.STOPPING:",
+        ("removal",),
+    ),
+    Mutant(
+        "a spawned child leaves, and its backoff does not",
+        "work",
+        "            if child.key in target.names:\n",
+        "            if child.key == target.names:\n",
+        ("timers",),
+    ),
+    Mutant(
+        "a quota lets one too many through",
+        "dynamic",
+        "if most is not None and value >= most:",
+        "if most is not None and value > most:",
+        ("nothing twice",),
+    ),
+    Mutant(
+        "a spawned child that fell too often is started once more",
+        "tree",
+        '                self._remove(child, "restarts_exhausted", reason)\n                return\n',
+        '                self._remove(child, "restarts_exhausted", reason)\n',
+        ("only what must", "removal", "no limbo", "at rest"),
     ),
     Mutant(
         "the end is said and not kept",
@@ -251,7 +279,7 @@ def step_of(mutant: Mutant) -> Any:
 
 SEEDS_MAX = 300
 """Of the present ones, the rarest needs 30."""
-ENTRIES_MAX = 12
+ENTRIES_MAX = 25
 """Of a shrunk schedule; a run that fails has up to 200."""
 
 

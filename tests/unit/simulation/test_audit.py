@@ -12,13 +12,16 @@ from civitas_shm.simulation.account import Account
 from civitas_shm.simulation.audit import Auditor
 from civitas_shm.supervision import (
     Action,
+    AddChild,
     CancelTimer,
     ChildExited,
     ChildFailed,
     ChildReady,
+    ChildRemoved,
     Escalated,
     Event,
     GiveUpChild,
+    RemoveChild,
     Running,
     SetTimer,
     ShutDown,
@@ -30,18 +33,20 @@ from civitas_shm.supervision import (
     Tree,
     step,
 )
-from civitas_shm.topology.model import AgentSpec, SupervisorSpec
+from civitas_shm.topology.model import AgentSpec, DynamicSpec, SupervisorSpec
 
 SPEC = SupervisorSpec(
     max_restarts=2,
     backoff_base_s=1.0,
     auto_shutdown="any_significant",
     children=[
+        SupervisorSpec(name="pool", dynamic=DynamicSpec()),
         AgentSpec(name="a", type="m:A", shutdown_timeout_s=5.0),
         AgentSpec(name="b", type="m:A", shutdown_timeout_s=5.0, restart="transient", significant=True),
         AgentSpec(name="c", type="m:A", shutdown_timeout_s=5.0, restart="temporary"),
     ],
 )
+SPAWN = AddChild("pool", AgentSpec(name="d", type="m:D", restart="temporary"), "a")
 UP = [Start(), ChildReady("a", 1), ChildReady("b", 1), ChildReady("c", 1)]
 Lie = Callable[[list[Action]], list[Action]]
 
@@ -85,6 +90,10 @@ LIES: list[tuple[str, list[Event], Lie]] = [
     ("given up", [*UP, FAIL_A], add(GiveUpChild("c", 1, "boom"))),
     ("given up", [*UP, ChildFailed("c", 1, "boom")], silence),
     ("given up", [*UP, ChildFailed("c", 1, "boom"), FAIL_A], add(StartChild("c", 2))),
+    ("removal", [*UP, SPAWN, ChildFailed("d", 1, "boom")], silence),
+    ("removal", [*UP, SPAWN, ChildFailed("d", 1, "boom")], say(ChildRemoved("d", 1, "a", "clean_exit", "boom"))),
+    ("removal", [*UP, SPAWN, FAIL_A], add(ChildRemoved("d", 1, "a", "crashed", "boom"))),
+    ("no limbo", [*UP, SPAWN, RemoveChild("d")], silence),
     ("auto-shutdown", [*UP, ChildExited("b", 1)], say(GiveUpChild("b", 1, "ended"))),
     ("auto-shutdown", [*UP, FAIL_A], add(ShutDown("root", "a", "it fell"))),
     ("running", UP, silence),
