@@ -332,7 +332,7 @@ class AgentProcess(Equipped):
         return self._awaited(spawn())
 
     def despawn(self, name: str) -> Coroutine[Any, Any, None]:
-        """End a spawned agent for good; to be awaited: then it is gone, and what waited in its mailbox too.
+        """End a spawned agent for good; to be awaited: then it is gone, and what waited for it is a dead letter.
 
         It finishes the message in hand first. An agent that despawns itself goes on until its handler has returned.
         """

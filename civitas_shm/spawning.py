@@ -58,6 +58,9 @@ def spawn_fields(
         replicas=agent_class.replicas,
         mailbox_size=mailbox_size,
         overflow=agent_class.overflow,
+        delivery=agent_class.delivery,
+        max_deliveries=agent_class.max_deliveries,
+        on_crash=agent_class.on_crash,
         restart="transient" if mode is None else mode.value,
         state=agent_class.state_storage,
     )

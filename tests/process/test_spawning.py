@@ -22,6 +22,7 @@ Agent = Callable[..., Any]
 Test = Callable[[], Coroutine[Any, Any, None]]
 
 KILLS = 30
+HOST_KILLS = 12
 
 
 def run_async(test: Test) -> None:
@@ -144,6 +145,42 @@ def test_a_resumed_run_brings_spawned_agents_back_with_their_messages_and_not_th
         async with start_run(*agents, options=options | {"resume": True}) as run:
             await run.until(lambda: out.read_text().endswith("99\n"))
         assert sorted({int(line) for line in out.read_text().split()}) == list(range(100))
+
+    run_async(test)
+
+
+def test_what_was_acknowledged_holds_when_the_host_is_killed_in_the_middle(start_run: Any, agent: Agent) -> None:
+    """Each round resumes, spawns and despawns, and is killed at a random moment: what was answered is so afterwards."""
+
+    async def test() -> None:
+        chance = random.Random(11)
+        options = {"name": f"middle{os.getpid()}", "resume": True}
+        topology = {"transport": TransportSpec("shm", arena_mb=8, mailboxes=256), "pool": PoolSpec(size=2)}
+        there: set[str] = set()
+        maybe: set[str] = set()
+        answered = 0
+        for number in range(HOST_KILLS + 1):
+            async with start_run(agent("Echo", process="keeper"), pool(), options=options, **topology) as run:
+                alive = set(run.client.port.names()) - {"echo"}
+                assert there <= alive <= there | maybe, (there - alive, alive - there - maybe)
+                for name in alive:
+                    await run.ask(name, {})
+                if number == HOST_KILLS:
+                    break
+                leaving = chance.sample(sorted(alive), len(alive) // 2)
+                names = [f"n{number}-{i}" for i in range(4)]
+                work = {name: asyncio.ensure_future(spawn(run, name)) for name in names}
+                work |= {name: asyncio.ensure_future(despawn(run, name)) for name in leaving}
+                await asyncio.sleep(chance.random() * 0.03)
+                os.kill(run.client.host_pid, signal.SIGKILL)
+                with pytest.raises(RunFailed):
+                    await run.client.wait()
+                done = await asyncio.gather(*work.values(), return_exceptions=True)
+                said = {name for name, answer in zip(work, done, strict=True) if answer is None}
+                answered += len(said)
+                there = (alive - set(leaving)) | (set(names) & said)
+                maybe = (set(names) | set(leaving)) - said
+        assert answered > HOST_KILLS
 
     run_async(test)
 
