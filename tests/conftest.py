@@ -95,8 +95,16 @@ def _segments() -> dict[str, int]:
     return {
         name: size
         for name, size in _files(SHM).items()
-        if "civitas" in name and (SHM / name).lstat().st_uid == os.geteuid()
+        if "civitas" in name and _is_own(SHM / name)
     }
+
+
+def _is_own(path: Path) -> bool:
+    """False also for what has gone since it was listed: somebody else's run has ended in between."""
+    try:
+        return path.lstat().st_uid == os.geteuid()
+    except FileNotFoundError:
+        return False
 
 
 def _files(folder: Path) -> dict[str, int]:
