@@ -92,11 +92,7 @@ def pytest_timeout_cancel_timer(item: pytest.Item) -> None:
 
 def _segments() -> dict[str, int]:
     """Name and size of those of this user. What others do on the machine is not ours to complain of."""
-    return {
-        name: size
-        for name, size in _files(SHM).items()
-        if "civitas" in name and _is_own(SHM / name)
-    }
+    return {name: size for name, size in _files(SHM).items() if "civitas" in name and _is_own(SHM / name)}
 
 
 def _is_own(path: Path) -> bool:
