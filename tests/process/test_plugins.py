@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from civitas_shm import Runtime
+from civitas_shm import Runtime, Supervisor
 from civitas_shm.testing.models import Answer, FakeModelServer
 from civitas_shm.topology.load import load_topology_text
+from civitas_shm.topology.model import PluginSpec, PluginsSpec
 
 pytestmark = pytest.mark.process
 
@@ -66,6 +67,26 @@ def test_agents_in_workers_use_models_and_tools(runtime: Runtime, server: FakeMo
             assert (await runtime.ask("searches", {"say": "how many?"}, timeout=60)).payload == {"said": "seven books"}
             result = json.loads(server.requests[-1].body["messages"][-1]["content"][0]["content"])
             assert result == {"row": 2, "books": 7, "pid": reply["pid"]}, "the tool runs in its agent's process"
+
+    asyncio.run(test())
+
+
+def test_a_program_names_its_plug_ins_too(
+    server: FakeModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIVITAS_SHM_DIR", str(tmp_path / "runs"))
+    monkeypatch.syspath_prepend(HERE)
+    from plugin_agents import Asks
+
+    config = {"default_model": "claude-sonnet-4-6", "base_url": server.url, "api_key": SHARED}
+    plugins = PluginsSpec(models=[PluginSpec("anthropic", config)])
+
+    async def test() -> None:
+        async with Runtime(
+            Supervisor("root", [Asks("asks")]), transport="shm", plugins=plugins, events=tmp_path / "events.jsonl"
+        ) as runtime:
+            reply = (await runtime.ask("asks", {"say": "hi"}, timeout=60)).payload
+            assert (reply["said"], reply["pid"] != os.getpid()) == ("echo: hi", True)
 
     asyncio.run(test())
 

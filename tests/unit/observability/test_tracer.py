@@ -186,3 +186,72 @@ def test_ids_are_hex_and_nothing_is_kept_back() -> None:
     assert len(queue) == 1, "before any flush"
     tracer.flush()
     assert len(queue) == 1
+
+
+NO_PROVIDER = """
+import asyncio
+import opentelemetry.sdk.trace
+from civitas_shm import AgentProcess, Runtime, Supervisor
+
+class Quiet(AgentProcess):
+    async def handle(self, message):
+        with self.llm_span("m"):
+            return self.reply({"recording": self.tracer.recording})
+
+async def main():
+    async with Runtime(Supervisor("root", [Quiet("a")])) as runtime:
+        for _ in range(20):
+            assert (await runtime.ask("a", {})).payload == {"recording": False}
+
+asyncio.run(main())
+"""
+
+
+def test_defect_34_an_installed_opentelemetry_sdk_prints_nothing() -> None:
+    """Civitas printed each span as thirty lines of JSON as soon as the SDK could be imported."""
+    pytest.importorskip("opentelemetry.sdk.trace")
+    result = subprocess.run([sys.executable, "-c", NO_PROVIDER], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+WITH_SDK = """
+import asyncio
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from civitas_shm import AgentProcess, Runtime, Supervisor
+from civitas_shm.plugins.model import ModelResponse
+
+exporter = InMemorySpanExporter()
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+trace.set_tracer_provider(provider)
+
+class Parrot:
+    async def chat(self, model, messages, tools=None):
+        return ModelResponse("x", "parrot-1", 2, 3, 0.25)
+
+class Asker(AgentProcess):
+    async def handle(self, message):
+        await self.llm.chat("parrot", [])
+        return self.reply({"trace": message.trace_id, "span": message.span_id})
+
+async def main():
+    async with Runtime(Supervisor("root", [Asker("a")]), model_provider=Parrot()) as runtime:
+        return (await runtime.ask("a", {})).payload
+
+ids = asyncio.run(main())
+(span,) = exporter.get_finished_spans()
+assert f"{span.context.trace_id:032x}" == ids["trace"], "the trace of the message"
+assert f"{span.parent.span_id:016x}" == ids["span"], "below the message in hand"
+assert span.attributes["gen_ai.usage.output_tokens"] == 3 and span.attributes["llm.cost_usd"] == 0.25
+print("done")
+"""
+
+
+def test_the_real_sdk_gets_spans_that_are_linked_to_their_message() -> None:
+    """In Civitas 0.3 spans were never linked."""
+    pytest.importorskip("opentelemetry.sdk.trace")
+    result = subprocess.run([sys.executable, "-c", WITH_SDK], capture_output=True, text=True, check=False)
+    assert result.stdout.strip() == "done", result.stderr

@@ -94,11 +94,11 @@ def test_without_a_model_nothing_is_sent(make: Any, server: FakeModelServer) -> 
 
 @pytest.mark.parametrize("status", [429, 503, 529])
 def test_a_busy_service_is_asked_again_not_before_it_wants(make: Any, server: FakeModelServer, status: int) -> None:
-    server.fail(status, retry_after_s=0.3).answer("now")
+    server.fail(status, retry_after_s=0.8).answer("now")  # longer than any first wait of our own
     provider = make()
     assert play(provider, lambda: provider.chat("", HELLO)).content == "now"
     first, second = server.requests
-    assert second.at_s - first.at_s >= 0.3
+    assert second.at_s - first.at_s >= 0.8
 
 
 def test_retries_are_bounded_and_the_error_says_all(make: Any, server: FakeModelServer) -> None:
