@@ -222,6 +222,113 @@ static bool redeliver_after(void) {
     return f.deliveries[0] == 3;
 }
 
+static void new_host(void);
+
+/* What happens to a message in hand beside its release: each time one word, and what it says is found or not. */
+
+static uint64_t meta_of(unsigned entry) { return at_load(&cv_mailbox_at(&w.map, box)->hand[entry].meta); }
+
+static void bury(void) { EXPECT(mb_bury(&reader.run, cv_mailbox_at(&w.map, box), in_hand.entry)); }
+static bool bury_after(void) { /* handed over again, or given up; never both, and its chunk is there until the host has it */
+    cv_mailbox *m = cv_mailbox_at(&w.map, box);
+    succeed(&reader, READER);
+    bool buried = cv_meta_state(meta_of(in_hand.entry)) == CV_HAND_BURIED;
+    mb_message message;
+    found f = drain(&reader, box);
+    EXPECT(buried ? is(&f, 2, 2) : is(&f, 1, 2));
+    if (buried) {
+        world_forget(&sender);
+        world_attach(&w, &sender, SENDER, sender.run.incarnation + 1); /* its owner's successor keeps the chunk too */
+        uint64_t word = at_load(&m->hand[in_hand.entry].ref);
+        EXPECT(sender.arena.used == 2 * cv_chunk_bytes(&sender.arena, cv_word_ref(word))); /* this one, and 77 */
+        EXPECT(mb_read(&w.map, box, CV_LANE_NORMAL, cv_meta_position(meta_of(in_hand.entry)), cv_word_ref(word), &message));
+        EXPECT(world_number(&message) == 1);
+        EXPECT(mb_discard(&host.run, m, in_hand.entry, 0));
+    }
+    EXPECT(!mb_discard(&host.run, m, in_hand.entry, ~0ull)); /* nothing is there any more */
+    everything_works();
+    return buried;
+}
+
+static void discard_before(void) { release_before(), bury(); }
+static void discard(void) { EXPECT(mb_discard(&host.run, cv_mailbox_at(&w.map, box), in_hand.entry, 0)); }
+static bool discard_after(void) {
+    new_host();
+    bool gone = cv_meta_state(meta_of(in_hand.entry)) == CV_HAND_FREE;
+    if (!gone) discard();
+    succeed(&reader, READER);
+    found f = drain(&reader, box);
+    EXPECT(is(&f, 2, 2));
+    everything_works();
+    return gone;
+}
+
+static void forgo(void) { EXPECT(mb_forgo(&reader.run, cv_mailbox_at(&w.map, box), in_hand.entry)); }
+static bool forgo_after(void) { /* once it is marked nobody gets it again; before, its handler had not begun */
+    cv_mailbox *m = cv_mailbox_at(&w.map, box);
+    mb_message message = {0};
+    succeed(&reader, READER);
+    bool marked = meta_of(in_hand.entry) & CV_META_ONCE;
+    EXPECT(mb_redeliver(&reader.run, m, box, in_hand.entry, &message) == !marked);
+    if (!marked) EXPECT(message.deliveries == 2 && mb_release(&reader.run, m, in_hand.entry));
+    else EXPECT(!message.garbage && mb_discard(&host.run, m, in_hand.entry, 0));
+    found f = drain(&reader, box);
+    EXPECT(is(&f, 2, 2));
+    everything_works();
+    return marked;
+}
+
+static void judge_before(void) { release_before(), succeed(&reader, READER); }
+static void judge(void) { EXPECT(mb_judge(cv_mailbox_at(&w.map, box), in_hand.entry, READER, 1, 2, true)); }
+static bool judge_after(void) { /* counted once or not at all; all the rest of the word as it was */
+    mb_message message = {0};
+    new_host();
+    uint64_t meta = meta_of(in_hand.entry);
+    bool judged = cv_meta_strikes(meta) == 1;
+    EXPECT(cv_meta_strikes(meta) <= 1 && cv_meta_kills(meta) == (judged ? 2 : 0));
+    EXPECT(!!(meta & CV_META_ALONE) == judged && !!(meta & CV_META_WAITS) == judged);
+    EXPECT(cv_meta_deliveries(meta) == 1 && cv_meta_reader(meta) == READER && cv_meta_state(meta) == CV_HAND_RUNNING);
+    succeed(&reader, READER);
+    EXPECT(mb_redeliver(&reader.run, cv_mailbox_at(&w.map, box), box, in_hand.entry, &message) && message.alone == judged);
+    EXPECT(mb_release(&reader.run, cv_mailbox_at(&w.map, box), in_hand.entry));
+    found f = drain(&reader, box);
+    EXPECT(is(&f, 2, 2));
+    everything_works();
+    return judged;
+}
+
+static void begin_before(void) {
+    judge_before(), judge();
+    EXPECT(mb_redeliver(&reader.run, cv_mailbox_at(&w.map, box), box, in_hand.entry, &in_hand) && in_hand.alone);
+}
+static void begin_alone(void) { EXPECT(mb_begin(&reader.run, cv_mailbox_at(&w.map, box), in_hand.entry) == 2); }
+static bool begin_after(void) { /* who has begun is counted, and a death may be its doing; who has not, neither */
+    mb_message message = {0};
+    succeed(&reader, READER);
+    uint64_t meta = meta_of(in_hand.entry);
+    bool begun = !(meta & CV_META_WAITS);
+    EXPECT(cv_meta_deliveries(meta) == (begun ? 2 : 1) && cv_meta_strikes(meta) == 1 && meta & CV_META_ALONE);
+    EXPECT(mb_redeliver(&reader.run, cv_mailbox_at(&w.map, box), box, in_hand.entry, &message) && message.alone);
+    EXPECT(mb_begin(&reader.run, cv_mailbox_at(&w.map, box), in_hand.entry) == (begun ? 3u : 2u));
+    EXPECT(mb_release(&reader.run, cv_mailbox_at(&w.map, box), in_hand.entry));
+    found f = drain(&reader, box);
+    EXPECT(is(&f, 2, 2));
+    everything_works();
+    return begun;
+}
+
+static void strike(void) { EXPECT(mb_strike(&reader.run, cv_mailbox_at(&w.map, box), in_hand.entry) == 1); }
+static bool strike_after(void) {
+    succeed(&reader, READER);
+    uint64_t meta = meta_of(in_hand.entry);
+    bool struck = cv_meta_strikes(meta) == 1;
+    EXPECT(!!(meta & CV_META_WAITS) == struck && cv_meta_deliveries(meta) == 1);
+    found f = drain(&reader, box);
+    EXPECT(is(&f, 1, 2) && f.deliveries[0] == 2);
+    everything_works();
+    return struck;
+}
+
 static void park_before(void) { begin(8, CV_BLOCK_SENDER, 0); }
 static void park(void) {
     uint32_t ready[64];
@@ -560,6 +667,12 @@ static const struct {
     {"take_before_the_wrap", take_wrap_before, take_one, take_after},
     {"release", release_before, release, release_after},
     {"redeliver", redeliver_before, redeliver, redeliver_after},
+    {"bury", release_before, bury, bury_after},
+    {"discard", discard_before, discard, discard_after},
+    {"forgo", release_before, forgo, forgo_after},
+    {"judge", judge_before, judge, judge_after},
+    {"begin", begin_before, begin_alone, begin_after},
+    {"strike", release_before, strike, strike_after},
     {"park", park_before, park, park_after},
     {"commit_state", commit_before, commit, commit_after},
     {"sends", sends_before, sends, sends_after},

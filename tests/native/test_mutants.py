@@ -49,6 +49,21 @@ MUTANTS = {
         "    at_release(cv_count(run), index + 1);\n    memset(r, 0, sizeof *r);\n",
         "kill_sweep", ("directory_add",),
     ),
+    "chunk_of_a_buried_message_is_nobodys": Mutant(
+        "ledger.h", "        if (cv_meta_state(meta) >= CV_HAND_RUNNING && lane < CV_LANES &&",
+        "        if (cv_meta_state(meta) == CV_HAND_RUNNING && lane < CV_LANES &&", "kill_sweep", ("bury",),
+    ),
+    "at_most_once_is_forgotten_after_a_death": Mutant(
+        "mailbox.h", "    if (meta & CV_META_ONCE) {", "    if (false) {", "kill_sweep", ("forgo",),
+    ),
+    "suspect_is_handed_over_like_any_other": Mutant(
+        "mailbox.h", "    out->alone = meta & CV_META_ALONE;", "    out->alone = false;", "kill_sweep", ("begin",),
+    ),
+    "verdict_overwrites_the_count": Mutant(
+        "mailbox.h", "cv_meta_struck(meta, strikes, kills) | CV_META_WAITS",
+        "cv_meta_struck(cv_meta(cv_meta_position(meta), 0, dead, CV_HAND_RUNNING), strikes, kills) | CV_META_WAITS",
+        "kill_sweep", ("judge",),
+    ),
     "successor_sleeps_with_the_park_word_of_the_dead": Mutant(
         "port.h", "    cv_rise(&p->run);\n", "", "kill_sweep", ("park",),
     ),
