@@ -217,6 +217,7 @@ class LocalRun:
                 AgentSnapshot(
                     child.name,
                     process=MAIN,
+                    supervisor=child.supervisor,
                     queue=stats.waiting,
                     handled=stats.handled,
                     rate_per_s=(stats.handled - handled_before) / passed_s if passed_s > 0 else None,

@@ -29,7 +29,7 @@ from .notify import ServiceSettings
 from .plugins.installed import Plugins
 from .plugins.tools import ToolRegistry
 from .process import AgentProcess
-from .snapshot import RuntimeSnapshot
+from .snapshot import AgentSnapshot, RuntimeSnapshot
 from .spawning import spawn_fields
 from .supervisor import Supervisor, spec_of
 from .topology.model import (
@@ -328,8 +328,7 @@ class Runtime:
 
     def print_tree(self) -> str:
         """The supervision tree as text, one line for each supervisor and agent, with what is known of its state."""
-        states = {agent.name: agent.state for agent in self.snapshot().agents}
-        return "\n".join(_tree_lines(self._given.supervision, states))
+        return "\n".join(_tree_lines(self._given.supervision, self.snapshot().agents))
 
     def waiting(self) -> dict[str, int]:
         """Messages that wait or are in hand, by agent. After the end: those that stay for `resume`."""
@@ -441,15 +440,19 @@ def _with_types(spec: SupervisorSpec, classes: Mapping[str, type[AgentProcess]])
     return replace(spec, children=children)
 
 
-def _tree_lines(spec: SupervisorSpec, states: Mapping[str, str]) -> list[str]:
-    lines = [f"[sup] {spec.name} ({spec.strategy})"]
-    for child in spec.children:
-        last = child is spec.children[-1]
-        branch, below = ("└── ", "    ") if last else ("├── ", "│   ")
+def _tree_lines(spec: SupervisorSpec, agents: Sequence[AgentSnapshot]) -> list[str]:
+    """Of a dynamic supervisor: what is spawned below it just now."""
+    states = {agent.name: agent.state for agent in agents}
+    children: list[SupervisorSpec | str] = [c if isinstance(c, SupervisorSpec) else c.name for c in spec.children]
+    if spec.dynamic is not None:
+        children = [agent.name for agent in agents if agent.supervisor == spec.name]
+    lines = [f"[{'sup' if spec.dynamic is None else 'dyn'}] {spec.name} ({spec.strategy})"]
+    for number, child in enumerate(children, 1):
+        branch, below = ("└── ", "    ") if number == len(children) else ("├── ", "│   ")
         if isinstance(child, SupervisorSpec):
-            head, *rest = _tree_lines(child, states)
+            head, *rest = _tree_lines(child, agents)
         else:
-            head, rest = f"[agent] {child.name} ({states.get(child.name, 'not started').upper()})", []
+            head, rest = f"[agent] {child} ({states.get(child, 'not started').upper()})", []
         lines += [branch + head, *(below + line for line in rest)]
     return lines
 

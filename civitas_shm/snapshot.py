@@ -45,6 +45,7 @@ class AgentSnapshot:
     """Median handler time in microseconds."""
     restarts: int = 0
     state: str = "running"
+    supervisor: str = ""
 
 
 @dataclass(frozen=True, slots=True)

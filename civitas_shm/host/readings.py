@@ -114,6 +114,7 @@ class Readings:
             handler_p50_us=stats.handler_p50_us if stats else None,
             restarts=sum(self._driver.restarts.get(child.key, 0) for child in children),
             state=agent_state(children),
+            supervisor=children[0].supervisor if children else "",
         )
 
 

@@ -132,6 +132,24 @@ def test_an_agent_spawns_another_which_is_reached_by_its_name(play: Play) -> Non
     play(scene)
 
 
+def test_the_tree_shows_what_is_spawned(play: Play) -> None:
+    async def scene(runtime: Runtime) -> None:
+        lines = runtime.print_tree().splitlines()
+        assert lines[-1] == "└── [dyn] pool (ONE_FOR_ONE)"
+        for name in ("x", "y"):
+            await runtime.spawn("pool", Child, name)
+        while not (tree := runtime.print_tree()).endswith("[agent] y (RUNNING)"):
+            await asyncio.sleep(0.01)  # the host sends a reading once a second
+        assert tree.splitlines()[1:] == [
+            "├── [agent] parent (RUNNING)",
+            "└── [dyn] pool (ONE_FOR_ONE)",
+            "    ├── [agent] x (RUNNING)",
+            "    └── [agent] y (RUNNING)",
+        ]
+
+    play(scene)
+
+
 def test_the_program_spawns_and_despawns(play: Play) -> None:
     async def scene(runtime: Runtime) -> None:
         assert await runtime.spawn("pool", Child, "x") == "x"
