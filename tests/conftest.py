@@ -107,14 +107,19 @@ def _files(folder: Path) -> dict[str, int]:
     """Every file below a folder, with its bytes, and every directory; {} where it is not there."""
     found: dict[str, int] = {}
     try:
-        for entry in os.scandir(folder):
+        with os.scandir(folder) as listing:
+            entries = [*listing]
+    except OSError:
+        return found
+    for entry in entries:
+        try:
             if entry.is_dir(follow_symlinks=False):
                 found[entry.name + "/"] = 0
                 found |= {f"{entry.name}/{name}": size for name, size in _files(Path(entry.path)).items()}
             else:
                 found[entry.name] = entry.stat(follow_symlinks=False).st_size
-    except OSError:  # removed while it was looked at
-        pass
+        except OSError:  # removed while it was looked at
+            continue
     return found
 
 
