@@ -84,7 +84,7 @@ class Shell:
                 process.kill()
             process.communicate()
         for run in find_runs(self.runs):
-            if run.state == "live":
+            if run.path.parent == self.runs and run.state == "live":  # others' runs on this machine are found too
                 self.do("stop", run.name, "--now", code=None)
         for run in find_runs(self.runs):
             if run.path.parent == self.runs and run.state != "live":
