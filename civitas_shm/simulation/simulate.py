@@ -181,6 +181,7 @@ class _Director:
         """How much goes wrong in this run: a share of what is started, and faults for each event."""
         self._processes = [planned.name for planned in placement.processes if planned.name != MAIN]
         self._dynamic = [spec.name for spec in placement.spec.supervision.dynamic_supervisors()]
+        self._declared = [key for planned in placement.processes for key in planned.agents]
         self._spawned: list[str] = []
         self._written: list[Entry] = []
         self.world = World(placement, step, self._tree_seed, now_s, fired, self._fate)
@@ -276,12 +277,15 @@ class _Director:
             self._happens(End(at_s, chance.pick(living).child, "crash"))
 
     def _spawn(self, at_s: float, before_start: bool = False) -> Spawn:
-        """Now and then below a supervisor that is not dynamic, or under a name that is taken: to be refused."""
+        """Now and then below a supervisor that is not dynamic, or under a name that is taken: to be refused.
+
+        A name that a spawned agent has left is not used again: docs/reliability.md says what would come of it.
+        """
         chance = self._chance
         supervisor = chance.pick(self._dynamic) if chance.random() < 0.95 else "root"
         name = f"d{len(self._spawned) + 1}"
         if chance.random() < 0.05:
-            name = chance.pick([*self.world.agents])
+            name = chance.pick(self._declared)
         else:
             self._spawned.append(name)
         agent = random_spawn(chance, name, chance.pick((MAIN, *self._processes)))
