@@ -66,6 +66,19 @@ def test_a_circle_through_full_mailboxes_is_found_too(start_run: Any, mixed: boo
     run_async(test)
 
 
+def test_slow_handlers_that_ask_one_another_at_random_without_a_circle_are_left_alone(start_run: Any) -> None:
+    async def test() -> None:
+        agents = [spec("Random", f"a{n}", f"w{1 + n % 3}", config={"agents": 6}) for n in range(6)]
+        async with start_run(*agents, **TWO) as run:
+            bus = run.client.orders.runner.bus
+            asks = [bus.ask(f"a{n % 3}", {}, timeout=60) for n in range(12)]
+            assert len(await asyncio.gather(*asks)) == 12
+            assert not run.named("deadlock")
+            assert not run.named("agent_failed")
+
+    run_async(test)
+
+
 # --- verdicts --------------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import random
 import subprocess
 import sys
 import time
@@ -140,3 +141,24 @@ class Waits(AgentProcess):
             case "poke":
                 return self.reply({"poked": True})
         return self.reply({"now": True})
+
+
+class Random(AgentProcess):
+    """Slow at random; its handler asks only agents behind it, so none waits in a circle; its tasks ask anybody."""
+
+    async def on_start(self) -> None:
+        self.random = random.Random(self.name)
+        self.asides: set[asyncio.Task[Message]] = set()
+
+    async def handle(self, message: Message) -> Message | None:
+        number, agents = int(self.name[1:]), self.config["agents"]
+        await asyncio.sleep(self.random.choice([0, 0, 0, 0.3]))
+        if self.random.random() < 0.2:
+            aside = asyncio.ensure_future(self.ask(f"a{self.random.randrange(agents)}", {}, "aside", timeout=60))
+            self.asides.add(aside)
+            aside.add_done_callback(self.asides.discard)
+        if number + 1 < agents and message.type != "aside":
+            await self.ask(f"a{self.random.randrange(number + 1, agents)}", {}, timeout=60)
+        if self.random.random() < 0.05:
+            time.sleep(0.25)  # its process notes nothing meanwhile
+        return self.reply({})
