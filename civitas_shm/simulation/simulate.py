@@ -284,7 +284,7 @@ class _Director:
         chance = self._chance
         supervisor = chance.pick(self._dynamic) if chance.random() < 0.95 else "root"
         name = f"d{len(self._spawned) + 1}"
-        if chance.random() < 0.05:
+        if chance.random() < 0.05 and self._declared:
             name = chance.pick(self._declared)
         else:
             self._spawned.append(name)
