@@ -8,7 +8,8 @@ Guarantees:
   time to do harm is alone for long enough in the end;
 - a suspect that asks another agent does not keep that agent from answering: while it waits for a reply, others begin.
 
-It costs the hot loop one look at `closed`, a plain attribute, per batch of messages.
+It costs the hot loop one look at `closed`, a plain attribute, per message: not to be measured in an ask between two
+processes (7.22 µs with it, 7.24 without, best of 2 × 3 interleaved runs of 10,000, 2026-11-21, a busy 2-core machine).
 """
 
 from __future__ import annotations
