@@ -150,11 +150,12 @@ def test_kills_from_outside_are_endured_ten_times_and_chaos_for_ever(start_run: 
 def test_strikes_and_letters_outlive_the_host(start_run: Any, tmp_path: Path) -> None:
     async def test() -> None:
         name = f"t{os.getpid()}-outlive"
-        supervision = {"max_restarts": 1, "backoff_base_s": 0.0}
+        supervision = {"max_restarts": 2, "backoff_base_s": 0.0}
         agents = (noting("a", tmp_path), noting("b", tmp_path))
         async with start_run(*agents, supervision=supervision, options={"name": name}) as run:
             with pytest.raises(AgentError):
                 await run.ask("b", {"n": 5, "do": "raise"})
+            await run.ask("b", {"n": 6})  # it is back: one restart is used up
             await run.send("a", {"n": 1, "do": "exit"})
             with pytest.raises(CivitasError):  # two deaths, two strikes, the budget is gone
                 await run.client.wait()
