@@ -27,6 +27,12 @@ ALONE_MAX_S: Final = 60.0
 LOOK_S: Final = 0.005
 """How often one who waits looks again; only while a suspect runs or is about to."""
 
+GATHER_S: Final = 0.05
+"""How long a suspect waits for the agents of its process that have not begun their start: they come one by one."""
+GATHER_LOOK_S: Final = 0.0005
+GATHER_BLIND_S: Final = 0.005
+"""The same where nobody knows how many will come."""
+
 
 def limit_s(deliveries: int) -> float:
     """How long a message that was handed over so often may be alone."""
@@ -49,8 +55,11 @@ class Member(Protocol):
 class Alone:
     """Who may begin. One for all agents of a process; all methods run on its loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: int | None = None) -> None:
+        """`expected`: how many agents will join; None where that is not known."""
         self.closed = False
+        self._expected = expected
+        self._joined = 0
         self._members: set[Member] = set()
         self._waiting: set[Member] = set()
         """At the gate: nothing of them runs."""
@@ -59,6 +68,7 @@ class Alone:
 
     def join(self, member: Member) -> None:
         self._members.add(member)
+        self._joined += 1
 
     def quit(self, member: Member) -> None:
         self.leave(member)
@@ -75,7 +85,7 @@ class Alone:
                 return  # beside another suspect, which has been given its time: not alone, and so not struck
             self._owner = member
             self.closed = True
-            await asyncio.sleep(LOOK_S)  # who was told to start in the same breath has begun then
+            await self._gathered()
             while self._others_run(member) and time.monotonic() < until_s:
                 await asyncio.sleep(LOOK_S)
         except BaseException:
@@ -84,6 +94,15 @@ class Alone:
         finally:
             self._waiting.discard(member)
         self._expires = asyncio.get_running_loop().call_later(limit_s, self.leave, member)
+
+    async def _gathered(self) -> None:
+        """Every agent of the process has begun its start, or has had its time to."""
+        if self._expected is None:
+            await asyncio.sleep(GATHER_BLIND_S)
+            return
+        until_s = time.monotonic() + GATHER_S
+        while self._joined < self._expected and time.monotonic() < until_s:
+            await asyncio.sleep(GATHER_LOOK_S)
 
     def _others_run(self, member: Member) -> bool:
         return any(other is not member and other not in self._waiting and other.runs for other in self._members)

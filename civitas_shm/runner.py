@@ -70,7 +70,9 @@ class AgentRunner:
         store: StateStore | None = None,
         plugins: Plugins | None = None,
         supervise: Supervise = _nobody_supervises,
+        expected: int | None = None,
     ) -> None:
+        """`expected`: how many agents this process will be told to run; None: not known."""
         self.port = port
         self.store: StateStore = InMemoryStateStore() if store is None else store
         """Of agents with `state: in_memory`: outlives them, not this process."""
@@ -84,7 +86,7 @@ class AgentRunner:
         """Called after each note of who waits for whom, see `_look`."""
         self.bus.waits.on_look = self._look
         self.bus.own_handler = self._own_handler
-        self._alone = Alone()
+        self._alone = Alone(expected)
 
     @property
     def agents(self) -> dict[str, AgentProcess]:

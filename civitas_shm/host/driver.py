@@ -55,6 +55,7 @@ from ..supervision import (
     Tree,
     step,
 )
+from ..supervision.state import ChildStatus
 from ..supervision.watch import CRASHED, FINISHED, KILLED, STOPPED
 from ..topology.model import Drain
 from ..transport import RunMemory
@@ -484,6 +485,10 @@ class Driver:
             log_level=self._settings.log_level,
             log_levels=self._settings.log_levels,
             plugins=self._settings.plugins,
+            agents=sum(
+                child.status is not ChildStatus.GONE and self.process_of(key) == planned.name
+                for key, child in self._tree.children.items()
+            ),
         )
         if seat.died_at_s is not None:
             self._events.emit("process_restarting", process=seat.name)

@@ -39,8 +39,11 @@ class Orders:
         send: Callable[[msgspec.Struct], object],
         build: Build = build_agent,
         plugins: Plugins | None = None,
+        expected: int | None = None,
     ) -> None:
-        self.runner = AgentRunner(port, on_event=self._report, plugins=plugins, supervise=self.supervise)
+        self.runner = AgentRunner(
+            port, on_event=self._report, plugins=plugins, supervise=self.supervise, expected=expected
+        )
         self._send = send
         self._build = build
         self._last: dict[str, asyncio.Task[None]] = {}

@@ -121,6 +121,8 @@ class Assign(_Message, tag="assign"):
     """By agent."""
     plugins: dict[str, Any] = {}
     """`PluginsSpec` as plain data; built here when an agent asks."""
+    agents: int | None = None
+    """How many it will be told to start, those that wait for their turn included."""
 
 
 class StartAgent(_Message, tag="start_agent"):

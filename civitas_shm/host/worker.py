@@ -119,7 +119,7 @@ async def _serve(assign: Assign, port: Port, control: socket.socket, early: list
 
     channel: wire.Channel[ToWorker] = wire.Channel(loop, control, ToWorker, on_order, on_end)
     port.start(loop)
-    orders = Orders(port, channel.send, plugins=Plugins(PluginsSpec.from_plain(assign.plugins)))
+    orders = Orders(port, channel.send, plugins=Plugins(PluginsSpec.from_plain(assign.plugins)), expected=assign.agents)
     channel.send(Ready(assign.slot))
     for message in early:
         on_order(message, [])

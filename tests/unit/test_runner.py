@@ -839,7 +839,7 @@ def test_state_that_is_too_large_crashes_the_agent(monkeypatch: pytest.MonkeyPat
     async def scene(it: Stage) -> None:
         await it.start(Tally("tally"), state="shm")
         await it.send("tally", kind="add")
-        assert (await it.event(AgentFailed)).type == "PayloadTooLarge"
+        assert (await it.event(AgentFailed)).type == "StateTooLarge"
 
     play(scene)
 
