@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from civitas_shm.errors import DeserializationError, PayloadTooLarge, SharedMemoryFull
+from civitas_shm.errors import DeserializationError, SharedMemoryFull, StateTooLarge
 from civitas_shm.serializer import encode
 from civitas_shm.state import InMemoryStateStore, StateKeeper, StateStore
 from civitas_shm.transport import NO_MEMORY, SENT, TOO_LARGE
@@ -17,7 +17,7 @@ from civitas_shm.transport import NO_MEMORY, SENT, TOO_LARGE
 class Port:
     """Remembers what was committed; answers with the outcomes it is given, then SENT."""
 
-    payload_max_bytes = 1000
+    state_max_bytes = 1000
 
     def __init__(self, *outcomes: int, stored: tuple[bytes, bytes] | None = None) -> None:
         self.outcomes = list(outcomes)
@@ -110,7 +110,7 @@ def test_a_state_waits_for_memory_and_gives_up_with_words(monkeypatch: pytest.Mo
         assert len(port.commits) == 1
         too_large, agent = keeper(Port(TOO_LARGE))
         agent.state["n"] = 1
-        with pytest.raises(PayloadTooLarge):
+        with pytest.raises(StateTooLarge):
             await too_large.handler_ended(7, b"id")
         monkeypatch.setattr("civitas_shm.state.STATE_ROOM_S", 0.01)
         full = Port(*[NO_MEMORY] * 1000)
