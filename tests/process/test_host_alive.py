@@ -123,10 +123,11 @@ def test_a_dead_host_whose_pid_somebody_else_has_now_is_dead(tree: Any) -> None:
     for slot in range(2):
         _write_pid(name, slot, os.getpid())
     [stale] = [found for found in stale_runs() if found.name == name]
-    assert stale.waiting == 20
     memory = create(name, MemoryPlan(slots=3, mailboxes=16), resume=True)
     assert memory.adopted
-    assert sum(memory.waiting().values()) == 20
+    waiting = memory.waiting()
+    assert waiting["slow"] == 20
+    assert stale.waiting == sum(waiting.values())  # perhaps one for `mark`, which dies with it in hand
     memory.close(keep=True)
 
 
