@@ -1,8 +1,8 @@
 """The gate of one process: a message that is suspected of a death runs while no other handler of the process does.
 
 Guarantees:
-- while the gate is closed no other handler begins here, and the suspect begins when none runs any more and no agent is
-  starting, so a death then has exactly one running message (`delivery`);
+- while the gate is closed no other handler begins here, and the suspect begins when none runs any more, no agent is
+  starting and none is still to come, so a death then has exactly one running message (`delivery`);
 - nobody waits for ever: a suspect that has run for its `limit_s` without ending its process is let be, and one that
   waits as long for others to finish begins beside them. The limit doubles with each hand-over, so whatever takes its
   time to do harm is alone for long enough in the end;

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import os
 import threading
 import time
@@ -23,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from .line_stream import LineStream
 from .runs import ABANDONED_S, LOGS
 
 __all__ = ["LOG_BYTES_MAX", "LogFile", "new_log", "settle"]
@@ -61,7 +61,7 @@ def settle(path: Path | None, run_directory: Path) -> None:
     os.replace(path, run_directory / LOG)
 
 
-class LogFile(io.TextIOBase):
+class LogFile(LineStream):
     """`sys.stdout` and `sys.stderr` of a detached program."""
 
     def __init__(
@@ -73,51 +73,20 @@ class LogFile(io.TextIOBase):
         now_s: Callable[[], float] = time.time,
         watched: bool = True,
     ) -> None:
-        self._fd = fd
+        super().__init__(fd)
         self._stamped = stamped
         self._bytes_max = bytes_max
         self._now_s = now_s
-        self._unfinished: dict[int, str] = {}
-        """By thread: what has no newline yet."""
         self._lock = threading.Lock()
         self._lost = 0
         with contextlib.suppress(OSError):  # it is only for followers, and not every file system has such locks
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
-        self.buffer = open(fd, "wb", buffering=0, closefd=False)  # noqa: SIM115  (lives as long as the process)
         if watched:
             threading.Thread(target=self._watch, name="log size", daemon=True).start()
 
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return "utf-8"
-
-    @property
-    def errors(self) -> str:  # type: ignore[override]
-        return "backslashreplace"
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        me = threading.get_ident()
-        *lines, rest = (self._unfinished.pop(me, "") + text).split("\n")
-        if rest:
-            self._unfinished[me] = rest
-        if lines:
-            stamp = self._stamp()
-            self._put("".join(f"{stamp}{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
-        return len(text)
-
-    def finish(self) -> None:
-        """Write what has no newline: the program ends."""
-        while self._unfinished:
-            _, text = self._unfinished.popitem()
-            self.write(text + "\n")
+    def put(self, lines: list[str], who: str) -> None:
+        stamp = self._stamp()
+        self._put("".join(f"{stamp}{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
 
     def check(self) -> None:
         """Empty the file if it is over its bound."""

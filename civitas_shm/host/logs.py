@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import io
 import logging
 import os
 import select
 import socket
 import sys
-import threading
 import time
 import traceback
 from collections import deque
@@ -31,12 +29,10 @@ from typing import Any, Final
 
 import msgspec
 
+from ..line_stream import LINE_CHARS_MAX, LineStream
 from .protocol import Line
 
 __all__ = ["LineSplitter", "OutputReader", "OutputSink", "as_json", "as_text", "TakenOutput", "output_pair"]
-
-LINE_CHARS_MAX: Final = 32 << 10
-"""A record of four bytes per character still fits into the socket's send buffer (208 KiB by default)."""
 
 HOST_WAIT_S: Final = 1.0
 """How long a line may wait for a host that does not read."""
@@ -105,57 +101,25 @@ class OutputSink:
         return bool(poll.poll(HOST_WAIT_S * 1000))
 
 
-class AgentStream(io.TextIOBase):
-    """`sys.stdout` or `sys.stderr` of a worker: whole lines, each with the agent that wrote it.
-
-    What has no newline yet waits, apart for each thread and agent, so that two of them never share a line.
-    """
+class AgentStream(LineStream):
+    """`sys.stdout` or `sys.stderr` of a worker: whole lines, each with the agent that wrote it."""
 
     def __init__(self, name: str, fd: int, sink: OutputSink, agent: CurrentAgent) -> None:
+        super().__init__(fd)
         self._name = name
-        self._fd = fd
         self._sink = sink
         self._agent = agent
-        self._unfinished: dict[tuple[int, str], str] = {}
-        self.buffer = open(fd, "wb", buffering=0, closefd=False)  # noqa: SIM115  (lives as long as the process)
 
     @property
     def name(self) -> str:
         return f"<{self._name}>"
 
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return "utf-8"
+    def who(self) -> str:
+        return self._agent()
 
-    @property
-    def errors(self) -> str:  # type: ignore[override]
-        return "backslashreplace"
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        agent = self._agent()
-        key = (threading.get_ident(), agent)
-        *lines, rest = (self._unfinished.pop(key, "") + text).split("\n")
-        if len(rest) > LINE_CHARS_MAX:
-            lines.append(rest)
-        elif rest:
-            self._unfinished[key] = rest
+    def put(self, lines: list[str], who: str) -> None:
         for line in lines:
-            self._sink.put(self._name, line, agent)
-        return len(text)
-
-    def finish(self) -> None:
-        """Send what has no newline: the process ends."""
-        while self._unfinished:
-            (_, agent), text = self._unfinished.popitem()
-            self._sink.put(self._name, text, agent)
+            self._sink.put(self._name, line, who)
 
 
 class RecordHandler(logging.Handler):

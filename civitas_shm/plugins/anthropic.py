@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 from .calls import Caller, Garbled, explain, import_vendor
-from .model import ModelResponse, Price, ToolCall, cost_of, prices_from, tool_schema
+from .model import ModelResponse, Price, ToolCall, cost_of, named_model, prices_from, tool_schema
 from .retry import RetryPolicy
 
 __all__ = ["PRICES", "AnthropicProvider"]
@@ -81,9 +81,7 @@ class AnthropicProvider:
         **options: Any,
     ) -> ModelResponse:
         """One turn; see `ModelProvider.chat`."""
-        model = model or self.default_model
-        if not model:
-            raise ValueError("no model is named: give one to chat(), or set default_model in the topology")
+        model = named_model(model, self.default_model)
         system, turns = to_wire(messages or [])
         request: dict[str, Any] = {"model": model, "max_tokens": self.max_tokens, "messages": turns}
         if system:

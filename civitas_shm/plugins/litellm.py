@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final
 
 from .calls import Caller, explain, import_vendor
 from .chat_completions import request_messages, request_tools, response_of
-from .model import ModelResponse, prices_from
+from .model import ModelResponse, named_model, prices_from
 from .retry import Failure, RetryPolicy
 
 __all__ = ["LiteLLMProvider"]
@@ -61,9 +61,7 @@ class LiteLLMProvider:
         **options: Any,
     ) -> ModelResponse:
         """One turn; see `ModelProvider.chat`."""
-        model = model or self.default_model
-        if not model:
-            raise ValueError("no model is named: give one to chat(), or set default_model in the topology")
+        model = named_model(model, self.default_model)
         request: dict[str, Any] = {"model": model, "messages": request_messages(messages or []), "num_retries": 0}
         request |= {name: value for name, value in self._fixed.items() if value is not None}
         if self.max_tokens is not None:

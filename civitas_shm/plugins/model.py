@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from .tools import ToolProvider
 
-__all__ = ["ModelProvider", "ModelResponse", "Price", "ToolCall", "cost_of", "prices_from", "tool_schema"]
+__all__ = [
+    "ModelProvider",
+    "ModelResponse",
+    "Price",
+    "ToolCall",
+    "cost_of",
+    "named_model",
+    "prices_from",
+    "tool_schema",
+]
 
 Price = tuple[float, float]
 """USD for a million tokens: in, out."""
@@ -104,6 +113,13 @@ def cost_of(model: str, tokens_in: float, tokens_out: float, prices: Mapping[str
     """US dollars, or None when `prices` has neither `model` nor, if it ends with a date, the name before that."""
     price = prices.get(model) or prices.get(_DATED.sub("", model))
     return None if price is None else (tokens_in * price[0] + tokens_out * price[1]) / 1e6
+
+
+def named_model(model: str, default: str) -> str:
+    """The model that a call means; ValueError when neither names one."""
+    if named := model or default:
+        return named
+    raise ValueError("no model is named: give one to chat(), or set default_model in the topology")
 
 
 def prices_from(config: Mapping[str, Any] | None) -> dict[str, Price]:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Final
 from ..errors import PluginError
 from .calls import Caller, explain, import_vendor
 from .chat_completions import request_messages, request_tools, response_of
-from .model import ModelResponse, prices_from
+from .model import ModelResponse, named_model, prices_from
 from .retry import RetryPolicy
 
 __all__ = ["OpenAIProvider"]
@@ -75,9 +75,7 @@ class OpenAIProvider:
         **options: Any,
     ) -> ModelResponse:
         """One turn; see `ModelProvider.chat`."""
-        model = model or self.default_model
-        if not model:
-            raise ValueError("no model is named: give one to chat(), or set default_model in the topology")
+        model = named_model(model, self.default_model)
         request: dict[str, Any] = {"model": model, "messages": request_messages(messages or [])}
         if self.max_tokens is not None:
             request[self._limit_name] = self.max_tokens

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from civitas_shm import alone as alone_module
 from civitas_shm.alone import ALONE_MAX_S, Alone, limit_s
 
@@ -23,8 +25,8 @@ class Agent:
         return self.asks
 
 
-def play(scene: Callable[[Alone], Awaitable[None]]) -> None:
-    asyncio.run(scene(Alone()))  # type: ignore[arg-type]
+def play(scene: Callable[[Alone], Awaitable[None]], expected: int | None = None) -> None:
+    asyncio.run(scene(Alone(expected)))  # type: ignore[arg-type]
 
 
 async def turns(count: int = 5) -> None:
@@ -50,6 +52,44 @@ def test_a_suspect_begins_when_nobody_else_runs_and_nobody_begins_beside_it() ->
         assert not gate.closed
 
     play(scene)
+
+
+def test_a_suspect_waits_for_the_agents_that_are_still_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alone_module, "GATHER_S", FOR_EVER_S)
+
+    async def scene(gate: Alone) -> None:
+        suspect = Agent(gate)
+        entering = asyncio.create_task(gate.enter(suspect, FOR_EVER_S))
+        await turns()
+        assert gate.closed
+        assert not entering.done()
+        Agent(gate)
+        await entering
+
+    play(scene, expected=2)
+
+
+def test_a_suspect_of_whom_all_are_there_waits_for_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(gate: Alone) -> None:
+        suspect, _ = Agent(gate), Agent(gate)
+
+        async def no_pause(delay_s: float) -> None:
+            raise AssertionError(f"it slept for {delay_s} s")
+
+        monkeypatch.setattr(asyncio, "sleep", no_pause)
+        await gate.enter(suspect, FOR_EVER_S)
+
+    play(scene, expected=2)
+
+
+@pytest.mark.parametrize("expected", [3, None])
+def test_who_never_comes_is_not_waited_for_for_ever(expected: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alone_module, "GATHER_S", 0.01)
+
+    async def scene(gate: Alone) -> None:
+        await gate.enter(Agent(gate), FOR_EVER_S)
+
+    play(scene, expected)
 
 
 def test_suspects_come_one_after_the_other_and_one_that_waits_is_not_one_that_runs() -> None:

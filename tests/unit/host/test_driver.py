@@ -174,6 +174,20 @@ def run(test: Callable[[], Any]) -> None:
     asyncio.run(started())
 
 
+def test_a_process_knows_how_many_agents_are_to_come_those_that_were_given_up_not_counted() -> None:
+    def test() -> None:
+        world = World(agent("a", restart="temporary"), agent("b"), agent("c", process="other"))
+        world.ready()
+        assert [(order.process, order.agents) for _, order in world.pool.assigned] == [("other", 1), ("w1", 2)]
+        world.says("w1", "AgentStarted", "a")
+        world.says("w1", "AgentStarted", "b")
+        world.fails("w1", "a")
+        world.driver.died(world.worker(), KILLED)
+        assert [(order.process, order.agents) for _, order in world.pool.assigned[2:]] == [("w1", 1)]
+
+    run(test)
+
+
 def test_all_mailboxes_and_readers_are_there_before_the_first_agent_starts() -> None:
     def test() -> None:
         world = World(agent("a"), agent("b", replicas=2), size=2)

@@ -27,6 +27,7 @@ from civitas_shm.host.logs import (
     output_pair,
 )
 from civitas_shm.host.protocol import Line
+from civitas_shm.line_stream import LINE_CHARS_MAX
 
 
 class Put:
@@ -57,8 +58,8 @@ def test_lines_are_the_same_however_the_bytes_are_cut(text: str, cut: int) -> No
 def test_what_is_no_text_is_shown_and_what_has_no_end_is_cut() -> None:
     assert LineSplitter().feed(b"\xff\xfe\n") == ["\\xff\\xfe"]
     splitter = LineSplitter()
-    endless = b"x" * (logs.LINE_CHARS_MAX * 2 + 5)
-    assert [len(line) for line in splitter.feed(endless)] == [logs.LINE_CHARS_MAX] * 2
+    endless = b"x" * (LINE_CHARS_MAX * 2 + 5)
+    assert [len(line) for line in splitter.feed(endless)] == [LINE_CHARS_MAX] * 2
     assert splitter.finish() == ["x" * 5]
 
 
@@ -126,7 +127,7 @@ def test_a_sink_whose_host_is_gone_is_silent() -> None:
 
 def test_a_long_line_arrives_in_parts_and_whole() -> None:
     there, here = output_pair()
-    text = "é" * (logs.LINE_CHARS_MAX + 3)
+    text = "é" * (LINE_CHARS_MAX + 3)
     OutputSink(here).put("stdout", text, "a")
     parts = [msgspec.msgpack.decode(there.recv(1 << 20), type=Line).text for _ in range(2)]
     assert "".join(parts) == text
