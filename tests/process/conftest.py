@@ -23,6 +23,16 @@ from civitas_shm.transport import load_transport
 HERE = Path(__file__).parent
 
 
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Any]:
+    """The command line in a directory of its own; what a failed test has left there is ended."""
+    from .cli import Shell  # shared memory: Linux only
+
+    shell = Shell(tmp_path)
+    yield shell
+    shell.end()
+
+
 class Run:
     """A run and what it has said."""
 

@@ -9,8 +9,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
@@ -27,13 +25,6 @@ from civitas_shm_transports.shm.segments import is_held
 from .cli import Shell, until
 
 pytestmark = pytest.mark.process
-
-
-@pytest.fixture
-def shell(tmp_path: Path) -> Iterator[Shell]:
-    shell = Shell(tmp_path)
-    yield shell
-    shell.end()
 
 
 def test_two_runs_are_listed_and_stopped_each_alone(shell: Shell) -> None:

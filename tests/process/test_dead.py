@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -20,13 +18,6 @@ from civitas_shm.letters import DIRECTORY, Letter
 from .cli import Shell, until
 
 pytestmark = pytest.mark.process
-
-
-@pytest.fixture
-def shell(tmp_path: Path) -> Iterator[Shell]:
-    shell = Shell(tmp_path)
-    yield shell
-    shell.end()
 
 
 def left_by_an_earlier_run(shell: Shell, name: str, letters: int) -> None:

@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
@@ -18,13 +16,6 @@ if sys.platform != "linux":
 from .cli import Shell, until
 
 pytestmark = pytest.mark.process
-
-
-@pytest.fixture
-def shell(tmp_path: Path) -> Iterator[Shell]:
-    shell = Shell(tmp_path)
-    yield shell
-    shell.end()
 
 
 def test_a_detached_run_has_no_terminal_and_a_log_that_outlives_it(shell: Shell) -> None:

@@ -8,7 +8,6 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -43,13 +42,6 @@ class Manager:
     def until(self, word: str) -> None:
         while word not in self.heard():
             time.sleep(0.01)
-
-
-@pytest.fixture
-def shell(tmp_path: Path) -> Iterator[Shell]:
-    shell = Shell(tmp_path)
-    yield shell
-    shell.end()
 
 
 @pytest.fixture

@@ -17,6 +17,22 @@ _shm = pytest.importorskip("civitas_shm_transports.shm._shm", reason="the native
 
 from civitas_shm.transport import MailboxSpec, MemoryPlan  # noqa: E402
 from civitas_shm_transports.shm.memory import ShmRunMemory, create  # noqa: E402
+from civitas_shm_transports.shm.survey import remove_stale, stale_runs  # noqa: E402
+
+
+@pytest.fixture
+def name() -> str:
+    """Of a run that nobody else has."""
+    return f"unit-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Iterator[Path]:
+    """Where the run directories are; whatever is left there is removed, segments too."""
+    folder = tmp_path / "runs"
+    yield folder
+    for run in stale_runs(folder):
+        remove_stale(run)
 
 
 class Run:

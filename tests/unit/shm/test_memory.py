@@ -10,8 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +24,6 @@ from civitas_shm_transports.shm.survey import remove_stale, stale_runs
 from civitas_shm_transports.shm.transport import attach
 
 PLAN = MemoryPlan(slots=4, mailboxes=16, arena_bytes=4 << 20, mailbox_bytes=4 << 20)
-
-
-@pytest.fixture
-def name() -> str:
-    return f"unit-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> Iterator[Path]:
-    """Where the run directories are; whatever is left there is removed, segments too."""
-    folder = tmp_path / "runs"
-    yield folder
-    for run in stale_runs(folder):
-        remove_stale(run)
 
 
 def crash(run: ShmRunMemory) -> None:

@@ -8,8 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,22 +21,9 @@ from civitas_shm.transport import SENT, MailboxSpec, MemoryPlan
 from civitas_shm_transports.shm import _shm, names
 from civitas_shm_transports.shm.memory import ShmRunMemory, create
 from civitas_shm_transports.shm.segments import RunDirectory, is_held
-from civitas_shm_transports.shm.survey import find_runs, remove_stale, stale_runs
+from civitas_shm_transports.shm.survey import find_runs, remove_stale
 
 PLAN = MemoryPlan(slots=4, mailboxes=16, arena_bytes=4 << 20, mailbox_bytes=4 << 20)
-
-
-@pytest.fixture
-def name() -> str:
-    return f"survey-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "runs"
-    yield folder
-    for run in stale_runs(folder):
-        remove_stale(run)
 
 
 def crash(run: ShmRunMemory) -> None:

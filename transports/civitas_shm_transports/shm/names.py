@@ -18,6 +18,7 @@ __all__ = [
     "SHM",
     "groups_by_name",
     "in_use",
+    "is_locked",
     "open_named",
     "opened_segments",
     "owners",
@@ -76,24 +77,32 @@ def groups_by_name() -> dict[tuple[str, str], list[str]]:
     return owners().get(os.getuid(), {})
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds the lock of that file; False where there is none. Changes nothing, makes nothing;
+    OSError when it may not look."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def in_use(segments: list[str], opened: dict[str, set[int]] | None = None) -> bool:
     """Whether any process has one of these open: by the lock that every host takes (`Segments.hold`), and, for hosts
     of older versions, by what this user's processes have open (`opened`, if that was looked up already). When in doubt
     they are in use.
     """
-    for name in segments:
-        try:
-            fd = os.open(SHM / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            continue
-        except OSError:
+    try:
+        if any(is_locked(SHM / name) for name in segments):
             return True
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
+    except OSError:
+        return True
     opened = opened_segments() if opened is None else opened
     return any(name in opened for name in segments)
 

@@ -35,7 +35,7 @@ from civitas_shm.runs import LOGS
 from civitas_shm.transport import MemoryPlan
 
 from . import _shm
-from .names import groups_by_name, in_use, open_named, remove_named
+from .names import groups_by_name, in_use, is_locked, open_named, remove_named
 
 __all__ = [
     "KIND_ARENA", "KIND_CELLS", "KIND_DIRECTORY", "KIND_MAIL", "RunDirectory", "RunFiles", "Segments",
@@ -329,18 +329,8 @@ class Segments:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a run directory's owner lives. Changes nothing, makes nothing; OSError when it may not look."""
-    try:
-        fd = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    """Whether a run directory's owner lives; as `is_locked`."""
+    return is_locked(path / "lock")
 
 
 # --- reading and choosing ---------------------------------------------------------------------------------------------
