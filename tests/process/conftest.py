@@ -58,6 +58,14 @@ class Run:
         host = psutil.Process(self.client.host_pid)
         return [host.pid, *(child.pid for child in host.children(recursive=True))]
 
+    def children(self, name: str) -> list[psutil.Process]:
+        """Children of the host with the name that the system shows (`civ-fork`, `civ-standby`, `civ-w1`)."""
+        found = []
+        for child in psutil.Process(self.client.host_pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # reaped meanwhile
+                found += [child] if child.name() == name else []
+        return found
+
     def pid(self, process: str = "w1") -> int:
         return int(self.named_process("process_started", process)[-1]["pid"])
 

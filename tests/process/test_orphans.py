@@ -22,10 +22,6 @@ pytestmark = pytest.mark.process
 Agent = Callable[..., Any]
 
 
-def fork_server(host: int) -> psutil.Process:
-    return next(child for child in psutil.Process(host).children() if child.name() == "civ-fork")
-
-
 @pytest.mark.parametrize("stopped", [(), ("civ-fork",), ("civ-w1",), ("civ-fork", "civ-w1", "civ-w2", "civ-standby")])
 @pytest.mark.parametrize("gil_held", [False, True])
 def test_nothing_survives_kill_9_of_the_host(
@@ -74,7 +70,8 @@ def test_pending_asks_fail_when_the_host_dies(start_run: Any, agent: Agent, tmp_
 def test_a_run_goes_on_after_the_death_of_its_fork_server(start_run: Any, agent: Agent) -> None:
     async def test() -> None:
         async with start_run(agent("Echo"), pool=PoolSpec(size=1, standby=0)) as run:
-            fork_server(run.client.host_pid).kill()
+            (fork_server,) = run.children("civ-fork")
+            fork_server.kill()
             os.kill(run.pid(), signal.SIGKILL)
             assert (await run.ask("echo", {"n": 1}))["n"] == 1
             assert len(run.named("process_died")) == 1
@@ -85,15 +82,10 @@ def test_a_run_goes_on_after_the_death_of_its_fork_server(start_run: Any, agent:
 def test_a_standby_is_replaced_and_its_death_is_nobodys(start_run: Any, agent: Agent) -> None:
     async def test() -> None:
         async with start_run(agent("Echo"), supervision={"max_restarts": 0}) as run:
-            host = psutil.Process(run.client.host_pid)
-
-            def standbys() -> list[psutil.Process]:
-                return [child for child in host.children() if child.name() == "civ-standby"]
-
-            await run.until(standbys)
-            old = standbys()[0]
+            await run.until(lambda: run.children("civ-standby"))
+            (old,) = run.children("civ-standby")
             old.kill()
-            await run.until(lambda: [standby for standby in standbys() if standby.pid != old.pid])
+            await run.until(lambda: [child for child in run.children("civ-standby") if child.pid != old.pid])
             assert (await run.ask("echo", {"n": 1}))["n"] == 1
             assert not run.named("process_died")
 

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,11 +51,12 @@ def test_a_circle_of_asks_over_three_processes_is_found_and_named(start_run: Any
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_a_circle_through_full_mailboxes_is_found_too(start_run: Any, mixed: bool) -> None:
+def test_a_circle_through_full_mailboxes_is_found_too(start_run: Any, tmp_path: Path, mixed: bool) -> None:
     async def test() -> None:
+        here = str(tmp_path)
         agents = [
-            spec("Fills", "a", "w1", mailbox_size=2, config={"to": "b"}),
-            spec("Fills", "b", "w2", mailbox_size=2, config={"to": "a", "asks": mixed}),
+            spec("Fills", "a", "w1", mailbox_size=2, config={"to": "b", "here": here}),
+            spec("Fills", "b", "w2", mailbox_size=2, config={"to": "a", "here": here, "asks": mixed}),
         ]
         async with start_run(*agents, **TWO) as run:
             replies = await asyncio.gather(run.ask("a", {}), run.ask("b", {}))

@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from civitas_shm import AgentProcess, DeadlockError, Message
 from civitas_shm.errors import ErrorAction
@@ -33,11 +34,17 @@ class Link(AgentProcess):
 
 
 class Fills(AgentProcess):
-    """Fills the mailbox of its peer while the peer fills this one's; or asks it (`asks`) while it is filled."""
+    """Fills the mailbox of its peer while the peer fills this one's; or asks it (`asks`) while it is filled.
+
+    Neither begins before both are in their handlers: what is in a mailbox before that would be handled.
+    """
 
     async def handle(self, message: Message) -> Message | None:
         if message.type == "filling":
             return self.reply({})
+        (Path(self.config["here"]) / self.name).touch()
+        while not (Path(self.config["here"]) / self.config["to"]).exists():
+            await asyncio.sleep(0.002)
         try:
             if self.config.get("asks"):
                 await asyncio.sleep(0.3)
