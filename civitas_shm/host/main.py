@@ -170,7 +170,7 @@ class Host:
                 on_running=self._running,
                 journal=_journal(spec, memory, boot.resume),
             )
-            pool = self._pool = driver.pool = Pool(
+            pool = self._pool = driver.processes.pool = Pool(
                 self._loop,
                 memory_fds=memory.fds(),
                 preload=[BUILTIN_TRANSPORTS.get(spec.transport.type, spec.transport.type)],
@@ -259,10 +259,10 @@ class Host:
                     self._main_ready.set_result(None)
             case AgentReport(event):
                 if self._driver is not None:
-                    self._driver.report(self._driver.main, event)
+                    self._driver.report(self._driver.processes.main, event)
             case Request():
                 if self._driver is not None:
-                    self._driver.requested(self._driver.main, message)
+                    self._driver.requested(self._driver.processes.main, message)
             case Stop(now, exit_code):
                 self._asked_to_stop(now, exit_code)
             case WantSnapshots(interval_s):

@@ -69,7 +69,7 @@ class Watcher:
             agent = self._driver.homes.agent_of(youngest.agent)
             self._driver.counts.deadlocks += 1
             self._events.emit("deadlock", agent=agent, cause=str(error))
-            self._driver.tell(agent, EndWait(youngest.kind, youngest.id, error.cycle))
+            self._driver.processes.tell(agent, EndWait(youngest.kind, youngest.id, error.cycle))
 
     # --- processes ------------------------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class Watcher:
                 for_s=round(reading.for_s, 3),
             )
         if reading.kill:
-            self._driver.kill_for_watch(seat, reading.kill, reading.convicted)
+            self._driver.processes.kill_for_watch(seat, reading.kill, reading.convicted)
 
     def _enforce_memory_limits(self) -> None:
         limited = [seat for seat in self._driver.seats.values() if seat.planned.memory_limit_mb and seat.worker]
@@ -135,4 +135,4 @@ class Watcher:
             sample = samples.get(seat.worker.pid) if seat.worker else None
             limit_mb = seat.planned.memory_limit_mb
             if sample and limit_mb and sample.private_bytes > limit_mb << 20:
-                self._driver.kill_for_memory(seat, sample.private_bytes)
+                self._driver.processes.kill_for_memory(seat, sample.private_bytes)

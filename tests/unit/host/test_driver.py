@@ -134,7 +134,7 @@ class World:
             seed=1,
             journal=journal,
         )
-        self.driver.pool = self.pool
+        self.driver.processes.pool = self.pool
         self.driver.start()
 
     def worker(self, process: str = "w1") -> Worker:
@@ -211,7 +211,7 @@ def test_agents_of_main_are_ordered_from_the_caller() -> None:
     def test() -> None:
         world = World(agent("a", process="main"))
         assert [order.spec["name"] for order in world.to_main] == ["a"]
-        world.driver.report(world.driver.main, {"event": "AgentStarted", "agent": "a"})
+        world.driver.report(world.driver.processes.main, {"event": "AgentStarted", "agent": "a"})
         assert world.ran == [1]
         assert not world.pool.assigned
 
@@ -386,7 +386,7 @@ def test_a_stop_before_the_process_is_ready_waits_behind_the_start_in_its_socket
 
 
 def test_a_stop_before_the_process_is_ready_has_its_deadline_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("civitas_shm.host.driver.STOP_GRACE_S", 0.01)
+    monkeypatch.setattr("civitas_shm.host.lives.STOP_GRACE_S", 0.01)
 
     async def test() -> None:
         world = World(agent("a", shutdown_timeout_s=0.01))
@@ -430,7 +430,7 @@ def test_the_whole_stop_has_an_end_whatever_agents_do() -> None:
 
 @pytest.mark.parametrize("process", ["w1", "main"])
 def test_an_agent_that_does_not_stop_is_ended_by_force(monkeypatch: pytest.MonkeyPatch, process: str) -> None:
-    monkeypatch.setattr("civitas_shm.host.driver.STOP_GRACE_S", 0.0)
+    monkeypatch.setattr("civitas_shm.host.lives.STOP_GRACE_S", 0.0)
 
     async def test() -> None:
         world = World(agent("a", process=process, shutdown_timeout_s=0.01))
@@ -438,7 +438,7 @@ def test_an_agent_that_does_not_stop_is_ended_by_force(monkeypatch: pytest.Monke
             world.ready()
             world.says("w1", "AgentStarted", "a")
         else:
-            world.driver.report(world.driver.main, {"event": "AgentStarted", "agent": "a"})
+            world.driver.report(world.driver.processes.main, {"event": "AgentStarted", "agent": "a"})
         world.driver.stop()
         if process == "w1":
             while not world.pool.killed:
@@ -451,7 +451,7 @@ def test_an_agent_that_does_not_stop_is_ended_by_force(monkeypatch: pytest.Monke
 
 
 def test_a_process_that_does_not_become_ready_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("civitas_shm.host.driver.PROCESS_START_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("civitas_shm.host.processes.PROCESS_START_TIMEOUT_S", 0.01)
 
     async def test() -> None:
         world = World(agent("a"))
