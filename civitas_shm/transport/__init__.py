@@ -1,0 +1,71 @@
+"""What a transport promises: the contract of mailboxes, operation by operation, and where implementations are found.
+
+Three contracts, from the inside out:
+- `port.Port`: one process's door to the mailboxes of a run. Agents, asks and replies go through it. The hot path.
+- `memory.RunMemory`: the host's hold on a run: creates mailboxes, says who reads them, repairs after proof of death.
+- `addresses.Transport`: the seed's small protocol for a user's own transport (addresses and bytes, no mailboxes).
+
+Rules of this package: no implementation, no I/O but the import in `loading.load_transport`. Implementations live in
+`civitas_shm_transports` and import from here; the core never imports them by name. This file is the only door.
+
+Words: a *mailbox* is a number (its index in the directory of the run); a *slot* is a process's number, 0 the host,
+1 the caller, 2 and up the workers; a *lane* is one of three rings of a mailbox, served control, priority, normal;
+a *token* names a message in hand between `take` and `release`.
+"""
+
+from __future__ import annotations
+
+from .addresses import Transport
+from .loading import BUILTIN_TRANSPORTS, TransportModule, load_transport
+from .memory import Burials, RunMemory
+from .port import Port
+from .values import (
+    CLOSED,
+    FULL,
+    NO_MEMORY,
+    SENDER_PROGRAM,
+    SENT,
+    SLOT_FIRST_WORKER,
+    SLOT_HOST,
+    SLOT_MAIN,
+    STRIKES_MAX,
+    TOO_LARGE,
+    Buried,
+    Delivery,
+    InHand,
+    MailboxSpec,
+    MailboxStats,
+    MemoryPlan,
+    Overflow,
+    Reply,
+    Wait,
+)
+
+__all__ = [
+    "BUILTIN_TRANSPORTS",
+    "CLOSED",
+    "FULL",
+    "NO_MEMORY",
+    "SENDER_PROGRAM",
+    "SENT",
+    "SLOT_FIRST_WORKER",
+    "SLOT_HOST",
+    "SLOT_MAIN",
+    "STRIKES_MAX",
+    "TOO_LARGE",
+    "Buried",
+    "Burials",
+    "Delivery",
+    "InHand",
+    "MailboxSpec",
+    "MailboxStats",
+    "MemoryPlan",
+    "Overflow",
+    "Port",
+    "Reply",
+    "RunMemory",
+    "Transport",
+    "TransportModule",
+    "Wait",
+    "load_transport",
+]

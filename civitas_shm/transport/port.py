@@ -1,0 +1,183 @@
+"""The contract of a process's door to the mailboxes of a run, operation by operation. The hot path.
+
+Rules of this file: no implementation. Each operation says what it promises, what it returns, and what then holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from ..messages import Cause
+from .values import Delivery, MailboxStats, Reply, Wait
+
+__all__ = ["Port"]
+
+
+class Port(Protocol):
+    """One process's door. All operations run on the thread of the loop given to `start`; none blocks.
+
+    The hot operations take their arguments by position, so that they may be native functions.
+
+    Guarantees: a post that returned SENT is committed: it survives the death of this and any other process.
+    Messages of one sender to one mailbox and lane with one reader are handed over in the order of their posts.
+    """
+
+    slot: int
+    payload_max_bytes: int
+    """Largest payload that a post can ever commit; above it, TOO_LARGE."""
+    state_max_bytes: int
+    """The same of `commit_state`."""
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to receive on `loop`. Called once."""
+        ...
+
+    def stop(self) -> None:
+        """Leave: pending asks and waits for room fail with TransportClosed. Idempotent.
+
+        Messages in hand stay in hand for the successor.
+        """
+        ...
+
+    def resolve(self, name: str) -> int:
+        """The mailbox of an agent, or -1 when no record of that name exists. Cheap after the first time."""
+        ...
+
+    def names(self) -> list[str]:
+        """All names in the directory whose mailboxes are open."""
+        ...
+
+    def post(
+        self,
+        mailbox: int,
+        payload: bytes,
+        type: str,
+        sender: int,
+        cause: Cause | None = None,
+        lane: int = 2,
+        priority: int = 0,
+        /,
+    ) -> int:
+        """Commit one message. Returns SENT, FULL, CLOSED, NO_MEMORY or TOO_LARGE; the bytes are copied.
+
+        `sender` is the sender's own mailbox. `cause` is the header of the message being handled: trace id and parent
+        span are taken from it.
+        """
+        ...
+
+    def post_ask(
+        self,
+        mailbox: int,
+        payload: bytes,
+        type: str,
+        sender: int,
+        future: asyncio.Future[Reply],
+        deadline_ns: int,
+        cause: Cause | None = None,
+        lane: int = 2,
+        priority: int = 0,
+    ) -> int:
+        """Commit a question. Returns a correlation (> 0), or an outcome as `post` does (then the future is untouched).
+
+        The future gets the Reply, or TransportClosed. The caller owns the deadline: at its end it calls `forget`.
+        """
+        ...
+
+    def forget(self, correlation: int) -> None:
+        """Nobody waits any more: a late reply is counted and dropped. Unknown correlations are ignored."""
+        ...
+
+    def post_reply(self, cause: Cause, payload: bytes, type: str, sender: int, failed: bool = False, /) -> bool:
+        """Answer the message whose header is `cause`. Never waits: the asker keeps a place for it.
+
+        False when the asker is gone, its deadline has passed, or the message was no ask: the reply was dropped.
+        PayloadTooLarge, SharedMemoryFull: somebody still waits and this reply cannot be stored; a smaller one may be.
+        """
+        ...
+
+    def take(self, mailbox: int, done: int = -1, /) -> Delivery | None:
+        """Release `done` (a token of this mailbox, or -1), then take the next message: redelivered first, then by lane.
+
+        The message is in hand from here on: if this process dies before `release`, its successor gets it again with
+        the delivery count raised. None = nothing waits; `on_ready` will be called when something does.
+        """
+        ...
+
+    def release(self, mailbox: int, token: int, /) -> None:
+        """The handler has finished with the message; it is gone for good."""
+        ...
+
+    def begin(self, mailbox: int, token: int, /) -> int:
+        """The handler of a suspected message (negative count) begins now; its delivery count, raised by this.
+
+        A death from here on may be its doing; before, it waited and cannot be blamed.
+        """
+        ...
+
+    def forgo(self, mailbox: int, token: int, /) -> bool:
+        """At-most-once, before the handler: the message is never handed over again, whatever dies.
+
+        It stays in hand until `release` or `bury`; found there after a death it goes to the dead letters.
+        """
+        ...
+
+    def strike(self, mailbox: int, token: int, /) -> int:
+        """The handler failed, and the message stays in hand for the successor. How many strikes it has now."""
+        ...
+
+    def bury(self, mailbox: int, token: int, header: bytes, note: bytes, /) -> int:
+        """Instead of `release`: the message goes to the dead letters with `note`. SENT, FULL or NO_MEMORY.
+
+        After SENT neither message nor note is lost by any death, and no handler gets the message again. FULL and
+        NO_MEMORY: nothing was done, because there is no room for the note; later there may be, and an empty note
+        always finds room.
+        """
+        ...
+
+    def commit_state(self, mailbox: int, token: int, state: bytes, /) -> int:
+        """Store the agent's state together with the identity of the message in hand, by one word.
+
+        After it, a redelivery of that message is recognised (`stored_state` carries its id); with a token of -1 of
+        none. SENT, NO_MEMORY or TOO_LARGE. Only for mailboxes with one reader.
+        """
+        ...
+
+    def stored_state(self, mailbox: int, /) -> tuple[bytes, bytes] | None:
+        """(state, id of the message it was committed with), or None when none was ever committed."""
+        ...
+
+    def listen(self, mailbox: int, on_ready: Callable[[], None]) -> None:
+        """Become a reader: `on_ready` is called on the loop when messages may wait, and once soon after this call.
+
+        It is a hint: it may come when nothing waits. The reader calls `take` until None, or again later.
+        """
+        ...
+
+    def unlisten(self, mailbox: int) -> None:
+        """Stop calling `on_ready`. Waiting messages stay where they are."""
+        ...
+
+    def room(self, mailbox: int) -> asyncio.Future[None]:
+        """A future that resolves when a post that returned FULL or NO_MEMORY may be worth another try. A hint too."""
+        ...
+
+    def collect(self) -> None:
+        """Whatever has come by now for those who wait here, replies and news of room, resolves its future at once."""
+        ...
+
+    def note_waits(self, waits: Sequence[Wait]) -> None:
+        """What the handlers of this process wait for, for others to read; it replaces what was noted before."""
+        ...
+
+    def held(self) -> tuple[int, list[tuple[str, int]]]:
+        """(bytes that all messages of this process may take, [(receiver, bytes that it has not given back)]).
+
+        The largest first, five at most; for the text of an error.
+        """
+        ...
+
+    def stats(self, mailbox: int) -> MailboxStats:
+        """One reading, from anywhere, at no cost to the agent."""
+        ...
