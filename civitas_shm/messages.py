@@ -15,7 +15,9 @@ import uuid
 from typing import Any, Final, Self
 
 __all__ = [
+    "FLAGS_AT",
     "FLAG_ASK",
+    "ID_AT",
     "FLAG_FAILED",
     "FLAG_REPEATED",
     "FLAG_REPLY",
@@ -51,8 +53,9 @@ FLAG_REPEATED: Final = 8
 """The handler that sent it had run before, so this may have come before."""
 
 # Byte offsets of what is read alone, without unpacking all of the header.
-_FLAGS = 19
-_ID = slice(32, 48)
+FLAGS_AT: Final = 19
+"""Offset of the flags in the header."""
+ID_AT: Final = slice(32, 48)
 _TRACE = slice(80, 96)
 _SPAN = slice(96, 104)
 _PARENT = slice(104, 112)
@@ -222,7 +225,7 @@ class Message:
     @property
     def id(self) -> str:
         if self._header is not None:
-            return str(uuid.UUID(bytes=self._header[_ID]))
+            return str(uuid.UUID(bytes=self._header[ID_AT]))
         over = self._over
         if over is None:
             self._over = over = {}
@@ -293,7 +296,7 @@ class Message:
         Only asks (their answer died with the asker) and sends beyond what is remembered of a handler say so; the id of
         an ask is that of the first time, if the handler makes the same asks in the same order.
         """
-        return self._header is not None and bool(self._header[_FLAGS] & FLAG_REPEATED)
+        return self._header is not None and bool(self._header[FLAGS_AT] & FLAG_REPEATED)
 
     @property
     def priority(self) -> int:

@@ -1,15 +1,16 @@
-"""One running agent: takes its messages, runs its handler, answers, releases; and decides what an exception does.
+"""One running agent: takes its messages, runs its handler, answers, releases.
 
 Guarantees:
 - one message at a time; a message is released only after its handler has finished, its answer is posted and its state
   is saved, where it is to be (`state`); one of an at-most-once agent is marked before its handler begins, and nobody
   gets it again;
 - one that is suspected of a death begins when nothing else runs in this process (`alone`);
-- a message that is given up (its handler escalated, it cannot be decoded) is in the dead letters before it is let go;
+- a message that is given up is in the dead letters before it is let go (`failures`);
 - after BATCH_MESSAGES messages or BATCH_S seconds the loop turns before the next one, so a flooded agent delays its
   neighbours, timers and sockets by no more than one batch;
-- whatever a handler raises, SystemExit and CancelledError included, ends at most the agent, never the loop;
-- an asker whose message failed for good gets the error at once.
+- whatever a handler raises, SystemExit and CancelledError included, ends at most the agent, never the loop.
+
+How the author's code is called stands in `user_code`, what an exception means in `failures`.
 
 No task per message and none per idle agent: one task for many busy periods, see `parked`.
 """
@@ -18,29 +19,25 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final
 
 from .alone import Alone, limit_s
 from .bus import MessageBus
-from .errors import DeserializationError, ErrorAction, LinkedAgentDown, TransportClosed
+from .errors import DeserializationError, LinkedAgentDown, TransportClosed
 from .events import (
     AgentEvent,
     AgentExited,
     AgentFailed,
     AgentStarted,
-    AgentStuck,
-    DeadLetter,
     EventHandler,
     MessageSummary,
     summary,
 )
-from .handler_thread import HandlerThread
-from .letters import Note
-from .messages import FLAG_ASK, Message, is_system_type
+from .failures import Failures, Verdict, uncancelled
+from .messages import FLAG_ASK, FLAGS_AT, ID_AT, Message, is_system_type
 from .notices import DOWN, decode_notice
 from .parked import Nap, Park
 from .process import AGENT, HANDLED, AgentProcess, Attachment, ProcessStatus, Supervise
@@ -48,7 +45,8 @@ from .serializer import decode, encode
 from .state import StateKeeper, StateStore
 from .topology.model import AgentSpec, Drain
 from .tracebacks import format_exception
-from .transport import SENT, Delivery
+from .transport import Delivery
+from .user_code import CANCEL_GRACE_S, UserCode, awaited
 
 __all__ = ["BATCH_MESSAGES", "BATCH_S", "Seat"]
 
@@ -56,16 +54,6 @@ BATCH_MESSAGES: Final = 64
 BATCH_S: Final = 0.002
 """What a neighbour can be made to wait by many small handlers. A single long one only its author can cut."""
 
-NOTE_ROOM_S: Final = 5.0
-"""How long a message that is given up may wait for room for its traceback; the host makes some every quarter second."""
-NOTE_LOOK_S: Final = 0.01
-
-CANCEL_GRACE_S: Final = 1.0
-"""What a cancelled handler gets to clean up; then it is left behind, for nothing in Python can end it."""
-
-_FLAGS: Final = 19
-"""Offset of the flags in the header."""
-_ID: Final = slice(32, 48)
 _NO_MESSAGE: Final = "handle returned {}; return self.reply({{...}}) or None"
 
 Finished = Callable[["Seat"], None]
@@ -100,11 +88,12 @@ class Seat:
         # All hooks of an agent share one context, as if they ran in one task.
         self._context = contextvars.Context()
         self._context.run(AGENT.set, agent.name)
-        self._thread: HandlerThread | None = None
-        self._handle: Callable[[Message], Awaitable[Message | None]] = agent.handle
+        self._code = UserCode(agent, loop, self._context, self._report)
+        self._failures = Failures(
+            agent, mailbox, spec, bus.port, self._report, self._again, cancelling=lambda: self._cancelling
+        )
         self._keeper = StateKeeper(agent, mailbox, spec.state, bus.port, store)
         self._task: asyncio.Task[Any] | None = None
-        self._hook_task: asyncio.Task[BaseException | None] | None = None
         self._park = park
         self._alone = alone
         self._starting = True
@@ -124,7 +113,7 @@ class Seat:
         """
         if self.spec.replicas > 1:
             return None
-        return self.agent._blocked or (self._task if self._busy else self._hook_task)
+        return self.agent._blocked or (self._task if self._busy else self._code.hook_task)
 
     # --- start ----------------------------------------------------------------------------------------------------
 
@@ -137,13 +126,8 @@ class Seat:
         except Exception as error:  # noqa: BLE001 - damaged, or a store of the user's
             await self._fail(error, "on_start", None)
             return False
-        if not inspect.iscoroutinefunction(agent.handle):
-            self._thread = HandlerThread(agent.name, self._loop)
-            self._handle = self._handle_in_thread
-            agent._thread = self._thread.ident
-        elif agent.handle_timeout is not None:
-            self._handle = self._handle_in_time
-        failure = await self._run_hook(agent.on_start, self.spec.start_timeout_s)
+        self._code.prepare()
+        failure = await self._code.run_hook(agent.on_start, self.spec.start_timeout_s)
         if isinstance(failure, asyncio.CancelledError):
             if self._cancelling:
                 return False  # `stop` cut the start short and goes on from here
@@ -159,28 +143,6 @@ class Seat:
         self._starting = False
         self._port.listen(self.mailbox, self._on_ready)
         return True
-
-    async def _run_hook(self, hook: Callable[[], Any], limit_s: float) -> BaseException | None:
-        """Run `on_start` or `on_stop` in the agent's context; what it raised, because a task hands SystemExit on."""
-
-        async def run() -> BaseException | None:
-            HANDLED.set(None)
-            try:
-                async with asyncio.timeout(limit_s):
-                    await _hook(hook())
-            except GeneratorExit:
-                raise
-            except BaseException as error:  # noqa: BLE001 - the user's code, see the guarantees
-                return error
-            return None
-
-        task = self._hook_task = self._loop.create_task(run(), context=self._context)
-        try:
-            return await task
-        except asyncio.CancelledError as error:  # before its first step
-            return error
-        finally:
-            self._hook_task = None
 
     # --- messages -------------------------------------------------------------------------------------------------
 
@@ -198,7 +160,7 @@ class Seat:
         The hot loop: what it does not need stands elsewhere.
         """
         port, mailbox, name = self._port, self.mailbox, self.agent.name
-        take, handle, set_handled, now = port.take, self._handle, HANDLED.set, time.monotonic
+        take, handle, set_handled, now = port.take, self._code.handle, HANDLED.set, time.monotonic
         post_reply, received, keeper = port.post_reply, Message.received, self._keeper
         alone, once = self._alone, self.spec.delivery == "at_most_once"
         worked, goes_on = False, True
@@ -215,7 +177,7 @@ class Seat:
                         payload = decode(data)
                     except DeserializationError as error:
                         if (notice := decode_notice(kind, data)) is None:
-                            await self._reject(delivery, error)
+                            await self._failures.reject(delivery, error)
                             continue
                         if count < 0:
                             await self._begin_alone(done, -count)
@@ -223,7 +185,7 @@ class Seat:
                             return
                         continue
                     if count != 1:
-                        if header[_ID] == keeper.committed_id:
+                        if header[ID_AT] == keeper.committed_id:
                             continue  # its state was saved, only the release was cut off
                         if count < 0:
                             count = await self._begin_alone(done, -count)
@@ -236,7 +198,7 @@ class Seat:
                         if answer is not None:
                             if not isinstance(answer, Message):
                                 raise TypeError(_NO_MESSAGE.format(type(answer).__name__))
-                            if header[_FLAGS] & FLAG_ASK:  # else nobody waits for it
+                            if header[FLAGS_AT] & FLAG_ASK:  # else nobody waits for it
                                 post_reply(header, encode(answer.payload), answer.type, mailbox)
                     except GeneratorExit:
                         raise  # the loop is being torn down: nothing may be awaited any more
@@ -261,7 +223,7 @@ class Seat:
                 pass  # the process leaves the run; what is in hand stays there for the successor
             except asyncio.CancelledError as error:
                 if not self._cancelling:  # else `stop` did it; either way an unfinished message stays in hand
-                    await self._fail(self._uncancelled(error), "handle", None)
+                    await self._fail(uncancelled(error), "handle", None)
             except Exception as error:  # noqa: BLE001 - a fault of ours must be as visible as one of theirs
                 await self._fail(error, "handle", None)
             finally:
@@ -288,45 +250,6 @@ class Seat:
         await self._alone.enter(self, limit_s(deliveries))
         return self._port.begin(self.mailbox, token)
 
-    async def _handle_in_thread(self, message: Message) -> Message | None:
-        assert self._thread is not None
-        limit_s = self.agent.handle_timeout
-        stuck = None if limit_s is None else self._loop.call_later(limit_s, self._stuck, limit_s, "is a plain function")
-        try:
-            result = await self._thread.call(self.agent.handle, message)
-            # A wrapper around a coroutine function looks plain until it is called.
-            return (await result) if inspect.isawaitable(result) else result  # type: ignore[no-any-return]
-        finally:
-            if stuck is not None:
-                stuck.cancel()
-
-    async def _handle_in_time(self, message: Message) -> Message | None:
-        limit_s = self.agent.handle_timeout
-        assert limit_s is not None
-        after_s = limit_s + CANCEL_GRACE_S
-        stuck = self._loop.call_later(after_s, self._stuck, after_s, "ignores that it was cancelled")
-        limit = asyncio.timeout(limit_s)
-        try:
-            async with limit:
-                return await self.agent.handle(message)
-        except TimeoutError:
-            if not limit.expired():
-                raise  # the handler's own
-            raise TimeoutError(
-                f"handle of {self.agent.name!r} ran longer than its handle_timeout_s of {limit_s:g} s and was cancelled"
-            ) from None
-        finally:
-            stuck.cancel()
-
-    def _stuck(self, for_s: float, why: str) -> None:
-        """Nothing in this process can end the handler, and a successor beside it would be a second one."""
-        limit_s = self.agent.handle_timeout
-        text = (
-            f"handle of {self.agent.name!r} has run for {for_s:g} s, its handle_timeout_s is {limit_s:g}, and it {why}"
-        )
-        self.agent.log.error("%s", text)
-        self._report(AgentStuck(self.agent.name, for_s, text))
-
     async def _noticed(self, notice: tuple[str, str], delivery: Delivery) -> bool:
         """A turn for the runtime's news. False: the agent has ended over it, and has been reported."""
         token, header, kind, sender, _, count = delivery
@@ -344,7 +267,7 @@ class Seat:
 
     async def _hear(self, message: Message) -> None:
         hook = self.agent.on_down if message.type == DOWN else self.agent.on_child_terminated
-        await _hook(hook(message.payload["name"], message.payload["reason"]))
+        await awaited(hook(message.payload["name"], message.payload["reason"]))
 
     def _answer(self, message: Message, answer: Message | None) -> None:
         """Post what `handle` returned; nothing when the message was no ask. The hot loop has the same in line."""
@@ -353,131 +276,43 @@ class Seat:
         if not isinstance(answer, Message):
             raise TypeError(_NO_MESSAGE.format(type(answer).__name__))
         header = message.header
-        if header is not None and header[_FLAGS] & FLAG_ASK:
+        if header is not None and header[FLAGS_AT] & FLAG_ASK:
             self._port.post_reply(header, encode(answer.payload), answer.type, self.mailbox)
 
-    async def _reject(self, delivery: Delivery, error: DeserializationError) -> None:
-        """An undecodable payload: nobody can handle it."""
-        token, header, kind, sender, _, count = delivery
-        message = Message.received(header, kind, sender, self.agent.name, {}, abs(count))
-        self.agent.log.error("message %s of type %r from %r was put aside: %s", message.id, kind, sender, error)
-        self._answer_failed(message, error, "")
-        await self._bury(message, token, f"its payload cannot be decoded: {error}", "")
+    # --- what fails -----------------------------------------------------------------------------------------------
 
-    async def _bury(self, message: Message, token: int, cause: str, traceback: str) -> None:
-        """Instead of a release. Waits for room for the traceback, but not long: the letter is worth more."""
-        assert message.header is not None
-        note = Note(cause, traceback, message.attempt).encode()
-        until_s = time.monotonic() + NOTE_ROOM_S
-        while self._port.bury(self.mailbox, token, message.header, note) != SENT:
-            if time.monotonic() >= until_s:
-                note = b""
-            else:
-                await asyncio.sleep(NOTE_LOOK_S)
-        self._report(DeadLetter(self.agent.name, cause, traceback, summary(message)))
-
-    # --- exceptions -----------------------------------------------------------------------------------------------
+    async def _again(self, message: Message) -> None:
+        """One more attempt at a message, its answer included."""
+        if is_system_type(message.type):
+            await self._hear(message)
+        else:
+            self._answer(message, await self._code.handle(message))
 
     async def _recovered(self, error: BaseException, message: Message, token: int) -> bool:
         """`handle` raised. True: go on with the next message. False: the agent has ended and has been reported."""
-        while True:
-            if self._cancelling and isinstance(error, asyncio.CancelledError):
-                raise error
-            action = await self._action(error, message)
-            if action is not ErrorAction.RETRY:
-                break
-            message.attempt += 1
-            if message.attempt > self.agent.max_retries:
-                action = ErrorAction.ESCALATE
-                break
-            self.agent.log.warning(
-                "handle raised %s on message %s, retry %d of %d",
-                _brief(error), message.id, message.attempt, self.agent.max_retries,
-            )  # fmt: skip
-            await asyncio.sleep(0)
-            try:
-                if is_system_type(message.type):
-                    await self._hear(message)
-                else:
-                    self._answer(message, await self._handle(message))
-                return True
-            except GeneratorExit:
-                raise
-            except BaseException as again:  # noqa: BLE001 - the user's code, see the guarantees
-                error = again
-        text = format_exception(error)
-        self._log_failure(message, text, action)
-        if action is ErrorAction.ESCALATE:
-            if not self._comes_back(token):
-                self._answer_failed(message, error, text)
-                await self._bury(message, token, f"its handler raised {_brief(error)}", text)
-            await self._fail(error, "handle", summary(message), text)
-            return False
-        self._answer_failed(message, error, text)
-        if action is ErrorAction.SKIP:
+        verdict = await self._failures.met(error, message, token)
+        if verdict is None:
             return True
-        self._port.release(self.mailbox, token)
-        await self._finish("finished")
+        if verdict.crashed:
+            await self._crashed(verdict, "handle", message)
+        else:
+            await self._finish("finished")
         return False
 
-    def _comes_back(self, token: int) -> bool:
-        """Whether the next incarnation gets the message that this one failed over: it stays in hand, with a strike."""
-        if self.spec.on_crash != "redeliver" or self.spec.delivery == "at_most_once":
-            return False
-        strikes = self._port.strike(self.mailbox, token)
-        return self.spec.max_deliveries == 0 or strikes < self.spec.max_deliveries
-
-    async def _action(self, error: BaseException, message: Message) -> ErrorAction:
-        if not isinstance(error, Exception):
-            if isinstance(error, asyncio.CancelledError):
-                self._uncancelled(error)
-            return ErrorAction.ESCALATE
-        try:
-            action = await _hook(self.agent.on_error(error, message))
-        except Exception as second:  # noqa: BLE001 - the user's code: told below, and the first error decides
-            self.agent.log.error("on_error raised:\n%s", format_exception(second))
-            return ErrorAction.ESCALATE
-        if not isinstance(action, ErrorAction):
-            self.agent.log.error("on_error returned %r, which is no ErrorAction: taken as ESCALATE", action)
-            return ErrorAction.ESCALATE
-        return action
-
-    def _uncancelled(self, error: asyncio.CancelledError) -> asyncio.CancelledError:
-        """The handler cancelled its own task; the agent still has to end in good order."""
-        if (task := asyncio.current_task()) is not None:
-            task.uncancel()
-        return error
-
-    def _log_failure(self, message: Message, text: str, action: ErrorAction) -> None:
-        self.agent.log.error(
-            "%r failed in handle on message %s of type %r from %r (delivery %d, attempt %d), %s:\n%s",
-            self.agent.name, message.id, message.type, message.sender, message.delivery, message.attempt,
-            action.value, text,
-            extra={"agent": self.agent.name, "message_id": message.id, "delivery": message.delivery},
-        )  # fmt: skip
-
-    def _answer_failed(self, message: Message, error: BaseException, text: str) -> None:
-        """Tell the asker, if somebody asks, what happened."""
-        header = message.header
-        if header is None or not header[_FLAGS] & FLAG_ASK:
-            return
-        fields = {"type": type(error).__qualname__, "text": _clean(str(error)), "traceback": _clean(text)}
-        self._port.post_reply(header, encode(fields), "error", self.mailbox, True)
+    async def _crashed(self, verdict: Verdict, during: str, message: Message) -> None:
+        await self._fail(verdict.error, during, summary(message), verdict.text)
 
     # --- state ----------------------------------------------------------------------------------------------------
 
     async def _state_saved(self, message: Message, token: int) -> bool:
         """Save the state as the effect of the message. False when the agent crashed over it."""
         try:
-            await self._keeper.handler_ended(token, b"" if message.header is None else message.header[_ID])
+            await self._keeper.handler_ended(token, b"" if message.header is None else message.header[ID_AT])
             return True
         except TransportClosed:
             raise
         except Exception as error:  # noqa: BLE001 - what cannot be copied or encoded, or a store of the user's
-            text = format_exception(error)
-            self._log_failure(message, text, ErrorAction.ESCALATE)
-            await self._bury(message, token, f"the state after it could not be saved: {_brief(error)}", text)
-            await self._fail(error, "state", summary(message), text)
+            await self._crashed(await self._failures.state_not_saved(error, message, token), "state", message)
             return False
 
     async def _checkpoint(self, now: bool) -> None:
@@ -516,7 +351,7 @@ class Seat:
 
     async def _quiesced(self, timeout_s: float) -> bool:
         """Wait until no handler runs; cancel it at the deadline. Whether it ended by itself."""
-        if not self._busy and self._hook_task is None:
+        if not self._busy and self._code.hook_task is None:
             return True
         if self._busy:
             if self._quiet is None:
@@ -525,7 +360,7 @@ class Seat:
             if not self._busy:
                 return True
         self._cancelling = True
-        task: asyncio.Task[Any] | None = self._task if self._busy else self._hook_task
+        task: asyncio.Task[Any] | None = self._task if self._busy else self._code.hook_task
         if task is not None:
             task.cancel()
             _, left = await asyncio.wait([task], timeout=CANCEL_GRACE_S)
@@ -559,12 +394,11 @@ class Seat:
         self._port.unlisten(self.mailbox)
         self._park.leave(self)
         self._alone.quit(self)
-        if self._thread is not None:
-            self._thread.end()
+        self._code.end()
 
     async def _run_on_stop(self, timeout_s: float | None) -> None:
         """The user's last words cannot change what happens, and must not be lost either."""
-        failure = await self._run_hook(
+        failure = await self._code.run_hook(
             self.agent.on_stop, self.agent.shutdown_timeout if timeout_s is None else timeout_s
         )
         if failure is None:
@@ -580,21 +414,7 @@ class Seat:
             logging.getLogger(__name__).exception("the receiver of %s failed", event)
 
 
-async def _hook(result: Any) -> Any:
-    """What a hook returned, awaited if it was `async def`."""
-    return (await result) if inspect.isawaitable(result) else result
-
-
 def _cancelled() -> bool:
     """Whether the running task is being cancelled, and not just something that it awaited."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _brief(error: BaseException) -> str:
-    return f"{type(error).__qualname__}: {error}"
-
-
-def _clean(text: str) -> str:
-    """Text that can be encoded: an exception may quote a file name with lone surrogates."""
-    return text.encode(errors="backslashreplace").decode()
