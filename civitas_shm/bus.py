@@ -27,13 +27,25 @@ from .errors import (
     DeadlockError,
     DeserializationError,
     MailboxFull,
+    MessageDropped,
     MessageValidationError,
     PayloadTooLarge,
 )
 from .messages import LANE_NORMAL, LANE_PRIORITY, Cause, Message, is_system_type
 from .registry import Registry
 from .serializer import decode, encode
-from .transport import CLOSED, FULL, NO_MEMORY, SENDER_PROGRAM, SENT, TOO_LARGE, MailboxStats, Port, Reply
+from .transport import (
+    CLOSED,
+    FULL,
+    NO_MEMORY,
+    REPLY_DROPPED,
+    SENDER_PROGRAM,
+    SENT,
+    TOO_LARGE,
+    MailboxStats,
+    Port,
+    Reply,
+)
 from .waits import NEVER_NS, Expired, Waits
 
 __all__ = ["ASK_TIMEOUT_S", "SEND_TIMEOUT_S", "MessageBus"]
@@ -198,7 +210,8 @@ class MessageBus:
         cause: Cause | None = None,
         asker: str = "_runtime",
     ) -> Message:
-        """The reply. TimeoutError at the deadline, AgentError if the other side raised, AgentStopped if it ended."""
+        """The reply. TimeoutError at the deadline, AgentError if the other side raised, AgentStopped if it ended,
+        MessageDropped if a full mailbox dropped the question."""
         if message_type not in self._types:
             self._check_type(message_type)
         mailbox = self._mailboxes.get(recipient, -1)
@@ -248,6 +261,9 @@ class MessageBus:
         finally:
             waits.asks.pop(correlation, None)
         if failed:
+            if reply_type == REPLY_DROPPED and not reply_data:
+                stats = self.port.stats(mailbox)
+                raise MessageDropped(recipient, message_type, stats.overflow, stats.capacity, stats.dropped)
             raise _remote_error(recipient, reply_data)
         return Message.received(header, reply_type, replier, asker, decode(reply_data), 1)
 

@@ -26,6 +26,7 @@ __all__ = [
     "ErrorAction",
     "LinkedAgentDown",
     "MailboxFull",
+    "MessageDropped",
     "MessageRoutingError",
     "MessageValidationError",
     "ModelError",
@@ -304,6 +305,26 @@ class TransportClosed(CivitasError):
 
 class TransientError(CivitasError):
     """For users' own code: an error that is worth a RETRY."""
+
+
+class MessageDropped(CivitasError):
+    """A question waited in a full mailbox that makes room by dropping, and was dropped for newer messages.
+
+    `name`, `capacity` and `overflow` say whose, how large, and by which policy; `dropped` how many messages it has
+    dropped so far. Nobody has handled the question. Way out: ask less at once, raise `mailbox_size`, or use
+    `overflow: block` for an agent that is asked.
+    """
+
+    def __init__(self, name: str, message_type: str, overflow: str, capacity: int, dropped: int) -> None:
+        self.name = name
+        self.overflow = overflow
+        self.capacity = capacity
+        self.dropped = dropped
+        super().__init__(
+            f"{name!r} keeps {capacity} waiting message{'' if capacity == 1 else 's'} and drops others for newer ones "
+            f"(overflow: {overflow}); this question, {message_type!r}, was one of {dropped:,} that it has dropped. "
+            "Ask less at once, raise mailbox_size, or use overflow: block."
+        )
 
 
 # --- the other side ------------------------------------------------------------------------------------------------

@@ -218,7 +218,12 @@ class HostedRun:
     def _agent_readings(self) -> list[AgentSnapshot]:
         known = {agent.name: agent for agent in self._last_snapshot.agents}
         return [
-            replace(known.get(stats.name, AgentSnapshot(stats.name)), queue=stats.waiting, handled=stats.handled)
+            replace(
+                known.get(stats.name, AgentSnapshot(stats.name)),
+                queue=stats.waiting,
+                handled=stats.handled,
+                dropped=stats.dropped,
+            )
             for stats in self._stats()
         ]
 

@@ -220,6 +220,7 @@ class LocalRun:
                     supervisor=child.supervisor,
                     queue=stats.waiting,
                     handled=stats.handled,
+                    dropped=stats.dropped,
                     rate_per_s=(stats.handled - handled_before) / passed_s if passed_s > 0 else None,
                     handler_p50_us=stats.handler_p50_us,
                     restarts=child.restarts,

@@ -46,6 +46,8 @@ class AgentSnapshot:
     restarts: int = 0
     state: str = "running"
     supervisor: str = ""
+    dropped: int = 0
+    """Messages that its full mailbox dropped for newer ones, as `overflow` says."""
 
 
 @dataclass(frozen=True, slots=True)

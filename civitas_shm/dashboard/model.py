@@ -118,7 +118,7 @@ def _process_is_calm(process: ProcessSnapshot) -> bool:
 
 
 def _agent_is_calm(agent: AgentSnapshot) -> bool:
-    return agent.state.lower() == "running" and agent.restarts == 0 and agent.queue == 0
+    return agent.state.lower() == "running" and agent.restarts == agent.queue == agent.dropped == 0
 
 
 def _process_row(process: ProcessSnapshot) -> tuple[str, ...]:
@@ -137,7 +137,7 @@ def _agent_row(agent: AgentSnapshot) -> tuple[str, ...]:
     return (
         agent.name,
         agent.process or UNKNOWN,
-        f"{agent.queue:,}",
+        f"{agent.queue:,}" + (f", {agent.dropped:,} dropped" if agent.dropped else ""),
         UNKNOWN if agent.rate_per_s is None else f"{agent.rate_per_s:,.0f}",
         UNKNOWN if agent.handler_p50_us is None else duration_text(agent.handler_p50_us),
         str(agent.restarts),

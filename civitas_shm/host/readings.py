@@ -110,6 +110,7 @@ class Readings:
             process=",".join(processes),
             queue=stats.waiting if stats else 0,
             handled=handled - self._first_handled.get(name, 0),
+            dropped=stats.dropped if stats else 0,
             rate_per_s=rate,
             handler_p50_us=stats.handler_p50_us if stats else None,
             restarts=sum(self._driver.restarts.get(child.key, 0) for child in children),

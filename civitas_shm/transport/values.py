@@ -12,6 +12,7 @@ __all__ = [
     "CLOSED",
     "FULL",
     "NO_MEMORY",
+    "REPLY_DROPPED",
     "SENDER_PROGRAM",
     "SENT",
     "SLOT_FIRST_WORKER",
@@ -66,8 +67,11 @@ the reader lets it run alone in its process and says so with `begin`, which retu
 Reply = tuple[int, bytes, str, str, bytes, bool]
 """(correlation, header, type, sender name, payload, failed): what the future of an ask resolves to.
 
-Failed with an empty payload means that the mailbox was closed before anybody answered.
+Failed with an empty payload means that nobody will answer: of type REPLY_DROPPED, because a full mailbox dropped the
+question for newer messages, else because the mailbox was closed.
 """
+
+REPLY_DROPPED: Final = "dropped"
 
 
 @dataclass(frozen=True, slots=True)

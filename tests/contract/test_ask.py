@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from civitas_shm.bus import MessageBus
-from civitas_shm.errors import AgentError, AgentStopped, MailboxFull, TransportClosed
+from civitas_shm.errors import AgentError, AgentStopped, MailboxFull, MessageDropped, TransportClosed
 from civitas_shm.messages import Message
 from civitas_shm.serializer import decode, encode
 from civitas_shm.transport import SENDER_PROGRAM, SENT, Delivery, Port
@@ -229,6 +229,42 @@ def test_many_deadlines_end_each_at_its_own_time_and_none_early(play: Any) -> No
             return loop.time() - began >= timeout_s - 0.002  # uvloop's clock has milliseconds
 
         assert all(await asyncio.gather(*(one(0.01 + 0.001 * number) for number in range(60))))
+
+    play(scene)
+
+
+@pytest.mark.parametrize("policy", ["drop_oldest", "latest"])
+def test_who_asks_a_mailbox_that_drops_the_question_is_told_at_once(play: Any, policy: str) -> None:
+    async def scene(world: Any) -> None:
+        mailbox = world.mailbox("busy", capacity=1, overflow=policy)
+        bus = world.bus
+        asking = asyncio.create_task(bus.ask("busy", {}, "first", timeout=None))
+        while not world.a.stats(mailbox).waiting:
+            await asyncio.sleep(0)
+        await bus.send("busy", {}, "newer")
+        with pytest.raises(MessageDropped) as caught:
+            await asking
+        error = caught.value
+        assert (error.name, error.capacity, error.overflow, error.dropped) == ("busy", 1, policy, 1)
+        assert "'first'" in str(error)
+        assert world.b.stats(mailbox).dropped == 1
+
+    play(scene)
+
+
+def test_a_question_that_another_process_drops_is_answered_to_its_asker_and_the_newer_one_is_not(play: Any) -> None:
+    async def scene(world: Any) -> None:
+        mailbox = world.mailbox("busy", capacity=1, overflow="drop_oldest")
+        one, other = MessageBus(world.a), MessageBus(world.b)
+        asking = asyncio.create_task(one.ask("busy", {"n": 1}, timeout=None))
+        while not world.a.stats(mailbox).waiting:
+            await asyncio.sleep(0)
+        newer = asyncio.create_task(other.ask("busy", {"n": 2}, timeout=None))
+        with pytest.raises(MessageDropped):
+            await asking
+        world.b.listen(mailbox, ready)
+        await echo(world.b, mailbox, 1)
+        assert (await newer).payload == {"n": 2}
 
     play(scene)
 

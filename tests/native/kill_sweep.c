@@ -159,6 +159,30 @@ static bool drop_after(void) {
     return committed;
 }
 
+static void drop_asked_before(void) {
+    begin(2, CV_DROP_OLDEST, 0);
+    uint64_t one = 1;
+    port_post ask = {.mailbox = box, .sender = second, .lane = CV_LANE_NORMAL, .payload = &one, .payload_len = 8, .type = "",
+                     .flags = CV_FLAG_ASK, .correlation = cv_correlation(OTHER, 1, 9)};
+    EXPECT(port_send(&other, &ask) == PORT_SENT);
+    send_numbers(2, 2);
+}
+static bool drop_asked_after(void) {
+    succeed(&sender, SENDER);
+    mb_message told;
+    bool is_told = port_take(&other, OTHER, &told) == 1;
+    EXPECT(!is_told || (told.header.correlation == cv_correlation(OTHER, 1, 9) && (told.header.flags & CV_FLAG_FAILED) &&
+                        told.header.type_len == 7 && !memcmp(told.body, CV_DROPPED, 7) && told.header.payload_len == 0));
+    if (is_told) EXPECT(mb_release(&other.run, cv_mailbox_at(&w.map, OTHER), told.entry));
+    found f = drain(&reader, box);
+    bool committed = f.n && f.number[f.n - 1] == 3;
+    EXPECT(is(&f, 1, 2) || is(&f, 2, 2) || is(&f, 2, 3));
+    EXPECT(!is_told || f.number[0] == 2); /* nobody is told who may still be answered */
+    EXPECT(is_told || !committed);        /* told before the newer message is committed */
+    everything_works();
+    return committed;
+}
+
 static void latest_before(void) { begin(4, CV_LATEST, 0), send_numbers(1, 2); }
 static bool latest_after(void) {
     succeed(&sender, SENDER);
@@ -661,6 +685,7 @@ static const struct {
     {"publish_before_the_wrap", publish_wrap_before, publish, publish_after},
     {"publish_large", publish_large_before, publish_large, publish_large_after},
     {"publish_drop_oldest", drop_before, publish, drop_after},
+    {"publish_drops_a_question", drop_asked_before, publish, drop_asked_after},
     {"publish_latest", latest_before, publish, latest_after},
     {"reply", reply_before, reply, reply_after},
     {"take", take_before, take_one, take_after},

@@ -31,6 +31,7 @@ from civitas_shm.messages import (
 from civitas_shm.transport import (
     CLOSED,
     FULL,
+    REPLY_DROPPED,
     SENDER_PROGRAM,
     SENT,
     SLOT_MAIN,
@@ -336,14 +337,12 @@ class InProcessPort:
         if len(waiting) < box.counts[lane]:
             return SENT
         overflow = box.spec.overflow
-        if overflow == "drop_oldest":
-            waiting.popleft()
-            box.dropped += 1
-        elif overflow == "latest":
-            box.dropped += len(waiting)
-            waiting.clear()
-        else:
+        if overflow not in ("drop_oldest", "latest"):
             return FULL
+        for _ in range(1 if overflow == "drop_oldest" else len(waiting)):
+            header = waiting.popleft()[0]
+            box.dropped += 1
+            self._answer(header, REPLY_DROPPED, box.index, b"", failed=True)
         return SENT
 
     def _commit(self, box: _Mailbox, entry: _Entry, lane: int, sender: int) -> None:

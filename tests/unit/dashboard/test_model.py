@@ -52,6 +52,14 @@ def test_without_room_those_with_something_to_say_are_kept_in_their_order() -> N
     assert shown.hidden == 15
 
 
+def test_what_a_full_mailbox_has_dropped_stands_beside_what_waits_and_is_not_calm() -> None:
+    shown = screen(
+        RuntimeSnapshot("r", agents=(AgentSnapshot("a", queue=10, dropped=1234), AgentSnapshot("b"))), 40
+    ).agents
+    assert [row[2] for row in shown.rows] == ["10, 1,234 dropped", "0"]
+    assert shown.calm == (False, True)
+
+
 @pytest.mark.parametrize("height", [1, 5, 12, 24, 60])
 @pytest.mark.parametrize("processes", [0, 1, 3, 40])
 def test_the_screen_is_never_higher_than_the_terminal_but_for_the_least_rows(height: int, processes: int) -> None:

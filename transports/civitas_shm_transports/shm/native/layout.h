@@ -244,6 +244,8 @@ static inline uint64_t cv_meta_struck(uint64_t meta, unsigned strikes, unsigned 
 #define CV_ARENA_DATA (16u << 10)
 #define CV_ARENA_EXTENTS_MAX ((CV_ARENA_DATA - CV_ARENA_EXTENTS) * 8ull)
 
+#define CV_DROPPED "dropped" /* type of the failed reply to a question that was dropped by policy */
+
 /* chunk = this header, type bytes, payload; position and check are the last stores before the publish */
 typedef struct {
     uint64_t check;
@@ -274,6 +276,8 @@ _Static_assert(sizeof(cv_header) == 128, "two granules; civitas_shm/messages.py 
 _Static_assert(offsetof(cv_header, id) == 32 && offsetof(cv_header, trace_id) == 80, "messages.py reads these alone");
 
 /* REPEATED: the handler that sent it had run before, so it may have come before. */
+/* The reader field of a FULL word: somebody waits for the answer. A FULL word has no reader. */
+enum { CV_ASKS = 1 };
 enum { CV_FLAG_ASK = 1, CV_FLAG_REPLY = 2, CV_FLAG_FAILED = 4, CV_FLAG_REPEATED = 8 };
 #define CV_LANE_STATE 3u /* in `lane` of a chunk that holds committed state instead of a message */
 #define CV_LANE_LOG 4u   /* … that holds what a handler has sent: digests, 8 bytes each */

@@ -135,7 +135,7 @@ static inline int mb_publish(cv_run *run, const cv_ring *r, cv_header *h, uint64
         if (ahead == 0 && cv_word_state(word) == CV_EMPTY) {
             mb_seal(run, r, h, tail);
             /* SYNC POINT "message committed": chunk bytes are visible to whoever sees FULL; pairs with mb_take. */
-            if (at_cas(slot, word, cv_word(lap, CV_FULL, 0, ref))) {
+            if (at_cas(slot, word, cv_word(lap, CV_FULL, h->flags & CV_FLAG_ASK, ref))) {
                 at_cas(r->tail, tail, tail + 1);
                 *position = tail;
                 return MB_OK;
@@ -176,14 +176,20 @@ static inline bool mb_close_lane(const cv_ring *r) {
 }
 
 /* Remove the oldest waiting message (overflow policies); its chunk belongs to its owner again. FULL only: a message
- * that is being taken is never dropped, and nothing behind it either, because that would make no room. */
-static inline bool mb_drop_oldest(const cv_ring *r) {
+ * that is being taken is never dropped, and nothing behind it either, because that would make no room.
+ * `asked`: the header of what was dropped if it was a question, else its flags are 0. It is read before the CAS, because
+ * behind it the chunk may be gone; the CAS proves that the slot has held it all the time. */
+static inline bool mb_drop_oldest(const cv_run *run, const cv_ring *r, cv_header *asked) {
+    asked->flags = 0;
     uint64_t head = mb_help_head(r);
     for (uint64_t position = head; position - head <= r->mask; position++) {
         at_u64 *slot = mb_slot(r, position);
         uint64_t word = at_load(slot);
         int ahead = cv_lap_ahead(word, mb_lap(r, position));
         if (ahead == 0 && cv_word_state(word) == CV_FULL) {
+            if (cv_word_reader(word) == CV_ASKS &&
+                (!cv_glance(run, cv_word_ref(word), asked) || asked->check != cv_header_check(run, asked)))
+                asked->flags = 0;
             if (!at_cas(slot, word, cv_word(mb_lap(r, position) + 1, CV_EMPTY, 0, 0))) return false;
             mb_help_head(r);
             return true;

@@ -162,16 +162,33 @@ static inline cv_cell *port_cell(cv_port *p, uint32_t mailbox) {
     return mailbox < p->run.mailboxes ? cv_cell_at(&p->run, mailbox) : NULL;
 }
 
+static inline int port_reply(cv_port *p, const cv_header *cause, port_post *post);
+
+/* Drop the oldest message that waits; who asked it is told so, instead of waiting for its deadline. */
+static inline bool port_drop_oldest(cv_port *p, const cv_ring *r, uint32_t mailbox) {
+    cv_header asked;
+    if (!mb_drop_oldest(&p->run, r, &asked)) return false;
+    if (asked.flags & CV_FLAG_ASK) {
+        port_post post = {.sender = mailbox, .flags = CV_FLAG_FAILED, .payload = "", .type = CV_DROPPED,
+                          .type_len = sizeof CV_DROPPED - 1};
+        uint64_t refused = p->refused;
+        port_reply(p, &asked, &post); /* no memory for it: the deadline is what remains */
+        p->refused = refused;
+    }
+    return true;
+}
+
 /* Make room by policy and publish. A reader in the middle of a take lets nothing be dropped for a moment; on the same
  * core it needs that core. */
 static inline int port_publish_dropping(cv_port *p, cv_mailbox *m, const cv_ring *r, cv_header *h, uint64_t ref,
                                         uint64_t *position, uint64_t *dropped) {
+    uint32_t mailbox = h->mailbox;
     if (m->overflow == CV_LATEST)
-        while (*dropped <= r->mask && mb_drop_oldest(r)) ++*dropped;
+        while (*dropped <= r->mask && port_drop_oldest(p, r, mailbox)) ++*dropped;
     for (unsigned tries = 0;; tries++) {
         int outcome = mb_publish(&p->run, r, h, ref, position);
         if (outcome != MB_FULL || tries == 1024) return outcome;
-        if (mb_drop_oldest(r)) ++*dropped;
+        if (port_drop_oldest(p, r, mailbox)) ++*dropped;
         else if (tries % 64 == 63) sched_yield();
         else at_pause();
     }
