@@ -300,7 +300,11 @@ def _size(size_bytes: int) -> str:
 
 
 class TransportClosed(CivitasError):
-    """This process has left the run (stopped, or a forked child): nothing can be sent or received here any more."""
+    """This process has left the run (it has ended, or this is a forked child): nothing can be sent or received.
+
+    The text says what became of the run, and how to go on with what waits (`run --resume`). `Runtime.ask` raises
+    RunFailed instead when the run has failed.
+    """
 
 
 class TransientError(CivitasError):

@@ -16,6 +16,7 @@ from .clock import SystemClock
 from .errors import CivitasError, ConfigurationError, RunFailed
 from .events import AgentEvent, AgentFailed, DeadlockFound, StopRuntime
 from .host.events import EventLog
+from .host.reports import ended_sentence
 from .letters import Letter
 from .local_driver import LocalDriver, LocalPort, Outcome
 from .log_lines import LogLines
@@ -135,7 +136,7 @@ class LocalRun:
             return
         self._last_snapshot = self.snapshot()
         self._driver.office.collect()
-        self._port.stop()
+        self._port.stop(self._report or ended_sentence(self._name, self._exit_code, {}))
         self._events.emit("run_stopped", exit_code=self._exit_code, cause=self._report)
         self._events.close()
         if self._log_lines is not None:

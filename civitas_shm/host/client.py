@@ -55,7 +55,7 @@ from .protocol import (
     WantSnapshots,
     Welcome,
 )
-from .reports import waiting_sentence
+from .reports import ended_sentence, waiting_sentence
 
 __all__ = ["Chaos", "Ended", "HostClient", "HostOptions", "Line"]
 
@@ -183,7 +183,10 @@ class HostClient:
             if self._ended.done():
                 await self._close()
         if ended.error:
-            raise error_of(ended.error, ended.report)
+            error = error_of(ended.error, ended.report)
+            if ended.waiting:
+                error.add_note(waiting_sentence(ended.waiting))
+            raise error
         return ended
 
     async def stop(self, *, now: bool = False, exit_code: int = 0) -> None:
@@ -282,6 +285,19 @@ class HostClient:
         readings = (self.port.stats(self.port.resolve(name)) for name in self.port.names())
         return {reading.name: count for reading in readings if (count := reading.waiting + reading.in_hand)}
 
+    def _farewell(self) -> str:
+        """What has become of the run, for those who still wait for an answer; empty when that is not known."""
+        if not self._ended.done():
+            return ""
+        if (error := self._ended.exception()) is not None:
+            return str(error)
+        ended = self._ended.result()
+        if ended.error:
+            return (
+                f"The run {self._options.name!r} has failed: {ended.report} {waiting_sentence(ended.waiting)}".rstrip()
+            )
+        return ended_sentence(self._options.name, ended.exit_code, ended.waiting)
+
     def _fail(self, error: CivitasError) -> None:
         """The first reason holds; what has ended already is not failed."""
         for future in (self._welcome, self._ended):
@@ -295,8 +311,9 @@ class HostClient:
             return
         self._closing = True
         if self._orders is not None:
-            await self._orders.close()
-            self.port.stop()
+            why = self._farewell()
+            await self._orders.close(why)
+            self.port.stop(why)
         self._channel.close()
         await asyncio.wait([self._gone], timeout=_EXIT_GRACE_S)
         if not self._gone.done():  # it hangs at its end: nothing of the run depends on it any more

@@ -51,6 +51,7 @@ class Orders:
         self._requests: dict[int, asyncio.Future[None]] = {}
         self._last_request = 0
         self._closed = False
+        self._why = "this process has left the run"
 
     def obey(self, message: StartAgent | StopAgent | CrashAgent | EndWait | Answer) -> None:
         """Begin to do it."""
@@ -77,7 +78,7 @@ class Orders:
     async def supervise(self, asker: str, what: str, fields: dict[str, Any]) -> None:
         """Ask the host, and return when it has done it; raises what it answers."""
         if self._closed:
-            raise TransportClosed("this process has left the run")
+            raise TransportClosed(self._why)
         self._last_request += 1
         request = self._last_request
         answered = self._requests[request] = asyncio.get_running_loop().create_future()
@@ -96,12 +97,16 @@ class Orders:
         else:
             waiting.set_result(None)
 
-    async def close(self) -> None:
-        """Give up what is still being done: the process leaves. Agents that still run are not stopped."""
+    async def close(self, why: str = "") -> None:
+        """Give up what is still being done: the process leaves. Agents that still run are not stopped.
+
+        `why`: what those are told who wait for an answer of the host.
+        """
+        self._why = why or self._why
         self._closed = True
         for waiting in self._requests.values():
             if not waiting.done():
-                waiting.set_exception(TransportClosed("this process has left the run"))
+                waiting.set_exception(TransportClosed(self._why))
                 waiting.exception()  # who is torn down as well does not look any more
         tasks = list(self._last.values())
         for task in tasks:

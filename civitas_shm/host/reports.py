@@ -12,7 +12,7 @@ from typing import Any
 
 from .kernel import Exit
 
-__all__ = ["Death", "cause_of", "death_report", "failure_report", "waiting_sentence"]
+__all__ = ["Death", "cause_of", "death_report", "ended_sentence", "failure_report", "waiting_sentence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,11 @@ def failure_report(event: Mapping[str, Any], process: str) -> str:
 def _message(entry: Mapping[str, Any]) -> str:
     to = f" to {entry['agent']!r}" if entry.get("agent") else ""
     return f"message {entry['id']} of type {entry['type']!r} from {entry['sender']!r}{to}, delivery {entry['delivery']}"
+
+
+def ended_sentence(run: str, exit_code: int, waiting: Mapping[str, int]) -> str:
+    """What those are told who still wait for something when a run has been stopped, or ask for it later."""
+    return f"The run {run!r} was stopped and has ended (exit code {exit_code}). {waiting_sentence(waiting)}".rstrip()
 
 
 def waiting_sentence(waiting: Mapping[str, int]) -> str:

@@ -34,8 +34,10 @@ class Port(Protocol):
         """Begin to receive on `loop`. Called once."""
         ...
 
-    def stop(self) -> None:
-        """Leave: pending asks and waits for room fail with TransportClosed. Idempotent.
+    def stop(self, why: str = "") -> None:
+        """Leave: pending asks and waits for room fail with TransportClosed, later operations too. Idempotent.
+
+        `why`: what these errors say, for those who want to know what has become of the run.
 
         Messages in hand stay in hand for the successor.
         """

@@ -61,7 +61,47 @@ def test_pending_asks_fail_when_the_host_dies(start_run: Any, agent: Agent, tmp_
             os.kill(run.client.host_pid, signal.SIGKILL)
             with pytest.raises(RunFailed):
                 await run.client.wait()
-            with pytest.raises(TransportClosed):
+            with pytest.raises(TransportClosed, match=r"The host process .* died: SIGKILL.*slow 1\): `run --resume`"):
+                await asked
+            with pytest.raises(TransportClosed, match="run --resume"):  # whoever comes later is told the same
+                await run.ask("slow", {"n": 1})
+
+    asyncio.run(test())
+
+
+def test_an_ask_that_waits_when_the_run_is_stopped_is_told_so_and_what_is_left_for_a_resume(
+    start_run: Any, agent: Agent, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        agents = [
+            agent("Sink", "mark", config={"out": str(tmp_path / "mark")}),
+            agent("Slow", shutdown_timeout_s=0.01),
+        ]
+        async with start_run(*agents) as run:
+            asked = asyncio.ensure_future(run.ask("slow", {"n": 1}))
+            await run.until((tmp_path / "mark").exists)
+            await run.client.stop(exit_code=3)
+            await run.client.wait()
+            text = r"was stopped and has ended \(exit code 3\)\. 1 message waits \(slow 1\): `run --resume`"
+            with pytest.raises(TransportClosed, match=text):
+                await asked
+
+    asyncio.run(test())
+
+
+def test_an_ask_that_waits_when_supervision_gives_up_gets_the_report(
+    start_run: Any, agent: Agent, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        agents = [agent("Sink", "mark", config={"out": str(tmp_path / "mark")}), agent("Slow")]
+        async with start_run(*agents, supervision={"max_restarts": 0}) as run:
+            asked = asyncio.ensure_future(run.ask("slow", {"n": 1}))
+            await run.until((tmp_path / "mark").exists)
+            os.kill(run.pid(), signal.SIGKILL)
+            with pytest.raises(RunFailed) as failed:
+                await run.client.wait()
+            assert "slow 1" in failed.value.__notes__[0]
+            with pytest.raises(TransportClosed, match=r"(?s)has failed: .*SIGKILL.*slow 1\): `run --resume`"):
                 await asked
 
     asyncio.run(test())

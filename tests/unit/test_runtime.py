@@ -117,7 +117,7 @@ def test_start_and_stop_are_idempotent() -> None:
         await runtime.stop()
         await runtime.stop()
         assert await runtime.wait() == 0
-        with pytest.raises(TransportClosed):
+        with pytest.raises(TransportClosed, match=r"was stopped and has ended \(exit code 0\)"):
             await runtime.ask("echo", {})
 
     asyncio.run(play())

@@ -133,6 +133,7 @@ class InProcessPort:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = False
+        self._why = ""
         self._mailboxes: list[_Mailbox] = []
         self._by_name: dict[str, int] = {}
         self._asks: dict[int, tuple[asyncio.Future[Reply], int]] = {}
@@ -223,10 +224,11 @@ class InProcessPort:
         for box in self._mailboxes:
             self._rouse(box)
 
-    def stop(self) -> None:
+    def stop(self, why: str = "") -> None:
         if self._stopped:
             return
         self._stopped = True
+        self._why = why or "this process has left the run: nothing can be sent or received here any more"
         waiting: list[asyncio.Future[Reply] | asyncio.Future[None]] = [future for future, _ in self._asks.values()]
         for box in self._mailboxes:
             box.on_ready = None
@@ -235,7 +237,7 @@ class InProcessPort:
         self._asks.clear()
         for future in waiting:
             if not future.done():
-                future.set_exception(TransportClosed("this process has left the run"))
+                future.set_exception(TransportClosed(self._why))
                 # An asker that is being torn down itself does not look any more; that is no news for the log.
                 future.exception()
 
@@ -515,7 +517,7 @@ class InProcessPort:
 
     def _check_open(self) -> None:
         if self._stopped:
-            raise TransportClosed("this process has left the run: nothing can be sent or received here any more")
+            raise TransportClosed(self._why)
 
 
 def transport() -> TransportModule:

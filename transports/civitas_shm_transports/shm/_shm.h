@@ -42,6 +42,7 @@ typedef struct {
     mailbox_view *views;              /* by mailbox */
     PyObject *type_cache[TYPE_CACHE]; /* str of recent message types, by a hash of their bytes */
     PyObject *closed_error;           /* civitas_shm.errors.TransportClosed */
+    PyObject *closed_text;            /* what it says; NULL: nobody told this process why it left */
     PyObject *pending;                /* dict: correlation -> future of an ask of this process; see bind */
     PyObject *wake;                   /* called when an ask is posted while the process is parked */
     PyObject *forgetful;              /* called with a mailbox whose handler sent more than is remembered */
@@ -51,7 +52,8 @@ typedef struct {
 /* Between attach and close. False: TransportClosed is set. */
 static inline bool is_open(PortObject *self) {
     if (self->open) return true;
-    PyErr_SetString(self->closed_error,
+    if (self->closed_text) PyErr_SetObject(self->closed_error, self->closed_text);
+    else PyErr_SetString(self->closed_error,
                     "This process has left the run (stopped, or a forked child): nothing can be sent or received here.");
     return false;
 }
@@ -100,7 +102,7 @@ static inline cv_mailbox *mailbox_at(PortObject *self, uint32_t mailbox) {
     PORT_FAST(probe) PORT_FAST(probe_open) PORT_PLAIN(held)                                              \
     PORT_FAST(add_mailbox) PORT_FAST(set_readers) PORT_FAST(close_lanes)                /* host */       \
     PORT_FAST(set_slot) PORT_FAST(slot) PORT_FAST(recover) PORT_PLAIN(ring_all) PORT_PLAIN(safety_poll)  \
-    PORT_PLAIN(close) PORT_PLAIN(detach)                                                /* life */
+    PORT_FAST(close) PORT_PLAIN(detach)                                                 /* life */
 
 #define PORT_FAST(name) PyObject *port_##name##_py(PyObject *object, PyObject *const *args, Py_ssize_t n);
 #define PORT_PLAIN(name) PyObject *port_##name##_py(PyObject *object, PyObject *unused);

@@ -28,13 +28,19 @@ static void leave(PortObject *self) {
     unmap(&self->port.run);
 }
 
-PyObject *port_close_py(PyObject *object, PyObject *unused) {
-    (void)unused;
+/* close(why=""): leave the memory; what is tried later says `why`, unless that is empty. */
+PyObject *port_close_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
+    if (!count_is(n, 0, 1, "close")) return NULL;
     if (((PortObject *)object)->spinning) { /* the mappings are being read without the GIL */
         PyErr_SetString(PyExc_RuntimeError, "close() was called while another thread is in poll(); close on the loop's thread.");
         return NULL;
     }
     leave((PortObject *)object);
+    PyObject **text = &((PortObject *)object)->closed_text;
+    if (n > 0 && !*text && PyUnicode_Check(args[0]) && PyUnicode_GetLength(args[0]) > 0) {
+        Py_INCREF(args[0]);
+        *text = args[0];
+    }
     Py_RETURN_NONE;
 }
 
@@ -49,6 +55,7 @@ void port_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     leave((PortObject *)object);
     Py_CLEAR(((PortObject *)object)->closed_error);
+    Py_CLEAR(((PortObject *)object)->closed_text);
     Py_CLEAR(((PortObject *)object)->done);
     Py_CLEAR(((PortObject *)object)->set_result);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);

@@ -110,7 +110,7 @@ class ShmPort:
         loop.add_reader(self._door_fd, self._on_door)
         self._wake()
 
-    def stop(self) -> None:
+    def stop(self, why: str = "") -> None:
         if self._stopped:
             return
         self._stopped = True
@@ -119,11 +119,11 @@ class ShmPort:
         waiting: list[asyncio.Future[Any]] = [*self._pending.values(), *self._room]
         for future in waiting:
             if not future.done():
-                future.set_exception(TransportClosed("This process has left the run."))
+                future.set_exception(TransportClosed(why or "This process has left the run."))
         self._pending.clear()
         self._room.clear()
         self._handlers.clear()
-        self._native.close()
+        self._native.close(why)
 
     # --- when to poll -------------------------------------------------------------------------------------------------
 
