@@ -142,6 +142,7 @@ class Account(Turns):
             return False
         child = Child(agent.name, home, 0, agent)
         child.spawner = wanted.spawner
+        child.incarnation = self.last_of.get(agent.name, 0)
         self.children[agent.name] = child
         home.groups[0].append(child)
         home.spawned[wanted.spawner] = home.spawned.get(wanted.spawner, 0) + 1

@@ -8,7 +8,8 @@ Invariants, checked after every step:
 | invariant      | what must hold                                                                                |
 |----------------|-----------------------------------------------------------------------------------------------|
 | one life       | no child is started while an incarnation of it runs, in truth or as far as the tree was told  |
-| incarnations   | a start has the last incarnation plus one; stops and give-ups name the last one               |
+| incarnations   | a start has the last incarnation plus one, the first of a spawned child one that its name     |
+|                | never had; stops, give-ups and removals name the last one                                     |
 | start order    | a group starts only when all of the one before are ready or gone, on every level              |
 | stop order     | a group is told to stop only when all later ones are down, on every level                     |
 | stop wins      | from StopRequested, or when the root gives up or shuts down, nothing starts, no timer is set  |
@@ -26,7 +27,8 @@ Invariants, checked after every step:
 |                | so (any, or the last one)                                                                     |
 | running        | Running once, when the last group of the root is up for the first time                        |
 | the end        | Stopped or Failed once, when nothing lives; Failed exactly when the root gave up              |
-| nothing twice  | an event that concerns nothing any more leaves the very same tree and asks for nothing        |
+| nothing twice  | an event that concerns nothing any more leaves the very same tree and asks for nothing; what  |
+|                | has been told once concerns nothing any more                                                  |
 | at rest        | when nothing is under way all children run or are gone, or the tree is at its end, with no    |
 |                | timer left; the tree's own reports say the same                                               |
 """

@@ -44,10 +44,11 @@ Ending = Literal["crash", "unclean", "finish", "stop"]
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """How one incarnation starts and stops. Without one it does both at once, and well."""
+    """How one life starts and stops. Without one it does both at once, and well."""
 
     child: str
-    incarnation: int
+    life: int
+    """1, 2, …: the first start under that name, the second."""
     start_s: float = 0.0
     start: Literal["ready", "fails", "ends", "hangs"] = "ready"
     """`hangs`: its start-up deadline has to end it."""
@@ -109,7 +110,8 @@ class Full:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """An event comes a second time, or long after: the tree must not care."""
+    """An event comes a second time, or long after: the tree must not care. A wish (RemoveChild) means whoever bears the
+    name by then."""
 
     at_s: float
     event: Event
@@ -126,7 +128,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """An agent is spawned below a dynamic supervisor, into a process."""
+    """An agent is spawned below a dynamic supervisor, into a process; often under a name that another has left."""
 
     at_s: float
     supervisor: str

@@ -132,11 +132,11 @@ def _anywhere(topology: TopologySpec) -> TopologySpec:
 
 def replay(placement: Placement, failure: Failure, schedule: Schedule, step: Step = real_step) -> Violation | None:
     """A run by its schedule alone; what is violated, if anything."""
-    fates = {(entry.child, entry.incarnation): entry for entry in schedule if isinstance(entry, Fate)}
+    fates = {(entry.child, entry.life): entry for entry in schedule if isinstance(entry, Fate)}
     fired = dict.fromkeys(CLAUSES, 0)
 
-    def fate_of(child: str, incarnation: int) -> Fate:
-        return fates.get((child, incarnation)) or Fate(child, incarnation)
+    def fate_of(child: str, life: int) -> Fate:
+        return fates.get((child, life)) or Fate(child, life)
 
     world = World(placement, step, failure.tree_seed, failure.begin_s, fired, fate_of)
     try:
@@ -232,14 +232,14 @@ class _Director:
         self._written.append(entry)
         self.world.put(entry)
 
-    def _fate(self, child: str, incarnation: int) -> Fate:
+    def _fate(self, child: str, life: int) -> Fate:
         chance = self._chance
         if self._peace or chance.random() < 0.3:
-            return Fate(child, incarnation)
+            return Fate(child, life)
         bad = chance.random() < self._temper
         fate = Fate(
             child,
-            incarnation,
+            life,
             start_s=chance.pick(SPANS_S),
             start=chance.pick(("fails", "fails", "ends", "hangs")) if bad else "ready",
             stop_s=chance.pick(SPANS_S),
@@ -277,16 +277,19 @@ class _Director:
             self._happens(End(at_s, chance.pick(living).child, "crash"))
 
     def _spawn(self, at_s: float, before_start: bool = False) -> Spawn:
-        """Now and then below a supervisor that is not dynamic, or under a name that is taken: to be refused.
-
-        A name that a spawned agent has left is not used again: docs/reliability.md says what would come of it.
+        """Under a new name, or under one that a spawned agent has left (whose events may still come late, or again).
+        Now and then below a supervisor that is not dynamic, or under a name that is taken: to be refused.
         """
         chance = self._chance
         supervisor = chance.pick(self._dynamic) if chance.random() < 0.95 else "root"
-        name = f"d{len(self._spawned) + 1}"
-        if chance.random() < 0.05 and self._declared:
+        free = [name for name in self._spawned if name not in self.world.tree.children]
+        roll = chance.random()
+        if roll < 0.05 and self._declared:
             name = chance.pick(self._declared)
+        elif roll < 0.5 and free:
+            name = chance.pick(free)
         else:
+            name = f"d{len(self._spawned) + 1}"
             self._spawned.append(name)
         agent = random_spawn(chance, name, chance.pick((MAIN, *self._processes)))
         return Spawn(at_s, supervisor, agent, chance.pick(("", "", "spawner", "other")), before_start)

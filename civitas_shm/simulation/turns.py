@@ -52,6 +52,8 @@ class Turns:
         self.now_s = 0.0
         self.cause = 0
         self.used_timers: set[int] = set()
+        self.last_of: dict[str, int] = {}
+        """By name: the highest incarnation of spawned children that have left."""
         self.started = self.has_run = False
         self.going_down = False
         """The tree is asked to stop, or its root gave up or shuts down."""
@@ -254,9 +256,9 @@ class Turns:
         incarnation = self.asked.starts.pop(child.key, None)
         if incarnation is None:
             return False
-        if incarnation != child.incarnation + 1:
+        if incarnation <= child.incarnation or (child.begun and incarnation != child.incarnation + 1):
             raise Violation("incarnations", f"{child.key} starts as {incarnation}; the last is {child.incarnation}")
-        child.incarnation, child.state = incarnation, STARTING
+        child.incarnation, child.begun, child.state = incarnation, True, STARTING
         add_living(child, 1)
         return True
 
@@ -274,9 +276,10 @@ class Turns:
         removal = self.asked.removals.pop(child.key, None)
         if removal is None or removal.why != why:
             raise Violation("removal", f"{child.key} must be removed ({why}); said is {removal}")
-        if removal.incarnation != child.incarnation or removal.spawner != child.spawner:
+        if (child.begun and removal.incarnation != child.incarnation) or removal.spawner != child.spawner:
             raise Violation("incarnations", f"{removal}; the last is {child.incarnation}, of {child.spawner!r}")
         del self.children[child.key]
+        self.last_of[child.key] = child.incarnation
         home.groups[0].remove(child)
         self._coming_up[home] = None
 

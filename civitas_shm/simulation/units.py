@@ -26,7 +26,7 @@ class Child:
     """One child."""
 
     __slots__ = (
-        "group", "home", "incarnation", "key", "removing", "restart", "significant", "spawner", "state", "timeout_s",
+        "begun", "group", "home", "incarnation", "key", "removing", "restart", "significant", "spawner", "state", "timeout_s",
         "type", "waits", "window",
     )  # fmt: skip
 
@@ -39,6 +39,8 @@ class Child:
         self.timeout_s = spec.shutdown_timeout_s
         self.state = OFF
         self.incarnation = 0
+        """Of its last start; before the first, the highest that any earlier bearer of its name had."""
+        self.begun = False
         self.waits = False
         self.type = spec.type
         self.spawner: str | None = None

@@ -12,7 +12,7 @@ they came up; entries of the schedule after all others.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any, Final
@@ -115,9 +115,11 @@ class World:
         self.process_of = {child: self.processes[p.name] for p in placement.processes for child in p.agents}
         self.agents = {key: agent for agent in spec.agents() for key in child_keys(agent)}
         self.lives: dict[str, Life] = {}
-        """The last incarnation of each child."""
+        """The last life of each child, or of who bore its name last."""
+        self._begun: Counter[str] = Counter()
+        """Lives by child."""
         self.past: dict[Event, None] = dict.fromkeys(_OF_NOBODY)
-        """Events that can change nothing when they come again, in order."""
+        """Events that have been told, in order."""
         self.faults = dict.fromkeys((End, Kill, Pause, Slow, Full, Again, Stop, Spawn, Despawn), 0)
         """Entries of the schedule that changed something."""
         self._asked_stop = False
@@ -191,7 +193,8 @@ class World:
         if last is not None and not last.over:
             raise Violation("one life", f"{child} is started as {incarnation} while {last.incarnation} runs in truth")
         process = self.process_of[child]
-        life = Life(child, incarnation, self.agents[child], process, self._fate_of(child, incarnation))
+        self._begun[child] += 1
+        life = Life(child, incarnation, self.agents[child], process, self._fate_of(child, self._begun[child]))
         self.lives[child] = life
         process.lives[child] = life
         if process.number == 0 and process.name != MAIN:
@@ -385,15 +388,18 @@ class World:
         return True
 
     def _comes_again(self, entry: Again) -> bool:
-        if entry.event not in self.past:
+        event, before = entry.event, self.tree
+        if event not in self.past:
             return False
-        self.feed(entry.event)
+        self.feed(event)
+        if self.tree is not before and not isinstance(event, RemoveChild):
+            raise Violation("nothing twice", f"{event} was told before, and is taken for news")
         return True
 
     def spawn(self, entry: Spawn) -> bool:
         """Also what the tree must refuse."""
         agent = entry.agent
-        if agent.name not in self.agents:
+        if agent.name not in self.tree.children and agent.name not in self.tree.supervisors:
             self.agents[agent.name] = agent
             self.process_of[agent.name] = self.processes[agent.process or MAIN]
         self.feed(AddChild(entry.supervisor, agent, entry.spawner))

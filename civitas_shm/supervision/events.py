@@ -10,7 +10,8 @@ What a driver promises (the tree's guarantees rest on it):
 - the death of a process is one ProcessDied with all children that were in it, not one event for each;
 - actions are performed in their order, and what comes of them is sent as later events, never from inside `step`.
 
-What a driver may do: send an event twice, late, or for a child that is long gone. That changes nothing.
+What a driver may do: send an event twice, late, or for a child that is long gone, whose name another bears by now.
+That changes nothing. (AddChild and RemoveChild are wishes, not news: they mean whoever bears the name when they come.)
 """
 
 from __future__ import annotations
@@ -144,7 +145,8 @@ class StartChild:
 
     child: str
     incarnation: int
-    """1, 2, … per child; name it in every event about this life of the child."""
+    """One more than its last; name it in every event about this life of the child. A spawned child's first one is above
+    all that have ever been of its name."""
 
 
 @dataclass(frozen=True, slots=True)

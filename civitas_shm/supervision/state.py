@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Literal
 
@@ -111,9 +111,11 @@ class ChildState:
     significant: bool = False
     status: ChildStatus = ChildStatus.DOWN
     incarnation: int = 0
-    """Of the last start; 0 = never started."""
+    """Of the last start; `before` = never started."""
     dynamic: DynamicChild | None = None
     """Not None: it was spawned."""
+    before: int = 0
+    """Up to here incarnations belong to lives before this child was in the tree (see `Tree.departed`)."""
 
     @property
     def lives(self) -> bool:
@@ -150,7 +152,7 @@ class SupervisorState:
     shutdown: Fall | None = None
     """STOPPING because its significant children have ended."""
     spawned: Mapping[str, int] = field(default_factory=dict)
-    """A dynamic one: spawns since the beginning, by spawner."""
+    """A dynamic one: spawns since the beginning, by spawner where the quota has a limit for each."""
 
     @property
     def name(self) -> str:
@@ -179,19 +181,27 @@ class Tree:
     timers: Mapping[int, TimerTarget] = field(default_factory=dict)
     next_timer: int = 1
     next_cause: int = 1
+    departed: int = 0
+    """No child that has left the tree had a higher incarnation; who is spawned goes on from it. So a name and an
+    incarnation mean one life for ever, however often the name is used again, and one number remembers them all."""
     outcome: Literal["stopped", "failed"] | None = None
     """Final when not None."""
 
     @classmethod
-    def from_spec(cls, spec: SupervisorSpec, seed: int = 0) -> Tree:
-        """The tree before its start. ConfigurationError when names clash or a limit is impossible."""
+    def from_spec(cls, spec: SupervisorSpec, seed: int = 0, departed: int = 0) -> Tree:
+        """The tree before its start. ConfigurationError when names clash or a limit is impossible.
+
+        `departed`: the highest incarnation of an earlier tree of the same run, which this one goes on from.
+        """
         children: dict[str, ChildState] = {}
         supervisors: dict[str, SupervisorState] = {}
         if spec.significant:
             raise ConfigurationError(f"supervisor {spec.name!r}: the root cannot be significant: nothing is above it.")
         _plant(spec, None, 0, children, supervisors)
         _refuse_clashes(spec)
-        return cls(root=spec.name, children=children, supervisors=supervisors, seed=seed)
+        if departed:
+            children = {key: replace(child, incarnation=departed, before=departed) for key, child in children.items()}
+        return cls(root=spec.name, children=children, supervisors=supervisors, seed=seed, departed=departed)
 
 
 def child_keys(agent: AgentSpec) -> tuple[str, ...]:
@@ -308,8 +318,9 @@ class SupervisorReport:
 
 
 def restart_count(tree: Tree, child: str) -> int:
-    """How often the child was started again, for whatever reason, since the tree began."""
-    return max(tree.children[child].incarnation - 1, 0)
+    """How often the child was started again, for whatever reason, since it is in the tree."""
+    state = tree.children[child]
+    return max(state.incarnation - state.before - 1, 0)
 
 
 def restarts_in_window(tree: Tree, now_s: float) -> dict[str, int]:

@@ -56,7 +56,8 @@ A child *falls*, or a supervisor that gave up (FAILED) or shut down (FINISHED). 
 |                                     |                                     | is counted and widens the scope        |
 
 Guarantees:
-- a child is started only when its last incarnation has ended, and incarnations only grow;
+- a child is started only when its last incarnation has ended, and incarnations only grow, also when a spawned child
+  has left and its name is used again: an event of its earlier bearer means nothing to the new one;
 - a stop beats a restart: from StopRequested, and from the moment the root gives up or shuts down, no StartChild is
   emitted; a shutdown beats the restart of a child that fell in the same event;
 - one cause is counted once against each supervisor, also when it reaches it through several supervisors below;
@@ -225,9 +226,15 @@ class _Step(Work):
             group=0,
             restart=agent.restart,
             shutdown_timeout_s=agent.shutdown_timeout_s,
+            incarnation=self._departed,
             dynamic=DynamicChild(agent.type, wanted.spawner),
+            before=self._departed,
         )
-        spawned = {**supervisor.spawned, wanted.spawner: supervisor.spawned.get(wanted.spawner, 0) + 1}
+        quota = supervisor.spec.dynamic
+        assert quota is not None
+        # By spawner only where that is asked for: there may be as many of them as there are spawns.
+        spawner = "" if quota.max_total_spawns_per_spawner is None else wanted.spawner
+        spawned = {**supervisor.spawned, spawner: supervisor.spawned.get(spawner, 0) + 1}
         self._set(supervisor, groups=((*supervisor.groups[0], agent.name),), spawned=spawned)
         if supervisor.phase is Phase.UP:
             self._start(agent.name)

@@ -29,6 +29,7 @@ class Work:
         self._timers = dict(tree.timers)
         self._next_timer = tree.next_timer
         self._next_cause = tree.next_cause
+        self._departed = tree.departed
         self._seed = tree.seed
         self._outcome: Literal["stopped", "failed"] | None = None
         self._queue: deque[str] = deque()
@@ -43,6 +44,7 @@ class Work:
             timers=self._timers,
             next_timer=self._next_timer,
             next_cause=self._next_cause,
+            departed=self._departed,
             outcome=self._outcome,
         )
 
@@ -91,6 +93,7 @@ class Work:
                 self.actions.append(CancelTimer(timer))
         assert child.dynamic is not None
         del self._children[child.key]
+        self._departed = max(self._departed, child.incarnation)
         self._set(supervisor, groups=(tuple(key for key in supervisor.groups[0] if key != child.key),))
         self._queue.append(supervisor.name)
         self.actions.append(ChildRemoved(child.key, child.incarnation, child.dynamic.spawner, why, reason))
@@ -201,6 +204,7 @@ def _child(child: ChildState, status: ChildStatus, incarnation: int) -> ChildSta
         status,
         incarnation,
         child.dynamic,
+        child.before,
     )
 
 

@@ -62,7 +62,7 @@ MUTANTS = (
         "tree",
         "return self._ended(children, Ending.FAILED, reason, counts)",
         "return self._ended(children, Ending.FAILED, reason, True)",
-        ("intensity", "backoff"),
+        ("intensity", "backoff", "no limbo"),
     ),
     Mutant(
         "a late ChildReady of an earlier life makes the present one ready",
@@ -175,6 +175,20 @@ MUTANTS = (
         "incarnation = child.incarnation + 1",
         "incarnation = max(child.incarnation, 1)",
         ("incarnations",),
+    ),
+    Mutant(
+        "a name that is used again begins anew with the first incarnation",
+        "tree",
+        "            incarnation=self._departed,\n",
+        "            incarnation=0,\n",
+        ("incarnations", "nothing twice"),
+    ),
+    Mutant(
+        "what a name comes to once its bearer has left is forgotten with the next that leaves",
+        "work",
+        "self._departed = max(self._departed, child.incarnation)",
+        "self._departed = child.incarnation",
+        ("incarnations", "nothing twice"),
     ),
     Mutant(
         "a stop is forgotten while groups are being taken down",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from civitas_shm.supervision import (
     Tree,
     nearest_dynamic,
     refusal,
+    restart_count,
     step,
 )
 from civitas_shm.topology.model import AgentSpec, DynamicSpec, Restart, SupervisorSpec
@@ -58,8 +60,8 @@ class World:
     def spawn(self, name: str, **how: Any) -> list[Action]:
         return self.send(wanted(name, **how))
 
-    def up(self, name: str, **how: Any) -> None:
-        assert self.spawn(name, **how) == [StartChild(name, 1)]
+    def up(self, name: str, incarnation: int = 1, **how: Any) -> None:
+        assert self.spawn(name, **how) == [StartChild(name, incarnation)]
         self.ready(name)
 
     def ready(self, name: str) -> list[Action]:
@@ -170,7 +172,51 @@ def test_a_name_is_free_again_after_the_removal() -> None:
     world.send(RemoveChild("x"))
     assert "the name is taken" in str(refusal(world.tree, wanted("x")))
     world.exit("x")
-    world.up("x")
+    world.up("x", incarnation=2)
+
+
+def test_what_is_told_of_an_earlier_bearer_of_a_name_twice_or_late_means_nothing_to_the_new_one() -> None:
+    world = World()
+    world.up("x", restart="permanent")
+    world.fail("x")
+    world.ready("x")
+    world.send(RemoveChild("x"))
+    world.exit("x")
+    world.up("x", incarnation=3)
+    before = world.tree
+    for incarnation in (1, 2):
+        for told in (
+            ChildReady("x", incarnation),
+            ChildFailed("x", incarnation, "boom"),
+            ChildExited("x", incarnation, stop_action=False),
+            ProcessDied("w1", (("x", incarnation),)),
+        ):
+            assert world.send(told) == []
+            assert world.tree is before, told
+    assert restart_count(world.tree, "x") == 0, "restarts are counted for each bearer"
+    assert world.fail("x") == [StartChild("x", 4)]
+    assert restart_count(world.tree, "x") == 1
+
+
+def test_a_name_that_comes_back_below_another_supervisor_is_not_taken_for_its_last_bearer() -> None:
+    world = World(dynamic("one"), dynamic("two"))
+    world.up("x", supervisor="one")
+    world.exit("x")
+    world.up("x", supervisor="two", incarnation=2)
+    assert world.send(ChildFailed("x", 1, "boom")) == []
+
+
+def test_a_thousand_names_used_once_leave_nothing_behind_but_one_number() -> None:
+    world = World()
+
+    def use(name: str) -> int:
+        world.spawn(name, restart="temporary", spawner=f"spawner of {name}")
+        world.fail(name)
+        return len(str(asdict(world.tree)))
+
+    size = use("x")
+    assert max(use(f"x{number}") for number in range(1000)) < size + len("1001") * 3
+    assert world.tree.departed == 1001
 
 
 def test_children_stop_side_by_side_and_the_stop_waits_for_all() -> None:

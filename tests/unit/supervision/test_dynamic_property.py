@@ -108,6 +108,9 @@ class World:
     now_s: float = 0.0
     alive: dict[str, int] = field(default_factory=dict)
     incarnations: Counter[str] = field(default_factory=Counter)
+    """Of the last start under each name, whoever bore it."""
+    begun: set[str] = field(default_factory=set)
+    """Started since it is in the tree."""
     ready: set[str] = field(default_factory=set)
     told_to_stop: set[str] = field(default_factory=set)
     has_been_up: set[str] = field(default_factory=set)
@@ -121,7 +124,7 @@ class World:
     root_shut_down: bool = False
     spawned: set[str] = field(default_factory=set)
     removed: set[str] = field(default_factory=set)
-    """Of those."""
+    """Of those: whose name nobody bears just now."""
     outcome: Action | None = None
     seen: Counter[str] = field(default_factory=Counter)
 
@@ -162,12 +165,16 @@ class World:
             case StartChild(child, incarnation):
                 assert child not in self.removed, "a start after the removal"
                 assert child not in self.alive, "two incarnations at once"
-                assert incarnation == self.incarnations[child] + 1
+                if child in self.begun or child not in self.spawned:
+                    assert incarnation == self.incarnations[child] + 1
+                else:
+                    assert incarnation > self.incarnations[child], "two lives with one name and one number"
                 assert not self.stop_requested, "a restart beat the stop"
                 assert not self.root_gave_up, "a start after the root gave up"
                 assert not self.root_shut_down, "a start after the root shut down"
                 if incarnation == 1:
                     assert set(self.before.get(child, [])) <= self.has_been_up, "started before its turn"
+                self.begun.add(child)
                 self.incarnations[child] = incarnation
                 self.alive[child] = incarnation
                 self.given_up.discard(child)
@@ -199,9 +206,12 @@ class World:
             case ChildRemoved(child, incarnation):
                 assert child not in self.alive
                 assert child in self.spawned
-                assert incarnation == self.incarnations[child]
+                assert incarnation == self.incarnations[child] or child not in self.begun
                 assert child not in self.tree.children
                 self.removed.add(child)
+                self.begun.discard(child)
+                self.has_been_up.discard(child)
+                self.past = [event for event in self.past if event != RemoveChild(child)]  # a wish, not news
             case Escalated(supervisor):
                 self.root_gave_up = self.root_gave_up or supervisor == self.spec.name
             case ShutDown(supervisor, child):
@@ -272,12 +282,14 @@ class World:
         if not names:
             return
         restart: Restart = self.chance.choice(["permanent", "transient", "temporary"])
-        name = f"spawned{len(self.spawned)}"
+        left = sorted(self.removed)
+        name = self.chance.choice(left) if left and self.chance.random() < 0.5 else f"spawned{len(self.spawned)}"
         wanted = AddChild(self.chance.choice(names), AgentSpec(name, "m:A", restart=restart), spawner="a1")
         refused = refusal(self.tree, wanted)
         before = self.tree
         if refused is None:
             self.spawned.add(name)
+            self.removed.discard(name)
         self.send(wanted)
         assert (self.tree is before) == (refused is not None)
         quota = self.tree.supervisors[wanted.supervisor].spec.dynamic
