@@ -26,8 +26,8 @@ class Child:
     """One child."""
 
     __slots__ = (
-        "begun", "group", "home", "incarnation", "key", "removing", "restart", "significant", "spawner", "state", "timeout_s",
-        "type", "waits", "window",
+        "begun", "group", "home", "incarnation", "key", "removing", "restart", "significant", "spawner", "state",
+        "timeout_s", "type", "waits", "window",
     )  # fmt: skip
 
     def __init__(self, key: str, home: Supervisor, group: int, spec: AgentSpec) -> None:
