@@ -226,6 +226,8 @@ class LocalDriver:
             case ChildRemoved(child, _, _, _, reason):
                 self._close_mailbox(child, reason, given_up=True)
                 del self._specs[child], self._mailboxes[child]
+                self._incarnations.pop(child, None)
+                self._last_tracebacks.pop(child, None)
                 self.requests.removed(action)
             case Escalated(_, _, reason):
                 log.error("%s", reason)
@@ -263,7 +265,7 @@ class LocalDriver:
 
     async def _start_child(self, child: str, incarnation: int) -> None:
         """Ends in AgentStarted, AgentFailed or AgentExited, one of them in any case."""
-        if self._incarnations[child] != incarnation or child in self.runner.agents:
+        if self._incarnations.get(child) != incarnation or child in self.runner.agents:
             return
         spec = self._specs[child]
         try:

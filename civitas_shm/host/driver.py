@@ -51,6 +51,7 @@ from ..supervision import (
     StopRequested,
     Timer,
     Tree,
+    restart_count,
     step,
 )
 from ..supervision.state import ChildStatus
@@ -99,7 +100,11 @@ class Driver:
         self._events = events
         self._clock = clock
         self._on_running = on_running
-        self._tree = Tree.from_spec(placement.spec.supervision, seed=random.getrandbits(64) if seed is None else seed)
+        self._tree = Tree.from_spec(
+            placement.spec.supervision,
+            seed=random.getrandbits(64) if seed is None else seed,
+            departed=memory.last_incarnation(),
+        )
         self.processes = Processes(
             loop, placement, memory, settings, events, clock, to_main=to_main, agents_of=self._agents_of
         )
@@ -215,8 +220,8 @@ class Driver:
                 self.processes.ready(seat)
                 self._lives.limit_starts(seat)
                 self.processes.recovered(seat)
-            case AgentReport(event):
-                self.report(seat, event)
+            case AgentReport(event, incarnation):
+                self.report(seat, event, incarnation)
             case Request():
                 self.requested(seat, message)
             case _:
@@ -256,8 +261,8 @@ class Driver:
 
         self.requests.take(request.asker, request.what, request.fields, answer)
 
-    def report(self, seat: Seat, event: Mapping[str, Any]) -> None:
-        """An event of a process's agent runner, as plain values."""
+    def report(self, seat: Seat, event: Mapping[str, Any], incarnation: int) -> None:
+        """An event of a process's agent runner, as plain values; of which life of its agent, if of any."""
         kind, agent = event.get("event"), str(event.get("agent"))
         if kind == "StopRuntime":
             self.stop(int(event["exit_code"]))
@@ -272,8 +277,8 @@ class Driver:
             self.processes.kill_for_watch(seat, str(event["text"]), agent)
             return
         resident = seat.residents.get(agent)
-        if resident is None:
-            return  # it was declared dead before it could say so
+        if resident is None or resident.incarnation != incarnation:
+            return  # that life was declared dead before it could say so; another one may have begun since
         if kind == "AgentStarted":
             resident.set_deadline(None)
             resident.ready = True
@@ -350,7 +355,7 @@ class Driver:
         self.feed(Timer(timer))
 
     def _start_child(self, child: str, incarnation: int) -> None:
-        if incarnation > 1:
+        if restart_count(self._tree, child):
             self.restarts[child] = self.restarts.get(child, 0) + 1
             self.counts.restarts += 1
         self._lives.start(child, incarnation)
@@ -371,6 +376,7 @@ class Driver:
         note = Note(f"{action.child!r} was removed, and its mailbox closed")
         self.homes.move_out(action.child, lambda message: self.office.keep(message, note))
         self.restarts.pop(action.child, None)
+        self._last_words.pop(action.child, None)
         self._hands.forget(action.child)
         self.requests.removed(action)
 
@@ -390,7 +396,7 @@ class Driver:
             in_hand=[message] if message else None,
         )
         declared = self._tree.children[resident.child].dynamic is None
-        if event["type"] == "AgentImportError" and resident.incarnation == 1 and declared:
+        if event["type"] == "AgentImportError" and declared and not restart_count(self._tree, resident.child):
             # Trying again imports nothing else: the run stops, whatever budget is left. (Not for a wrong spawn.)
             self._verdict = self._verdict or Outcome(AgentImportError.exit_code, str(event["text"]), "AgentImportError")
             self.stop()

@@ -79,6 +79,12 @@ class Homes:
         self._memory.set_readers(mailbox, self._readers(agent))
         return mailbox
 
+    def begin_life(self, agent: str, incarnation: int) -> int:
+        """A child of it is about to be started. Its mailbox."""
+        mailbox = self.open_mailbox(agent)
+        self._memory.begin_life(mailbox, incarnation)
+        return mailbox
+
     def give_up(self, agent: str, child: str, keep: Keep) -> bool:
         """A child does not come back: the mailbox gets a reader less. True: it was the last one, so it is closed.
 

@@ -70,7 +70,8 @@ class Lives:
         # Not only once the process is ready: the order waits in its socket, and one way to it and back is saved.
         if seat.ready:
             self._limit_start(seat, resident)
-        self._processes.order(seat, StartAgent(msgspec.to_builtins(spec), self._homes.open_mailbox(spec.name)))
+        mailbox = self._homes.begin_life(spec.name, incarnation)
+        self._processes.order(seat, StartAgent(msgspec.to_builtins(spec), mailbox, incarnation))
 
     def limit_starts(self, seat: Seat) -> None:
         """Its process is ready: from now on the starts of its agents have their deadlines."""

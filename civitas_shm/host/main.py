@@ -257,9 +257,9 @@ class Host:
             case Ready():
                 if not self._main_ready.done():
                     self._main_ready.set_result(None)
-            case AgentReport(event):
+            case AgentReport(event, incarnation):
                 if self._driver is not None:
-                    self._driver.report(self._driver.processes.main, event)
+                    self._driver.report(self._driver.processes.main, event, incarnation)
             case Request():
                 if self._driver is not None:
                     self._driver.requested(self._driver.processes.main, message)

@@ -52,6 +52,8 @@ class Orders:
         self._last_request = 0
         self._closed = False
         self._why = "this process has left the run"
+        self._lives: dict[str, int] = {}
+        """By agent: the incarnation that runs here, or is being started."""
 
     def obey(self, message: StartAgent | StopAgent | CrashAgent | EndWait | Answer) -> None:
         """Begin to do it."""
@@ -65,7 +67,7 @@ class Orders:
                 return
             case StartAgent():
                 spec = msgspec.convert(message.spec, AgentSpec)
-                name, work = spec.name, partial(self._start, spec, message.mailbox)
+                name, work = spec.name, partial(self._start, spec, message.mailbox, message.incarnation)
             case StopAgent(name=name):
                 work = partial(self._stop, message)
             case CrashAgent(name=name):
@@ -125,7 +127,10 @@ class Orders:
             if self._last.get(agent) is asyncio.current_task():
                 del self._last[agent]
 
-    async def _start(self, spec: AgentSpec, mailbox: int) -> None:
+    async def _start(self, spec: AgentSpec, mailbox: int, incarnation: int) -> None:
+        if spec.name in self.runner.agents:  # it kept no deadline, and was left behind
+            await self.runner.stop(spec.name, timeout_s=0.0)
+        self._lives[spec.name] = incarnation
         try:
             agent = self._build(spec)
         except Exception as error:  # noqa: BLE001 - the user's constructor; the host decides what follows
@@ -144,4 +149,6 @@ class Orders:
         await self.runner.stop(message.name, drain=message.drain, timeout_s=message.timeout_s)
 
     def _report(self, event: AgentEvent) -> None:
-        self._send(AgentReport(event.to_plain()))
+        is_end = isinstance(event, AgentExited | AgentFailed)
+        incarnation = self._lives.pop(event.agent, 0) if is_end else self._lives.get(event.agent, 0)
+        self._send(AgentReport(event.to_plain(), incarnation))

@@ -87,6 +87,8 @@ class AgentReport(_Message, tag="agent"):
 
     event: dict[str, Any]
     """`AgentEvent.to_plain()`."""
+    incarnation: int
+    """Of the agent, as StartAgent said; 0: the event is about no life."""
 
 
 class Request(_Message, tag="request"):
@@ -131,6 +133,8 @@ class StartAgent(_Message, tag="start_agent"):
     spec: dict[str, Any]
     """`AgentSpec` as plain data."""
     mailbox: int
+    incarnation: int
+    """Named in every report about this life."""
 
 
 class StopAgent(_Message, tag="stop_agent"):

@@ -61,7 +61,7 @@ async def _play() -> None:
 
     orders = Orders(port, on_report)
     spec = AgentSpec(NAME, f"{__name__}.{Extra.__name__}")
-    order = StartAgent(msgspec.to_builtins(spec), port.add_mailbox(MailboxSpec(NAME)))
+    order = StartAgent(msgspec.to_builtins(spec), port.add_mailbox(MailboxSpec(NAME)), 1)
     [heard] = wire.FrameDecoder[ToWorker](ToWorker).feed(wire.encode_frame(order))
     assert isinstance(heard, StartAgent)
     orders.obey(heard)

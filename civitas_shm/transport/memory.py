@@ -62,6 +62,14 @@ class RunMemory(Burials, Protocol):
         """The last incarnation of a slot, 0 when it was never used: an adopted run goes on counting from it."""
         ...
 
+    def begin_life(self, mailbox: int, incarnation: int) -> None:
+        """This incarnation of the mailbox's agent is about to be started; the number that is kept only grows."""
+        ...
+
+    def last_incarnation(self) -> int:
+        """The highest that `begin_life` was ever told, of any mailbox; 0: none. The next tree goes on from it."""
+        ...
+
     def add_mailbox(self, spec: MailboxSpec) -> int:
         """Make a mailbox and publish its name. An open one of the same name (an adopted run) is returned as it is."""
         ...

@@ -23,6 +23,7 @@ from civitas_shm.host.spawned import Journal
 from civitas_shm.notices import CHILD_TERMINATED, DOWN, decode_notice
 from civitas_shm.placement import place
 from civitas_shm.supervision import AddChild
+from civitas_shm.supervision.state import ChildStatus
 from civitas_shm.topology.model import AgentSpec, DynamicSpec, PoolSpec, StopSpec, SupervisorSpec, TopologySpec
 from civitas_shm.transport import FULL, SENT, Buried, InHand, MailboxSpec
 
@@ -35,14 +36,23 @@ class Memory:
 
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     mailboxes: list[str] = field(default_factory=list)
+    lives: list[tuple[str, int]] = field(default_factory=list)
     left: dict[str, int] = field(default_factory=dict)
     held: list[InHand] = field(default_factory=list)
     notices: list[tuple[int, str, Any]] = field(default_factory=list)
     full: bool = False
+    last: int = 0
+    """Incarnation of agents in the run that is adopted."""
     run_dir: Path = Path("/nowhere")
 
     def incarnation(self, slot: int) -> int:
         return 5  # as after a resume
+
+    def begin_life(self, mailbox: int, incarnation: int) -> None:
+        self.lives.append((self.mailboxes[mailbox - 11], incarnation))
+
+    def last_incarnation(self) -> int:
+        return self.last
 
     def fds(self) -> list[int]:
         return [100, 101]
@@ -113,6 +123,7 @@ class World:
         size: int = 1,
         supervision: dict[str, Any] | None = None,
         journal: Journal | None = None,
+        last: int = 0,
         **topology: Any,
     ):
         spec = TopologySpec(
@@ -121,7 +132,7 @@ class World:
             **topology,
         )
         self.events: list[dict[str, Any]] = []
-        self.memory, self.pool, self.to_main, self.ran = Memory(), Pool(), list[Any](), list[int]()
+        self.memory, self.pool, self.to_main, self.ran = Memory(last=last), Pool(), list[Any](), list[int]()
         self.driver = Driver(
             asyncio.get_running_loop(),
             place(spec, [0, 1]),
@@ -146,7 +157,18 @@ class World:
         self.driver.heard(self.worker(process), Ready(self.worker(process).slot))
 
     def says(self, process: str, event: str, agent: str, **fields: Any) -> None:
-        self.driver.heard(self.worker(process), AgentReport({"event": event, "agent": agent, **fields}))
+        plain = {"event": event, "agent": agent, **fields}
+        self.driver.heard(self.worker(process), AgentReport(plain, self.incarnation(process, agent)))
+
+    def incarnation(self, process: str, agent: str) -> int:
+        """Of the last start that was ordered there; 0: none was."""
+        orders = [*self.pool.orders, *(("main", order) for order in self.to_main)]
+        starts = [order for where, order in orders if isinstance(order, StartAgent) and where == process]
+        return max((order.incarnation for order in starts if order.spec["name"] == agent), default=0)
+
+    def main_says(self, event: str, agent: str, incarnation: int = 0) -> None:
+        main = self.driver.processes.main
+        self.driver.report(main, {"event": event, "agent": agent}, incarnation or self.incarnation("main", agent))
 
     def fails(self, process: str, agent: str, kind: str = "ValueError") -> None:
         self.says(process, "AgentFailed", agent, type=kind, text="no", traceback="", during="handle", message=None)
@@ -211,7 +233,7 @@ def test_agents_of_main_are_ordered_from_the_caller() -> None:
     def test() -> None:
         world = World(agent("a", process="main"))
         assert [order.spec["name"] for order in world.to_main] == ["a"]
-        world.driver.report(world.driver.processes.main, {"event": "AgentStarted", "agent": "a"})
+        world.main_says("AgentStarted", "a")
         assert world.ran == [1]
         assert not world.pool.assigned
 
@@ -273,10 +295,51 @@ def test_what_an_earlier_process_says_late_changes_nothing() -> None:
         old = world.worker()
         world.driver.died(old, KILLED)
         world.driver.heard(old, Ready(2))
-        world.driver.heard(old, AgentReport({"event": "AgentStarted", "agent": "a"}))
+        world.driver.heard(old, AgentReport({"event": "AgentStarted", "agent": "a"}, 1))
         world.driver.died(old, KILLED)
         assert world.names() == ["process_died", "process_restarting"]
         assert not world.ran
+
+    run(test)
+
+
+@pytest.mark.parametrize("event", ["AgentStarted", "AgentExited"])
+def test_what_an_agent_of_main_says_after_it_was_left_behind_is_not_taken_for_its_next_life(
+    monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    monkeypatch.setattr("civitas_shm.host.lives.STOP_GRACE_S", 0.0)
+
+    async def test() -> None:
+        world = World(agent("a", process="main", start_timeout_s=0.01))
+        while len(world.memory.lives) < 2:
+            await asyncio.sleep(0.005)
+        world.main_says(event, "a", incarnation=1)
+        assert not world.ran
+        assert world.driver.tree.children["a"].status is ChildStatus.STARTING
+        assert world.driver.processes.main.residents["a"].incarnation == 2
+        world.main_says("AgentStarted", "a", incarnation=2)
+        assert world.ran == [1]
+        world.driver.stop_now()
+
+    run(test)
+
+
+def test_a_name_that_is_used_again_and_a_run_that_is_resumed_go_on_with_their_incarnations() -> None:
+    def test() -> None:
+        world = World(agent("a", process="w1"), POOL, last=41)  # type: ignore[arg-type]
+        world.ready()
+        world.says("w1", "AgentStarted", "a")
+        for _ in range(2):
+            spawn(world, "x", process="w1")
+            world.says("w1", "AgentStarted", "x")
+            asks(world, "w1", "despawn", name="x")
+            world.says("w1", "AgentExited", "x", reason="stopped")
+        assert world.memory.lives == [("a", 42), ("x", 42), ("x", 43)]
+        assert world.memory.mailboxes == ["a", "x", "x"]
+        assert (world.driver.counts.restarts, world.driver.restarts) == (0, {}), "none of these was restarted"
+        world.fails("w1", "a")
+        assert world.memory.lives[-1] == ("a", 43)
+        assert (world.driver.counts.restarts, world.driver.restarts) == (1, {"a": 1})
 
     run(test)
 
@@ -438,7 +501,7 @@ def test_an_agent_that_does_not_stop_is_ended_by_force(monkeypatch: pytest.Monke
             world.ready()
             world.says("w1", "AgentStarted", "a")
         else:
-            world.driver.report(world.driver.processes.main, {"event": "AgentStarted", "agent": "a"})
+            world.main_says("AgentStarted", "a")
         world.driver.stop()
         if process == "w1":
             while not world.pool.killed:

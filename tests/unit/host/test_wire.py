@@ -56,7 +56,7 @@ def test_a_frame_that_claims_too_much_is_refused_before_it_is_waited_for() -> No
 def test_a_message_that_this_side_does_not_accept_is_refused() -> None:
     decoder: FrameDecoder[Any] = FrameDecoder(FromWorker)
     with pytest.raises(WireError, match="no control message"):
-        decoder.feed(encode_frame(StartAgent({}, 1)))
+        decoder.feed(encode_frame(StartAgent({}, 1, 1)))
 
 
 # --- channels -----------------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def test_a_queue_of_control_messages_that_nobody_reads_ends_the_connection(monke
     async def test() -> None:
         a, b = wire.socket_pair()
         peer = Peer(a, FromWorker)
-        while peer.channel.send(StartAgent({"pad": "x" * 1000}, 1)):
+        while peer.channel.send(StartAgent({"pad": "x" * 1000}, 1, 1)):
             pass
         await peer.until(lambda: peer.ends)
         assert "has not read" in str(peer.ends[0])

@@ -136,6 +136,30 @@ def test_a_run_is_adopted_again_and_again(name: str, runs: Path) -> None:
     run.close(keep=False)
 
 
+def test_the_incarnation_in_a_record_only_grows_over_closing_a_new_record_and_adoption(name: str, runs: Path) -> None:
+    run = create(name, PLAN, run_dir=runs)
+    assert run.last_incarnation() == 0
+    one = run.add_mailbox(MailboxSpec("one"))
+    for incarnation in (1, 7, 3):
+        run.begin_life(one, incarnation)
+    assert run.last_incarnation() == 7
+    run.close_mailbox(one)
+    assert run._native.record(one) == ("one", False), "closed, by the same word"
+    again = run.add_mailbox(MailboxSpec("one"))
+    assert again != one
+    assert run.last_incarnation() == 7, "of those that are gone too"
+    crash(run)
+    run = create(name, PLAN, run_dir=runs, resume=True)
+    assert run.last_incarnation() == 7
+    run.begin_life(again, 8)
+    assert run.last_incarnation() == 8
+    assert run._native.record(again) == ("one", True)
+    run._native.begin_life(again, (1 << 56) - 1)
+    run.begin_life(again, 1 << 56)
+    assert run.last_incarnation() == (1 << 56) - 1, "what does not fit changes nothing, and breaks nothing"
+    run.close(keep=False)
+
+
 def test_a_kept_run_is_one_that_can_be_resumed(name: str, runs: Path) -> None:
     with_messages(name, runs).close(keep=True)
     [stale] = stale_runs(runs)

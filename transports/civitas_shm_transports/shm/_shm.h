@@ -101,6 +101,7 @@ static inline cv_mailbox *mailbox_at(PortObject *self, uint32_t mailbox) {
     PORT_FAST(note_wait) PORT_FAST(clear_wait) PORT_PLAIN(waits)                        /* watching */   \
     PORT_FAST(probe) PORT_FAST(probe_open) PORT_PLAIN(held)                                              \
     PORT_FAST(add_mailbox) PORT_FAST(set_readers) PORT_FAST(close_lanes)                /* host */       \
+    PORT_FAST(begin_life) PORT_PLAIN(last_incarnation)                                                   \
     PORT_FAST(set_slot) PORT_FAST(slot) PORT_FAST(recover) PORT_PLAIN(ring_all) PORT_PLAIN(safety_poll)  \
     PORT_FAST(close) PORT_PLAIN(detach)                                                 /* life */
 

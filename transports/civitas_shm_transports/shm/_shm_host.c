@@ -41,6 +41,24 @@ PyObject *port_close_lanes_py(PyObject *object, PyObject *const *args, Py_ssize_
     return PyBool_FromLong(cv_close(&self->port.run, mailbox));
 }
 
+/* begin_life(mailbox, incarnation) -> bool: whether it is above all before */
+PyObject *port_begin_life_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
+    PortObject *self = (PortObject *)object;
+    uint32_t mailbox;
+    uint64_t incarnation;
+    if (!is_open(self) || !count_is(n, 2, 2, "begin_life") || !as_u32(args[0], "mailbox", &mailbox) ||
+        !as_u64(args[1], &incarnation))
+        return NULL;
+    if (mailbox >= cv_records(&self->port.run)) return outcome(PORT_UNKNOWN);
+    return PyBool_FromLong(cv_begin_life(&self->port.run, mailbox, incarnation));
+}
+/* last_incarnation() -> of any agent of the run; 0: none was ever started */
+PyObject *port_last_incarnation_py(PyObject *object, PyObject *unused) {
+    (void)unused;
+    PortObject *self = (PortObject *)object;
+    return is_open(self) ? PyLong_FromUnsignedLongLong(cv_last_incarnation(&self->port.run)) : NULL;
+}
+
 /* set_slot(slot, incarnation, state, pid) */
 PyObject *port_set_slot_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;

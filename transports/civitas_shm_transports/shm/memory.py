@@ -83,6 +83,12 @@ class ShmRunMemory:
         """The last incarnation of a slot, 0 when it was never used; an adopted run goes on counting from it."""
         return self._native.slot(slot)[0]
 
+    def begin_life(self, mailbox: int, incarnation: int) -> None:
+        self._native.begin_life(mailbox, incarnation)
+
+    def last_incarnation(self) -> int:
+        return self._native.last_incarnation()
+
     # --- mailboxes ----------------------------------------------------------------------------------------------------
 
     def add_mailbox(self, spec: MailboxSpec) -> int:

@@ -81,6 +81,26 @@ static inline int64_t cv_directory_add(cv_run *run, int mail_fd, const char *nam
     return index;
 }
 
+/* This incarnation of the agent is about to be started; stored before it is. False, and nothing changes, when the word has
+ * come as far already (another replica, a damaged word): the number never goes back, not by closing either. */
+static inline bool cv_begin_life(cv_run *run, uint32_t mailbox, uint64_t incarnation) {
+    at_u64 *word = &cv_record_at(run, mailbox)->word;
+    uint64_t now = at_load(word);
+    if (incarnation <= cv_agent_incarnation(now) || incarnation > CV_INCARNATION_MAX) return false;
+    at_store(word, cv_agent_word(now & 0xff, incarnation));
+    return true;
+}
+
+/* The highest incarnation of any agent that this run has had; those whose mailbox is closed count too. */
+static inline uint64_t cv_last_incarnation(cv_run *run) {
+    uint64_t last = 0;
+    for (uint32_t index = run->slots; index < cv_records(run); index++) {
+        uint64_t its = cv_agent_incarnation(at_load(&cv_record_at(run, index)->word));
+        if (its > last) last = its;
+    }
+    return last;
+}
+
 /* Who reads from now on. In-hand entries of readers that are no longer in the set and are dead (`dead` bit set) go to
  * the lowest reader of the new set, which redelivers them. */
 static inline void cv_set_readers(cv_run *run, uint32_t mailbox, uint64_t readers, uint64_t dead) {
@@ -107,7 +127,10 @@ static inline bool cv_close(cv_run *run, uint32_t mailbox) {
         cv_ring r;
         if (cv_ring_of(run, mailbox, m, lane, &r)) closed = mb_close_lane(&r) && closed;
     }
-    if (closed) at_store(&cv_record_at(run, mailbox)->word, CV_AGENT_CLOSED);
+    if (closed) {
+        cv_record *r = cv_record_at(run, mailbox);
+        at_store(&r->word, cv_agent_word(CV_AGENT_CLOSED, cv_agent_incarnation(at_load(&r->word))));
+    }
     if (m) mb_tell_waiters(run, m);
     return closed;
 }

@@ -97,7 +97,7 @@ static inline uint64_t cv_slot_stride(uint32_t mailboxes) {
 
 #define CV_RECORD 256u
 typedef struct {
-    at_u64 word;     /* CV_AGENT_* state (8 bits) | incarnation << 8; host only */
+    at_u64 word;     /* CV_AGENT_* state (8 bits) | incarnation << 8, of the last start ordered; host only, never back */
     uint64_t mail_at; /* offset of the mailbox in the mail segment */
     uint64_t mail_size;
     uint32_t capacity[CV_LANES];
@@ -111,6 +111,9 @@ typedef struct {
 _Static_assert(sizeof(cv_record) == CV_RECORD, "a record is 256 bytes");
 
 enum { CV_AGENT_OPEN = 1, CV_AGENT_CLOSED = 2 };
+#define CV_INCARNATION_MAX ((1ull << 56) - 1)
+static inline uint64_t cv_agent_word(uint64_t state, uint64_t incarnation) { return state | incarnation << 8; }
+static inline uint64_t cv_agent_incarnation(uint64_t word) { return word >> 8; }
 enum { CV_BLOCK_SENDER = 0, CV_ERROR = 1, CV_DROP_OLDEST = 2, CV_LATEST = 3 };
 
 /* --- mail segment: mailboxes one after the other, from CV_PAGE on ------------------------------------------- */
