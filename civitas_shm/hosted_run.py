@@ -173,7 +173,7 @@ class HostedRun:
         """Messages that wait or are in hand; after the end, those that stay for `resume`."""
         if self._end is None or self._end.done():
             return self._waiting
-        counts = {stats.name: stats.waiting + stats.in_hand for stats in self._stats()}
+        counts = {stats.name: stats.unfinished for stats in self._stats()}
         return {name: count for name, count in counts.items() if count}
 
     def dead_letters(self) -> list[Letter]:

@@ -283,7 +283,7 @@ class HostClient:
         if self._orders is None or self._closing:
             return {}
         readings = (self.port.stats(self.port.resolve(name)) for name in self.port.names())
-        return {reading.name: count for reading in readings if (count := reading.waiting + reading.in_hand)}
+        return {reading.name: count for reading in readings if (count := reading.unfinished)}
 
     def _farewell(self) -> str:
         """What has become of the run, for those who still wait for an answer; empty when that is not known."""

@@ -162,7 +162,7 @@ class Driver:
 
     def start(self) -> None:
         """Make all mailboxes, say who reads them, start the tree. So agents may send to later ones from `on_start`."""
-        if count_letters(self._memory.run_dir) != 0 or self._memory.waiting():
+        if count_letters(self._memory.run_dir) != 0 or self._memory.waiting(news=True):
             self._verdicts.settle(process.slot for process in self._placement.processes)
         for agent in self.homes.specs:
             self.homes.open_mailbox(agent)
@@ -412,7 +412,7 @@ class Driver:
         """`drain: all`: a message may make others anywhere, so the first agent is stopped when none is left at all."""
         if self.ended.done():
             return
-        if self._memory.waiting():
+        if self._memory.waiting(news=True):
             self._loop.call_later(DRAIN_LOOK_S, self._drain)
         else:
             self.feed(StopRequested())

@@ -115,8 +115,12 @@ class RunMemory(Burials, Protocol):
         """What a process holds just now."""
         ...
 
-    def waiting(self) -> dict[str, int]:
-        """Messages that wait or are in hand, by agent; only agents that have some."""
+    def waiting(self, *, news: bool = False) -> dict[str, int]:
+        """Messages that wait or are in hand, by agent; only agents that have some.
+
+        News of the runtime (`notices`) only when asked for: they are about this life of the run, nobody has sent them,
+        and no run is kept for them. In one that is kept for other reasons, or whose host died, they stay.
+        """
         ...
 
     def stats(self) -> list[MailboxStats]:

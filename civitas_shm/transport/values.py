@@ -124,6 +124,14 @@ class MailboxStats:
     not_remembered: int = 0
     """Sends beyond what is remembered of one handler: they come twice when it runs again."""
 
+    news: int = 0
+    """How many of those that wait or are in hand are news of the runtime (`notices`), which no run is kept for."""
+
+    @property
+    def unfinished(self) -> int:
+        """Messages that somebody has sent and no handler has finished."""
+        return max(0, self.waiting + self.in_hand - self.news)
+
     @property
     def handler_p50_us(self) -> float | None:
         """Median handler time, linear within the histogram's entry; None when no handler has finished."""

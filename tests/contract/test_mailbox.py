@@ -345,6 +345,24 @@ def test_a_reader_that_leaves_without_a_release_leaves_the_message_to_the_next(p
     play(scene)
 
 
+def test_news_of_the_runtime_are_counted_apart_and_are_nothing_that_is_unfinished(play: Any) -> None:
+    async def scene(world: Any) -> None:
+        mailbox = world.mailbox("sink")
+        listen(world.b, mailbox)
+        for lane in (LANE_CONTROL, LANE_CONTROL, LANE_NORMAL):
+            assert world.a.post(mailbox, b"x", "m", SENDER_PROGRAM, None, lane) == SENT
+        token = (await taken(world.b, mailbox))[0]  # news come first
+        stats = world.a.stats(mailbox)
+        assert (stats.waiting, stats.in_hand, stats.news, stats.unfinished) == (2, 1, 2, 1)
+        assert world.admin.waiting() == {"sink": 1}
+        token = (await taken(world.b, mailbox, token))[0]
+        world.b.release(mailbox, (await taken(world.b, mailbox, token))[0])
+        assert world.a.stats(mailbox).news == 0
+        assert world.admin.waiting() == {}
+
+    play(scene)
+
+
 def test_committed_state_is_stored_with_the_identity_of_its_message(play: Any) -> None:
     async def scene(world: Any) -> None:
         mailbox = world.mailbox("sink")

@@ -15,6 +15,7 @@ import pytest
 
 from civitas_shm.errors import AgentStopped, CivitasError, RunFailed, SpawnError
 from civitas_shm.topology.model import AgentSpec, DynamicSpec, PoolSpec, SupervisorSpec, TransportSpec
+from civitas_shm.transport import load_transport
 
 pytestmark = pytest.mark.process
 
@@ -207,6 +208,29 @@ def test_news_of_a_death_reach_a_watcher_that_was_dead_itself(start_run: Any, ag
         lines = out.read_text().splitlines()
         assert all(line.startswith("echo killed: its process w2 died: ") for line in lines)
         assert len(lines) == 10
+
+    run_async(test)
+
+
+def test_no_run_is_kept_for_news_that_nobody_has_read(start_run: Any, agent: Agent, tmp_path: Path) -> None:
+    async def test() -> None:
+        agents = (
+            agent("Watcher", process="w1", config={"out": str(tmp_path / "news")}),
+            agent("Echo", process="w2"),
+        )
+        name = f"news-{os.getpid()}"
+        async with start_run(*agents, supervision={"backoff_base_s": 0.0}, options={"name": name}) as run:
+            await run.client.orders.runner.bus.ask("watcher", {"name": "echo"}, "monitor")
+            os.kill(run.pid("w1"), signal.SIGSTOP)
+            os.kill(run.pid("w2"), signal.SIGKILL)
+            watcher = run.client.port.resolve("watcher")
+            await run.until(lambda: run.client.port.stats(watcher).news == 1)
+            assert run.client.port.stats(watcher).waiting == 1
+            await run.client.stop(now=True)
+            assert (await run.client.wait()).waiting == {}
+        module = load_transport("shm")
+        assert module.find_runs is not None
+        assert name not in [found.name for found in module.find_runs()]
 
     run_async(test)
 

@@ -57,6 +57,7 @@ _CORRELATION: Final = 56
 """Offset in the header; the deadline follows it."""
 
 _ID: Final = slice(32, 48)
+_LANE: Final = 28
 _HISTOGRAM_SIZE: Final = 32
 
 _Entry = tuple[bytes, str, int, bytes, int]
@@ -178,8 +179,8 @@ class InProcessPort:
         return removed
 
     def waiting(self) -> dict[str, int]:
-        """Messages that wait or are in hand, by agent; only agents that have some."""
-        counts = {box.spec.name: box.waiting() + len(box.in_hand) for box in self._mailboxes if not box.closed}
+        """Messages that wait or are in hand, by agent, news of the runtime not counted; only agents that have some."""
+        counts = {box.spec.name: self.stats(box.index).unfinished for box in self._mailboxes if not box.closed}
         return {name: count for name, count in counts.items() if count}
 
     # --- messages that were given up ------------------------------------------------------------------------------
@@ -513,6 +514,8 @@ class InProcessPort:
             asking=box.asking,
             overflow=box.spec.overflow,
             handling=box.handling,
+            news=len(box.lanes[LANE_CONTROL])
+            + sum(entry[0][_LANE] == LANE_CONTROL for entry in (*box.in_hand.values(), *box.redeliver)),
         )
 
     def _check_open(self) -> None:

@@ -87,7 +87,7 @@ class Memory:
         self.notices.append((mailbox, type, decode_notice(type, data)))
         return SENT
 
-    def waiting(self) -> dict[str, int]:
+    def waiting(self, *, news: bool = False) -> dict[str, int]:
         return self.left
 
 

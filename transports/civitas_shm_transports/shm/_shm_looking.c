@@ -23,8 +23,17 @@ static long long mailbox_or_none(const cv_run *run, uint64_t word) {
     return word - 1 < run->mailboxes ? (long long)(word - 1) : -1;
 }
 
+static uint64_t news_in_hand(cv_mailbox *m) {
+    uint64_t news = 0;
+    for (unsigned e = 0; e < CV_HAND; e++)
+        news += cv_meta_state(at_load(&m->hand[e].meta)) == CV_HAND_RUNNING &&
+                (at_load(&m->hand[e].ref) >> 40 & 3) == CV_LANE_CONTROL;
+    return news;
+}
+
 /* stats(mailbox) -> (overflow, capacity, waiting, in_hand, handled, sent, redelivered, dropped, garbage, busy_since_ns, asking,
- * wants_room_in, readers bits, histogram list, bytes_in, bytes_out, replay_dropped, replay_diverged, not_remembered) */
+ * wants_room_in, readers bits, histogram list, bytes_in, bytes_out, replay_dropped, replay_diverged, not_remembered,
+ * news: how many of those that wait or are in hand are the runtime's own, in the control lane) */
 PyObject *port_stats_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
@@ -36,8 +45,13 @@ PyObject *port_stats_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     cv_ring r;
     uint64_t waiting = 0, refs[CV_HAND];
     unsigned overflow = m ? m->overflow : CV_ERROR;
-    for (unsigned lane = 0; m && lane < CV_LANES; lane++)
-        if (cv_ring_of(run, mailbox, m, lane, &r)) waiting += mb_waiting(&r);
+    uint64_t news = m ? news_in_hand(m) : 0;
+    for (unsigned lane = 0; m && lane < CV_LANES; lane++) {
+        if (!cv_ring_of(run, mailbox, m, lane, &r)) continue;
+        uint64_t there = mb_waiting(&r);
+        waiting += there;
+        if (lane == CV_LANE_CONTROL) news += there;
+    }
     PyObject *histogram = PyList_New(0);
     for (unsigned i = 0; histogram && i < CV_HISTOGRAM; i++) {
         PyObject *number = PyLong_FromUnsignedLongLong(at_peek(&c->histogram[i]));
@@ -45,14 +59,14 @@ PyObject *port_stats_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
         Py_XDECREF(number);
     }
     if (!histogram) return NULL;
-    return Py_BuildValue("IIKIKKKKKKLLKNKKKKK", overflow > CV_LATEST ? CV_ERROR : overflow,
+    return Py_BuildValue("IIKIKKKKKKLLKNKKKKKK", overflow > CV_LATEST ? CV_ERROR : overflow,
                          m ? m->capacity[CV_LANE_NORMAL] : 0, waiting, m ? cv_hand_refs(m, refs) : 0,
                          at_peek(&c->handled), at_peek(&c->sent), at_peek(&c->redelivered), at_peek(&c->dropped),
                          at_peek(&c->garbage), at_peek(&c->busy_since_ns), mailbox_or_none(run, at_peek(&c->asking)),
                          mailbox_or_none(run, at_peek(&c->wants_room_in)),
                          m ? at_load(&m->readers) & ~0ull >> (64 - run->slots) : (uint64_t)0,
                          histogram, at_peek(&c->bytes_in), at_peek(&c->bytes_out),
-                         at_peek(&c->replay_dropped), at_peek(&c->replay_diverged), at_peek(&c->not_remembered));
+                         at_peek(&c->replay_dropped), at_peek(&c->replay_diverged), at_peek(&c->not_remembered), news);
 }
 
 /* in_hand(mailbox) -> [(token, reader, deliveries, header, type, sender, payload_len, running, strikes, kills,

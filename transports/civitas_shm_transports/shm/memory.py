@@ -278,8 +278,8 @@ class ShmRunMemory:
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
-    def waiting(self) -> dict[str, int]:
-        return _waiting(self._native, self._agents())
+    def waiting(self, *, news: bool = False) -> dict[str, int]:
+        return _waiting(self._native, self._agents(), news=news)
 
     def stats(self) -> list[MailboxStats]:
         return [stats for mailbox in self._agents() if not (stats := read_stats(self._native, mailbox)).closed]
@@ -454,12 +454,13 @@ def _native_port(segments: Segments, doors: list[int], incarnation: int) -> _shm
     return _shm.Port(directory, cells, mail, arenas, doors, SLOT_HOST, incarnation)
 
 
-def _waiting(native: _shm.Port, mailboxes: range) -> dict[str, int]:
+def _waiting(native: _shm.Port, mailboxes: range, *, news: bool = False) -> dict[str, int]:
     found: dict[str, int] = {}
     for mailbox in mailboxes:
         stats = read_stats(native, mailbox)
-        if stats.waiting + stats.in_hand:  # closed ones too: their host may have died before it had stored the letters
-            found[stats.name] = stats.waiting + stats.in_hand
+        count = stats.unfinished + (stats.news if news else 0)
+        if count:  # closed ones too: their host may have died before it had stored the letters
+            found[stats.name] = count
     return found
 
 

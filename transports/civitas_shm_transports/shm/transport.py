@@ -304,8 +304,9 @@ class ShmPort:
 def read_stats(native: _shm.Port, mailbox: int) -> MailboxStats:
     """One reading of a mailbox and its cell."""
     name, is_open = native.record(mailbox)
-    (overflow, capacity, waiting, in_hand, handled, sent, redelivered, dropped, garbage, busy_since_ns, asking, room,
-     readers, histogram, _, _, replay_dropped, replay_diverged, not_remembered) = native.stats(mailbox)  # fmt: skip
+    (overflow, capacity, waiting, in_hand, handled, sent, redelivered, dropped, garbage, busy_since_ns, asking,
+     room, readers, histogram, _, _, replay_dropped, replay_diverged, not_remembered, news,
+    ) = native.stats(mailbox)  # fmt: skip
     return MailboxStats(
         name=name,
         capacity=capacity,
@@ -326,6 +327,7 @@ def read_stats(native: _shm.Port, mailbox: int) -> MailboxStats:
         replay_dropped=replay_dropped,
         replay_diverged=replay_diverged,
         not_remembered=not_remembered,
+        news=news,
     )
 
 
