@@ -136,6 +136,13 @@ def _used_by_others(segments: set[str], ours: set[int]) -> set[str]:
     return used
 
 
+def _of_runs_below(segments: set[str], folders: list[Path]) -> set[str]:
+    """Which of these belong to a run whose directory lies in one of the folders, alive or not."""
+    runs = {name: re.sub(r"^civitas-\d+-(.+)-[0-9a-f]{8}-\w+$", r"\1", name) for name in segments}
+    found = {run for run in set(runs.values()) for folder in folders if any(folder.glob(f"**/{run}"))}
+    return {name for name, run in runs.items() if run in found}
+
+
 def _pids() -> set[int]:
     return {int(name) for name in os.listdir("/proc") if name.isdigit()} if Path("/proc").is_dir() else set()
 
@@ -173,6 +180,8 @@ class Left:
 
     mark: str
     runs: Path
+    own: Path
+    """Below it is everything that this session's tests write; its neighbours are those of other sessions."""
     pids: set[int] = field(init=False)
     descriptors: dict[int, str] = field(init=False)
     files: dict[str, int] = field(init=False)
@@ -183,6 +192,11 @@ class Left:
         self.descriptors = _descriptors()
         self.files = _files(self.runs)
         self.segments = _segments()
+
+    def folders_of_others(self) -> list[Path]:
+        """Sessions beside this one, and the other processes of this one (pytest-xdist), have theirs at its side."""
+        beside = [*self.own.parent.iterdir(), *self.own.parent.parent.glob("pytest-*")]
+        return [folder for folder in beside if not self.own.is_relative_to(folder)]
 
     def since(self, before: Left) -> tuple[list[str], set[int], set[str]]:
         """(sentences, processes, segments) that are there now and were not before, or have grown."""
@@ -205,6 +219,8 @@ class Left:
             # A run between two hosts is open nowhere; most bear the pid of the test or script that plays them.
             others = self.pids - {os.getpid(), *processes}
             segments = {name for name in segments if not others & {int(n) for n in re.findall(r"\d+", name)} - {0, 1}}
+        if segments:
+            segments -= _of_runs_below(segments, [folder for folder in self.folders_of_others() if folder.is_dir()])
         return [*said, *(f"{SHM}/{name}" for name in sorted(segments))], set(processes), segments
 
 
@@ -244,11 +260,11 @@ def libuv_has_begun() -> None:
 def nothing_left_behind(session_mark: str, session_runs: Path, libuv_has_begun: None) -> Iterator[None]:
     """Fail the test that leaves a process, a descriptor, a byte in the run directory or a segment; then tidy up, so
     that the next test starts clean."""
-    before = Left(session_mark, session_runs)
+    before = Left(session_mark, session_runs, session_runs.parent)
     yield
     deadline_s = time.monotonic() + GRACE_S
     while True:
-        said, processes, segments = Left(session_mark, session_runs).since(before)
+        said, processes, segments = Left(session_mark, session_runs, session_runs.parent).since(before)
         if not said:
             return
         if time.monotonic() > deadline_s:

@@ -71,7 +71,7 @@ def test_a_name_that_is_alive_is_refused_and_its_log_is_not_touched(shell: Shell
 
 
 def test_an_interrupted_starter_takes_the_start_with_it(shell: Shell) -> None:
-    starter = shell.popen("run", "-d", shell.topology("hangs", "HangsAtStart"))
+    starter = shell.popen("run", "-d", shell.topology("hangs", "HangsAtStart", timeout_s=0.5))
     found = shell.until_state("hangs", "starting")
     starter.send_signal(signal.SIGINT)
     assert starter.wait() == 130

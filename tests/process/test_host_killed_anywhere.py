@@ -238,6 +238,7 @@ def check(runs: Path) -> None:
     run.close(keep=False)
 
 
+@pytest.mark.timeout(400)  # a host for each line, each in a process of its own
 def test_a_host_killed_before_any_line_of_adopting_and_changing_loses_nothing_also_when_it_dies_again(
     in_memory: Path,
 ) -> None:
