@@ -325,6 +325,36 @@ def test_a_note_whose_message_was_handled_after_all_is_let_go(play: Any) -> None
     play(scene)
 
 
+def test_a_note_that_is_read_just_before_its_burial_stays_for_the_letter(play: Any) -> None:
+    async def scene(world: Any) -> None:
+        world.need("succession")
+        mailbox = world.mailbox("sink")
+        world.b.listen(mailbox, lambda: None)
+        post(world.a, mailbox, b"bad")
+        token, header, *_ = await taken(world.b, mailbox)
+        reader, host = world.b._native, world.admin._native
+
+        class BuriesBefore:
+            """The host's view, in which the reader goes on just before the host looks who still has the message."""
+
+            def in_hand(self, of: int) -> Any:
+                reader.bury(mailbox, token)
+                return host.in_hand(of)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(host, name)
+
+        world.b._native = type("Stops", (), {"post": reader.post, "bury": staticmethod(lambda *_: None)})()
+        assert world.b.bury(mailbox, token, header, Note("why").encode()) == SENT
+        world.b._native, world.admin._native = reader, BuriesBefore()
+        assert world.admin.buried() == []
+        world.admin._native = host
+        (grave,) = world.admin.buried()
+        assert (grave.payload, Note.decode(grave.note).cause) == (b"bad", "why")
+
+    play(scene)
+
+
 @pytest.mark.parametrize("order", ["stored", "not stored"])
 def test_a_host_that_died_between_storing_and_letting_go_does_no_harm(play: Any, order: str) -> None:
     async def scene(world: Any) -> None:

@@ -289,6 +289,21 @@ def test_a_dead_run_that_cannot_be_read_is_kept_until_told_otherwise(name: str, 
     assert segments_of(name) == []
 
 
+def test_a_run_that_was_resumed_from_the_first_moments_of_another_is_as_sure_of_its_messages(
+    name: str, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first host died when all was there but the mark that says so; the second had messages and died."""
+    monkeypatch.setattr(segments, "_shm_has_room", lambda: False)  # no name in /dev/shm speaks for the run
+    with monkeypatch.context() as first:
+        first.setattr(RunDirectory, "mark_made", lambda self: None)
+        crash(create(name, PLAN, run_dir=runs))
+    crash(with_messages(name, runs, resume=True))
+    (runs / name / "run.json").write_text(json.dumps({"layout": 77, "made_by": "9.9"}))
+    with pytest.raises(RunHasMessages, match=r"9\.9"):
+        create(name, PLAN, run_dir=runs)
+    create(name, PLAN, run_dir=runs, fresh=True).close(keep=False)
+
+
 def test_after_a_reboot_nothing_is_left_to_keep(name: str, runs: Path) -> None:
     crash(with_messages(name, runs))
     for entry in segments_of(name):
@@ -334,6 +349,46 @@ def test_a_run_is_not_adopted_while_a_process_of_its_dead_host_lives(
     for stream in (worker.stdin, worker.stdout):
         assert stream is not None
         stream.close()
+
+
+def test_a_process_that_a_dead_host_had_just_spawned_does_not_come_into_the_run_of_the_next(
+    name: str, runs: Path
+) -> None:
+    """It was not yet at the lock of its slot when the next host looked there, and has it a moment later."""
+    run = with_messages(name, runs)
+    spec = run.attach_spec(2, run.incarnation(2) + 1, 0)
+    fds = [os.dup(fd) for fd in run.fds()]
+    crash(run)
+    run = create(name, PLAN, run_dir=runs, resume=True)
+    with pytest.raises(ValueError, match="slot 2"):
+        attach(spec, fds)
+    run.attach_spec(2, run.incarnation(2) + 1, 0)
+    with pytest.raises(ValueError, match="slot 2"):
+        attach(spec, fds)
+    for fd in fds:
+        os.close(fd)
+    run.close(keep=False)
+
+
+TRY_SLOT_2 = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 2)"
+
+
+def test_the_locks_of_the_slots_are_kept_until_the_slots_are_nobodys(
+    name: str, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash(with_messages(name, runs))
+    tried = []
+
+    def try_slot_2() -> int:
+        command = [sys.executable, "-c", TRY_SLOT_2, str(runs / name / "slots")]
+        return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode
+
+    adopt = ShmRunMemory._adopt
+    monkeypatch.setattr(ShmRunMemory, "_adopt", lambda self: (adopt(self), tried.append(try_slot_2())))
+    run = create(name, PLAN, run_dir=runs, resume=True)
+    assert tried == [1]
+    assert try_slot_2() == 0
+    run.close(keep=False)
 
 
 def test_stale_runs_lists_the_dead_and_not_the_living(name: str, runs: Path) -> None:

@@ -145,6 +145,12 @@ PyObject *port_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
         PyErr_SetString(PyExc_ValueError, "segment refused: the cells are too few");
         goto fail;
     }
+    /* A process has the lock of its slot by now. Its host may have died meanwhile, and another one have the run. */
+    cv_slot *mine = cv_slot_at(run, slot);
+    if (slot && (at_load(&mine->incarnation) != incarnation || at_load(&mine->state) != CV_SLOT_LIVE)) {
+        PyErr_Format(PyExc_ValueError, "slot %u is no longer that of its incarnation %llu", slot, incarnation);
+        goto fail;
+    }
     memcpy(&run->seed, head.run_id, 8);
     run->seed = cv_bytes_mix(run->seed, head.run_id, 2);
     self->mail_fd = mail_fd;

@@ -234,9 +234,15 @@ class ShmRunMemory:
 
     def _let_go_of_stale_notes(self) -> None:
         """Of messages that are in nobody's hand any more: the burial that they announced never came."""
-        for key in list(self._notes_read):
+        stale = []
+        for key in self._notes_read:
             mailbox, token, id_ = _NOTE_KEY.unpack(key)
             if not any(entry[0] == token and entry[3][_ID] == id_ for entry in self._in_hand_of(mailbox)):
+                stale.append(key)
+        # What runs first, what is buried second: a reader may bury what it announced at this very moment.
+        buried = {_NOTE_KEY.pack(entry[0], entry[1], entry[4][_ID]) for entry in self._native.buried()} if stale else ()
+        for key in stale:
+            if key not in buried:
                 self._let_go_of_note(key)
 
     def _in_hand_of(self, mailbox: int) -> list[Any]:
@@ -434,8 +440,10 @@ def _adopt(directory: RunDirectory, old: RunFiles, plan: MemoryPlan, resume: boo
         )
     memory = ShmRunMemory(directory, segments, plan, 0)
     memory._adopt()
+    directory.let_slots_go()
     if resume:
         memory._begin()
+        directory.mark_made()  # the host that made it may have died just before it did
         return memory
     waiting = memory.waiting()
     memory._let_go()

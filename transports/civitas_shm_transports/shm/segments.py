@@ -110,6 +110,7 @@ class RunDirectory:
     def __init__(self, path: Path, lock_fd: int) -> None:
         self.path = path
         self._lock_fd = lock_fd
+        self._slots_fd = -1
 
     @classmethod
     def take(cls, path: Path) -> RunDirectory:
@@ -170,25 +171,30 @@ class RunDirectory:
         """Return once no process of an earlier host lives; RunAlive when one still does after `patience_s`.
 
         They are killed by the kernel when their host dies, which takes a few milliseconds. `slots` 0: however many.
+        Their locks stay with this process until `let_slots_go`, by when the slots must be marked as nobody's: one that
+        was just spawned and has no lock yet gets it then, looks at its slot, and ends (`_shm.Port`).
         """
-        fd = self.open_slot_locks()
+        self._slots_fd = fd = self.open_slot_locks()
         until = time.monotonic() + patience_s
-        try:
-            while True:
-                try:
-                    fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, slots)
-                    return
-                except OSError as error:
-                    if error.errno not in (errno.EAGAIN, errno.EACCES):
-                        raise
-                    if time.monotonic() > until:
-                        raise RunAlive(
-                            f"Processes of the dead run {self.path.name!r} still live; they hold locks of "
-                            f"{self.path / 'slots'}."
-                        ) from None
-                    time.sleep(0.002)
-        finally:
-            os.close(fd)
+        while True:
+            try:
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, slots)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+                if time.monotonic() > until:
+                    raise RunAlive(
+                        f"Processes of the dead run {self.path.name!r} still live; they hold locks of "
+                        f"{self.path / 'slots'}."
+                    ) from None
+                time.sleep(0.002)
+
+    def let_slots_go(self) -> None:
+        """The locks that `wait_for_the_dead` has taken."""
+        if self._slots_fd >= 0:
+            os.close(self._slots_fd)
+            self._slots_fd = -1
 
     def remove(self, files: RunFiles | None) -> None:
         """Remove segments, then the directory; the lock goes last, with this process's hold on it.
@@ -240,7 +246,8 @@ class RunDirectory:
         shutil.rmtree(self.path / LETTERS, ignore_errors=True)
 
     def release(self) -> None:
-        """Let go of the lock; what is in the directory stays."""
+        """Let go of all locks; what is in the directory stays."""
+        self.let_slots_go()
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
