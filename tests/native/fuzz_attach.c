@@ -51,7 +51,7 @@ static void read_all(cv_run *run) {
         if (!m) continue;
         uint64_t refs[CV_HAND];
         touch(refs, 8ull * cv_hand_refs(m, refs));
-        touch(m, sizeof *m);
+        touch(m, cv_mailbox_head(run->slots));
         for (unsigned lane = 0; lane < CV_LANES; lane++) {
             cv_ring r;
             if (!cv_ring_of(run, i, m, lane, &r)) continue;
@@ -73,7 +73,7 @@ static void read_all(cv_run *run) {
 }
 
 static void format(cv_run *run, uint32_t mailboxes) {
-    const uint64_t ring = 8ull << CV_RING_MIN_LOG2, one = sizeof(cv_mailbox) + CV_LANES * ring;
+    const uint64_t ring = 8ull << CV_RING_MIN_LOG2, head = cv_mailbox_head(run->slots), one = head + CV_LANES * ring;
     at_poke(cv_count(run), mailboxes);
     at_poke(cv_mail_end(run), run->mail_size);
     for (unsigned s = 0; s < run->slots; s++) at_poke((at_u64 *)(run->arena[s] + CV_ARENA_EXTENTS), ~0ull);
@@ -87,7 +87,7 @@ static void format(cv_run *run, uint32_t mailboxes) {
         m->magic = CV_MAGIC ^ i, m->index = i, m->replicas = 1;
         for (unsigned lane = 0; lane < CV_LANES; lane++) {
             m->capacity[lane] = 8, m->ring_log2[lane] = CV_RING_MIN_LOG2;
-            m->ring_at[lane] = (uint32_t)(sizeof(cv_mailbox) + lane * ring);
+            m->ring_at[lane] = (uint32_t)(head + lane * ring);
         }
         at_u64 *slot = (at_u64 *)((uint8_t *)m + m->ring_at[CV_LANE_NORMAL]);
         at_poke(slot, cv_word(0, CV_FULL, 0, cv_ref(0, CV_ARENA_DATA / CV_GRANULE)));

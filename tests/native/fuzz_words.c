@@ -98,7 +98,7 @@ static void operate(unsigned operation, unsigned argument, uint16_t word) {
         cv_slot_recover(&host.run, argument & 1 ? READER : SENDER);
         cv_ring_all(&host.run);
         break;
-    case READERS: cv_set_readers(&host.run, hurt, word & 0xf, argument & 0xf); break;
+    case READERS: cv_set_readers(&host.run, hurt, (cv_set){{word & 0xf}}, (cv_set){{argument & 0xf}}); break;
     case REPLY:
         if (holds) port_reply(&reader, &in_hand.header, &post);
         break;

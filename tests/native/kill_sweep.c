@@ -15,27 +15,29 @@
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 
-enum { HOST, SENDER, READER, OTHER, SLOTS };
+enum { HOST, SENDER, READER };
 enum { STEPS_MAX = 2000000, SKIP = 77 };
 
 static world w;
 static cv_port host, sender, reader, other;
+static unsigned elsewhere = READER + 1; /* slot of `other`, the last one of the run */
+static const cv_set NOBODY, EVERYBODY = {{~0ull, ~0ull}};
 static uint32_t box, second;
 static mb_message in_hand;
 
 /* --- what is there before, and what is found after ------------------------------------------------------------------- */
 
 static void begin(uint32_t capacity, unsigned overflow, uint64_t first_lap) {
-    world_make(&w, SLOTS, 16, 4u << 20, 1u << 20);
+    world_make(&w, elsewhere + 1, elsewhere + 16, 4u << 20, 1u << 20);
     w.reply_capacity = 1; /* small rings: fewer instructions to step through */
     world_attach(&w, &host, HOST, 1);
     world_begin(&w, &host);
     w.first_lap = first_lap;
-    box = world_mailbox(&w, &host, "box", capacity, overflow, 1ull << READER);
-    second = world_mailbox(&w, &host, "second", 8, CV_BLOCK_SENDER, 1ull << OTHER);
+    box = world_mailbox(&w, &host, "box", capacity, overflow, cv_set_of(READER));
+    second = world_mailbox(&w, &host, "second", 8, CV_BLOCK_SENDER, cv_set_of(elsewhere));
     world_attach(&w, &sender, SENDER, 1);
     world_attach(&w, &reader, READER, 1);
-    world_attach(&w, &other, OTHER, 1);
+    world_attach(&w, &other, elsewhere, 1);
     EXPECT(world_send_number(&sender, second, 77) == PORT_SENT); /* must be unharmed by all of it */
 }
 
@@ -142,7 +144,7 @@ static void publish_large(void) {
     EXPECT(world_send(&other, box, bytes, sizeof bytes) == PORT_SENT); /* that arena has no memory yet */
 }
 static bool publish_large_after(void) {
-    succeed(&other, OTHER);
+    succeed(&other, elsewhere);
     found f = drain(&reader, box);
     EXPECT(f.n <= 1 && (!f.n || f.number[0] == 3));
     everything_works();
@@ -267,15 +269,15 @@ static bool bury_after(void) { /* handed over again, or given up; never both, an
         EXPECT(sender.arena.used == 2 * cv_chunk_bytes(&sender.arena, cv_word_ref(word))); /* this one, and 77 */
         EXPECT(mb_read(&w.map, box, CV_LANE_NORMAL, cv_meta_position(meta_of(in_hand.entry)), cv_word_ref(word), &message));
         EXPECT(world_number(&message) == 1);
-        EXPECT(mb_discard(&host.run, m, in_hand.entry, 0));
+        EXPECT(mb_discard(&host.run, m, in_hand.entry, NOBODY));
     }
-    EXPECT(!mb_discard(&host.run, m, in_hand.entry, ~0ull)); /* nothing is there any more */
+    EXPECT(!mb_discard(&host.run, m, in_hand.entry, EVERYBODY)); /* nothing is there any more */
     everything_works();
     return buried;
 }
 
 static void discard_before(void) { release_before(), bury(); }
-static void discard(void) { EXPECT(mb_discard(&host.run, cv_mailbox_at(&w.map, box), in_hand.entry, 0)); }
+static void discard(void) { EXPECT(mb_discard(&host.run, cv_mailbox_at(&w.map, box), in_hand.entry, NOBODY)); }
 static bool discard_after(void) {
     new_host();
     bool gone = cv_meta_state(meta_of(in_hand.entry)) == CV_HAND_FREE;
@@ -295,7 +297,7 @@ static bool forgo_after(void) { /* once it is marked nobody gets it again; befor
     bool marked = meta_of(in_hand.entry) & CV_META_ONCE;
     EXPECT(mb_redeliver(&reader.run, m, box, in_hand.entry, &message) == !marked);
     if (!marked) EXPECT(message.deliveries == 2 && mb_release(&reader.run, m, in_hand.entry));
-    else EXPECT(!message.garbage && mb_discard(&host.run, m, in_hand.entry, 0));
+    else EXPECT(!message.garbage && mb_discard(&host.run, m, in_hand.entry, NOBODY));
     found f = drain(&reader, box);
     EXPECT(is(&f, 2, 2));
     everything_works();
@@ -637,23 +639,23 @@ static bool recover_after(void) {
     succeed(&reader, READER);
     found f = drain(&reader, box);
     EXPECT(is(&f, 1, 4) && f.deliveries[0] == 2 && f.deliveries[1] == 2 && f.deliveries[2] == 1);
-    EXPECT(cv_busy_readers(cv_mailbox_at(&w.map, box)) == 0);
+    EXPECT(!cv_set_any(cv_busy_readers(cv_mailbox_at(&w.map, box))));
     everything_works();
     return true;
 }
 
 static void add_before(void) { begin(8, CV_BLOCK_SENDER, 0), send_numbers(1, 1); }
-static void add(void) { world_mailbox(&w, &host, "new", 1000, CV_BLOCK_SENDER, 1ull << READER); }
+static void add(void) { world_mailbox(&w, &host, "new", 1000, CV_BLOCK_SENDER, cv_set_of(READER)); }
 static bool add_after(void) {
     uint32_t records = cv_records(&w.map);
     EXPECT(records == second + 1 || records == second + 2);
     new_host();
     if (records == second + 1) add();
-    uint32_t added = second + 1, more = world_mailbox(&w, &host, "more", 64, CV_BLOCK_SENDER, 1ull << READER);
+    uint32_t added = second + 1, more = world_mailbox(&w, &host, "more", 64, CV_BLOCK_SENDER, cv_set_of(READER));
     EXPECT(more == added + 1 && !memcmp(cv_record_at(&w.map, added)->name, "new", 3));
     uint32_t both[] = {added, more};
     for (unsigned i = 0; i < 2; i++) {
-        cv_set_readers(&host.run, both[i], 1ull << READER, 0);
+        cv_set_readers(&host.run, both[i], cv_set_of(READER), NOBODY);
         EXPECT(world_send_number(&sender, both[i], 9) == PORT_SENT);
         found f = drain(&reader, both[i]);
         EXPECT(is(&f, 9, 9));
@@ -665,10 +667,13 @@ static bool add_after(void) {
 }
 
 static void readers_before(void) { release_before(), at_store(&cv_slot_at(&w.map, READER)->state, CV_SLOT_DEAD); }
-static void readers(void) { cv_set_readers(&host.run, box, 1ull << OTHER, 1ull << READER); }
+static void readers_far_before(void) { elsewhere = 64, readers_before(); } /* in the other word: two stores */
+static void readers(void) { cv_set_readers(&host.run, box, cv_set_of(elsewhere), cv_set_of(READER)); }
 static bool readers_after(void) {
     new_host();
-    bool moved = at_load(&cv_mailbox_at(&w.map, box)->readers) == 1ull << OTHER;
+    cv_set now = cv_set_load(&cv_mailbox_at(&w.map, box)->readers);
+    bool moved = cv_set_has(now, elsewhere);
+    EXPECT(!moved || !cv_set_has(now, READER)); /* the lower word first: nobody for a moment, who will scan */
     readers();
     found f = drain(&other, box);
     EXPECT(is(&f, 1, 2) && f.deliveries[0] == 2);
@@ -717,6 +722,7 @@ static const struct {
     {"recover", recover_before, recover, recover_after},
     {"directory_add", add_before, add, add_after},
     {"set_readers", readers_before, readers, readers_after},
+    {"set_readers_into_the_other_word", readers_far_before, readers, readers_after},
 };
 
 /* --- stepping -------------------------------------------------------------------------------------------------------- */
@@ -770,15 +776,17 @@ typedef struct {
     uint64_t size;
 } part;
 
-enum { PARTS = 4 + 2 * SLOTS };
+enum { PARTS = 4 + 2 * 65 };
 
 /* What the operations of this file can touch. */
 static void parts(part p[PARTS]) {
     cv_run *run = &w.map;
+    EXPECT(3 + 2 * run->slots < PARTS);
+    memset(p, 0, PARTS * sizeof *p);
     p[0] = (part){run->directory, run->directory_size};
     p[1] = (part){run->cells, run->cells_size};
     p[2] = (part){run->mail, at_load(cv_mail_end(run))};
-    for (unsigned s = 0; s < SLOTS; s++) {
+    for (unsigned s = 0; s < run->slots; s++) {
         bool backed = at_load((at_u64 *)(run->arena[s] + CV_ARENA_EXTENTS)) & 1;
         p[3 + 2 * s] = (part){run->arena[s] + CV_ARENA_EXTENTS, 64};
         p[4 + 2 * s] = (part){run->arena[s] + CV_BLOCK, backed ? 16384 : 0};
@@ -796,7 +804,7 @@ static bool memory_changed(void) {
     parts(now);
     for (unsigned i = 0; i < PARTS; i++) {
         EXPECT(now[i].size <= sizeof last[i]);
-        if (sizes[i] == now[i].size && !memcmp(last[i], now[i].at, now[i].size)) continue;
+        if (sizes[i] == now[i].size && (!now[i].size || !memcmp(last[i], now[i].at, now[i].size))) continue;
         changed = true;
         sizes[i] = now[i].size;
         memcpy(last[i], now[i].at, now[i].size);
@@ -825,7 +833,8 @@ static void copy_world(void) {
     copy_segment(run->directory, run->directory_size, -1);
     copy_segment(run->cells, run->cells_size, -1);
     copy_segment(run->mail, run->mail_size, w.mail_fd);
-    for (unsigned s = 0; s < SLOTS; s++) {
+    for (unsigned s = 0; s < run->slots; s++) {
+        if (s > READER && s != elsewhere) continue; /* nobody's */
         copy_segment(run->arena[s], run->arena_size[s], w.arena_fd[s]);
         struct pollfd door = {.fd = run->door[s], .events = POLLIN};
         int bell = eventfd(poll(&door, 1, 0) == 1, EFD_NONBLOCK);

@@ -6,9 +6,9 @@
 static world w;
 static cv_port host, sender, reader, other;
 static uint32_t box;
-enum { HOST, SENDER, READER, OTHER, SLOTS };
+enum { HOST, SENDER, READER = 63, OTHER, SLOTS }; /* readers in both words of a set of processes */
 
-static void begin(uint32_t capacity, unsigned overflow, uint64_t readers) {
+static void begin(uint32_t capacity, unsigned overflow, cv_set readers) {
     world_make(&w, SLOTS, 256, 4u << 20, 4u << 20);
     world_attach(&w, &host, HOST, 1);
     world_begin(&w, &host);
@@ -17,8 +17,8 @@ static void begin(uint32_t capacity, unsigned overflow, uint64_t readers) {
     world_attach(&w, &other, OTHER, 1);
     box = world_mailbox(&w, &host, "box", capacity, overflow, readers);
 }
-#define ONE (1ull << READER)
-#define BOTH (1ull << READER | 1ull << OTHER)
+#define ONE cv_set_of(READER)
+#define BOTH world_pair(READER, OTHER)
 
 static uint64_t take_number(cv_port *p, mb_message *m) {
     EXPECT(port_take(p, box, m) == 1);
@@ -104,7 +104,7 @@ static void lane_of_no_places_is_damaged_and_costs_a_sender_no_patience(void) {
 
 static void safety_poll_finds_what_a_stopped_producer_left(void) {
     begin(8, CV_BLOCK_SENDER, ONE);
-    at_or(&cv_mailbox_at(&w.map, box)->listening, ONE);
+    cv_set_join(&cv_mailbox_at(&w.map, box)->listening, READER);
     EXPECT(cv_park(&reader.run));
     commit_and_die(&sender, box, 1);
     EXPECT(cv_safety_poll(&host.run) == 0); /* seen once: may be on its way */
@@ -131,7 +131,7 @@ static void safety_poll_finds_who_waits_for_room_and_was_not_told(void) {
     cv_collect(&sender.run, ready, 256, &alarm);
     EXPECT(cv_park(&sender.run));
     for (unsigned poll = 0; poll < 3; poll++) EXPECT(cv_safety_poll(&host.run) == 0); /* there is no room: let it sleep */
-    EXPECT(at_xchg(&m->waiters, 0) != 0); /* what a reader does last before it is stopped in mb_tell_waiters */
+    EXPECT(at_xchg(&m->waiters.word[SENDER / 64], 0) != 0); /* what a reader does last before it is stopped in mb_tell_waiters */
     EXPECT(port_take(&reader, box, &taken) == 1);
     EXPECT(cv_safety_poll(&host.run) == 0); /* seen once: may be on its way */
     EXPECT(cv_safety_poll(&host.run) == 1);
@@ -140,10 +140,35 @@ static void safety_poll_finds_who_waits_for_room_and_was_not_told(void) {
     cv_collect(&sender.run, ready, 256, &alarm);
     EXPECT(alarm & CV_ALARM_ROOM);
     mb_told(&sender.run);
-    EXPECT(at_load(&m->wanting) == 0);
+    EXPECT(!cv_set_any(cv_set_load(&m->wanting)));
     EXPECT(world_send_number(&sender, box, 2) == PORT_SENT);
     EXPECT(cv_park(&sender.run));
     for (unsigned poll = 0; poll < 3; poll++) EXPECT(cv_safety_poll(&host.run) == 0);
+}
+static void waiters_and_readers_of_both_words_are_told(void) {
+    begin(1, CV_BLOCK_SENDER, BOTH);
+    cv_port *waiters[] = {&sender, &other};
+    mb_message taken;
+    uint32_t ready[256];
+    uint64_t alarm;
+    EXPECT(cv_park(&reader.run) && cv_park(&other.run));
+    EXPECT(world_send_number(&sender, box, 1) == PORT_SENT);
+    EXPECT(world_bell_rang(&w, READER) && world_bell_rang(&w, OTHER));
+    cv_collect(&other.run, ready, 256, &alarm);
+    for (unsigned i = 0; i < 2; i++) {
+        EXPECT(world_send_number(waiters[i], box, 2) == PORT_FULL);
+        EXPECT(port_want_room(waiters[i], box) == PORT_ROOM_LATER);
+    }
+    EXPECT(port_take(&reader, box, &taken) == 1);
+    for (unsigned i = 0; i < 2; i++) {
+        cv_collect(&waiters[i]->run, ready, 256, &alarm);
+        EXPECT(alarm & CV_ALARM_ROOM);
+    }
+    EXPECT(!cv_set_any(cv_set_load(&cv_mailbox_at(&w.map, box)->waiters)));
+    mb_wait(&other.run, cv_mailbox_at(&w.map, box)); /* alone in its word */
+    EXPECT(mb_release(&reader.run, cv_mailbox_at(&w.map, box), taken.entry));
+    cv_collect(&other.run, ready, 256, &alarm);
+    EXPECT(alarm & CV_ALARM_ROOM);
 }
 static void safety_poll_finds_room_that_a_reader_made_before_it_was_stopped(void) {
     begin(1, CV_BLOCK_SENDER, ONE);
@@ -158,9 +183,9 @@ static void safety_poll_finds_room_that_a_reader_made_before_it_was_stopped(void
     EXPECT(port_want_room(&sender, box) == PORT_ROOM_LATER);
     cv_collect(&sender.run, ready, 256, &alarm);
     EXPECT(cv_park(&sender.run));
-    uint64_t waiters = at_xchg(&m->waiters, 0);
+    uint64_t waiters = at_xchg(&m->waiters.word[SENDER / 64], 0);
     EXPECT(port_take(&reader, box, &taken) == 1); /* tells nobody: as if stopped before it looked at `waiters` */
-    at_store(&m->waiters, waiters);
+    at_store(&m->waiters.word[SENDER / 64], waiters);
     EXPECT(cv_safety_poll(&host.run) == 0);
     EXPECT(cv_safety_poll(&host.run) == 1);
     EXPECT(world_bell_rang(&w, SENDER));
@@ -199,7 +224,7 @@ static void wait_that_is_being_written_is_left_out(void) {
 static void safety_poll_wakes_an_idle_replica_beside_a_busy_one(void) {
     begin(8, CV_BLOCK_SENDER, BOTH);
     mb_message m;
-    at_or(&cv_mailbox_at(&w.map, box)->listening, BOTH);
+    cv_set_store(&cv_mailbox_at(&w.map, box)->listening, BOTH);
     EXPECT(world_send_number(&sender, box, 1) == PORT_SENT);
     EXPECT(take_number(&reader, &m) == 1); /* busy for long */
     uint32_t ready[256];
@@ -213,7 +238,7 @@ static void safety_poll_wakes_an_idle_replica_beside_a_busy_one(void) {
 }
 static void safety_poll_leaves_an_idle_run_alone(void) {
     begin(8, CV_BLOCK_SENDER, ONE);
-    at_or(&cv_mailbox_at(&w.map, box)->listening, ONE);
+    cv_set_join(&cv_mailbox_at(&w.map, box)->listening, READER);
     EXPECT(world_send_number(&sender, box, 1) == PORT_SENT);
     handle(&reader, 1);
     uint32_t ready[256];
@@ -224,7 +249,7 @@ static void safety_poll_leaves_an_idle_run_alone(void) {
 }
 static void what_was_announced_before_the_park_word_keeps_its_reader_awake(void) {
     begin(8, CV_BLOCK_SENDER, ONE);
-    at_or(&cv_mailbox_at(&w.map, box)->listening, ONE);
+    cv_set_join(&cv_mailbox_at(&w.map, box)->listening, READER);
     EXPECT(world_send_number(&sender, box, 1) == PORT_SENT);
     EXPECT(!world_bell_rang(&w, READER)); /* the sender saw it awake: nobody will wake it */
     EXPECT(!cv_park(&reader.run));
@@ -252,7 +277,7 @@ static void many_ready_mailboxes_all_have_their_turn(void) {
     uint32_t ready[256], left = 4000;
     uint64_t alarm;
     for (unsigned round = 0; left && round < 64; round++) {
-        for (uint32_t i = 0; i < 4000; i++) cv_notify(&host.run, i, ONE); /* all of them are flooded */
+        for (uint32_t i = 0; i < 4000; i++) cv_notify_one(&host.run, i, READER); /* all of them are flooded */
         uint32_t n = cv_collect(&reader.run, ready, 256, &alarm);
         for (uint32_t i = 0; i < n; i++) {
             left -= !seen[ready[i]];
@@ -499,6 +524,7 @@ static const struct {
     CASE(safety_poll_finds_what_a_stopped_producer_left),
     CASE(safety_poll_finds_a_reply_that_a_stopped_producer_left),
     CASE(safety_poll_finds_who_waits_for_room_and_was_not_told),
+    CASE(waiters_and_readers_of_both_words_are_told),
     CASE(safety_poll_finds_room_that_a_reader_made_before_it_was_stopped),
     CASE(probe_is_answered_by_a_poll_and_is_no_alarm),
     CASE(wait_that_is_being_written_is_left_out),

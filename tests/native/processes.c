@@ -154,9 +154,9 @@ static void consume(unsigned slot, uint64_t incarnation) {
     uint32_t ready[256], n = 0;
     for (unsigned i = 0; i < with.boxes; i++) {
         cv_mailbox *m = cv_mailbox_at(&p.run, box[i]);
-        if (!(at_load(&m->readers) >> slot & 1)) continue;
+        if (!cv_set_has(cv_set_load(&m->readers), slot)) continue;
         inherited[i] = mb_in_hand_of(m, slot);
-        at_or(&m->listening, 1ull << slot);
+        cv_set_join(&m->listening, slot);
         mb_message stored;
         if (!port_state(&p, box[i], &stored)) continue;
         EXPECT(stored.header.payload_len == sizeof states[i]);
@@ -167,7 +167,8 @@ static void consume(unsigned slot, uint64_t incarnation) {
         for (unsigned i = 0; i < with.boxes; i++) {
             bool announced = alarm & CV_ALARM_SCAN;
             for (uint32_t k = 0; k < n; k++) announced |= ready[k] == box[i];
-            if (announced && at_load(&cv_mailbox_at(&p.run, box[i])->readers) >> slot & 1) drain(&p, i, &inherited[i], &luck);
+            if (announced && cv_set_has(cv_set_load(&cv_mailbox_at(&p.run, box[i])->readers), slot))
+                drain(&p, i, &inherited[i], &luck);
         }
         n = world_wait(&p, ready, 256, &alarm);
     }
@@ -182,6 +183,7 @@ typedef struct {
 } child;
 
 static child children[CV_SLOTS_MAX];
+static unsigned processes;
 static uint64_t kills, stops, in_hand_at_kills, producer_kills, missed;
 
 static void start(unsigned slot) {
@@ -192,8 +194,9 @@ static void start(unsigned slot) {
     CHECK(c->pid >= 0, "no process");
     if (c->pid) return;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (slot <= with.consumers) consume(slot, c->incarnation);
-    else produce(slot, slot - 1 - with.consumers, c->incarnation);
+    unsigned number = world_number_of(slot);
+    if (number < with.consumers) consume(slot, c->incarnation);
+    else produce(slot, number - with.consumers, c->incarnation);
 }
 
 static void reap(unsigned slot, bool killed) {
@@ -209,7 +212,7 @@ static void kill_one(unsigned slot) {
     reap(slot, true);
     children[slot].continue_ns = 0;
     kills++;
-    if (slot > with.consumers) producer_kills++;
+    if (world_number_of(slot) >= with.consumers) producer_kills++;
     for (unsigned i = 0; i < with.boxes; i++) {
         cv_mailbox *m = cv_mailbox_at(&w.map, box[i]);
         in_hand_at_kills += (unsigned)__builtin_popcountll(mb_in_hand_of(m, slot));
@@ -264,14 +267,14 @@ static void torture(void) {
             poll = now;
             missed += cv_safety_poll(&host.run);
         }
-        unsigned slot = 1 + dice(&luck, w.map.slots - 1);
+        unsigned slot = world_slot(dice(&luck, processes));
         if (with.stops && dice(&luck, 3) == 0) {
             kill(children[slot].pid, SIGSTOP);
             children[slot].continue_ns = now + dice(&luck, 30) * 1000000ull + 1;
             stops++;
             continue;
         }
-        unsigned also = dice(&luck, 4) ? slot : 1 + dice(&luck, w.map.slots - 1); /* sometimes two are dead at once */
+        unsigned also = dice(&luck, 4) ? slot : world_slot(dice(&luck, processes)); /* sometimes two are dead at once */
         kill_one(slot);
         if (also != slot) kill_one(also);
         start(slot);
@@ -281,26 +284,27 @@ static void torture(void) {
 
 int main(int argc, char **argv) {
     settings(argc, argv);
-    unsigned slots = 1 + with.consumers + with.producers;
+    processes = with.consumers + with.producers;
     alarm(with.seconds * 2 + 100); /* the watchdog */
     b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     EXPECT(b != MAP_FAILED);
-    world_make(&w, slots, 64, 4u << 20, 8u << 20);
+    world_make(&w, world_slots(processes), 64 + world_slots(processes), 4u << 20, 8u << 20);
     world_attach(&w, &host, 0, 1);
     world_begin(&w, &host);
     w.first_lap = 65534;
     for (unsigned i = 0; i < with.boxes; i++) {
         char name[16];
         snprintf(name, sizeof name, "box%u", i);
-        uint64_t all = ((1ull << with.consumers) - 1) << 1, one = 1ull << (1 + i % with.consumers);
-        box[i] = world_mailbox(&w, &host, name, with.capacity, CV_BLOCK_SENDER, with.replicas ? all : one);
+        cv_set readers = cv_set_of(world_slot(i % with.consumers));
+        for (unsigned c = 0; with.replicas && c < with.consumers; c++) cv_set_add(&readers, world_slot(c));
+        box[i] = world_mailbox(&w, &host, name, with.capacity, CV_BLOCK_SENDER, readers);
     }
-    for (unsigned s = 1; s < slots; s++) start(s);
+    for (unsigned i = 0; i < processes; i++) start(world_slot(i));
     torture();
     continue_stopped(~0ull);
     atomic_store(&b->finish, true);
     cv_ring_all(&host.run);
-    for (unsigned s = 1 + with.consumers; s < slots; s++) reap(s, false);
+    for (unsigned i = with.consumers; i < processes; i++) reap(world_slot(i), false);
     for (unsigned turn = 1; left_over(); turn++) {
         usleep(1000);
         if (turn % 250 == 0) missed += cv_safety_poll(&host.run);
@@ -308,7 +312,7 @@ int main(int argc, char **argv) {
     }
     atomic_store(&b->stop, true);
     cv_ring_all(&host.run);
-    for (unsigned s = 1; s <= with.consumers; s++) reap(s, false);
+    for (unsigned i = 0; i < with.consumers; i++) reap(world_slot(i), false);
 
     uint64_t written = 0, unnoted = 0, counted = 0, garbage = 0, doubles = 0;
     for (unsigned i = 0; i < with.boxes; i++) {
@@ -339,12 +343,13 @@ int main(int argc, char **argv) {
           (unsigned long long)doubles, (unsigned long long)in_hand_at_kills, (unsigned long long)producer_kills);
     CHECK(garbage == 0, "%llu messages were garbage", (unsigned long long)garbage);
     CHECK(with.stops || missed == 0, "%llu wake-ups were lost and found by the safety poll", (unsigned long long)missed);
-    for (unsigned s = 1; s < slots; s++) {
+    for (unsigned i = 0; i < processes; i++) {
+        unsigned s = world_slot(i);
         cv_port successor;
         world_attach(&w, &successor, s, children[s].incarnation + 1);
         uint64_t used = successor.arena.used;
-        for (unsigned i = 0; i < with.boxes; i++) {
-            uint64_t ref = at_load(&cv_mailbox_at(&w.map, box[i])->state_ref);
+        for (unsigned k = 0; k < with.boxes; k++) {
+            uint64_t ref = at_load(&cv_mailbox_at(&w.map, box[k])->state_ref);
             if (ref && cv_ref_arena(ref) == s) used -= cv_chunk_bytes(&successor.arena, ref);
         }
         CHECK(used == 0, "slot %u has %llu bytes in use that nothing refers to", s, (unsigned long long)used);

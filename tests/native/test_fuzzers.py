@@ -24,8 +24,8 @@ MUTANTS = {
     "a ring may end beyond its mailbox": (
         "fuzz_attach",
         "run.h",
-        "at < sizeof(cv_mailbox) ||\n        at + (8ull << log2) > size)",
-        "at < sizeof(cv_mailbox))",
+        "at < cv_mailbox_head(run->slots) ||\n        at + (8ull << log2) > size)",
+        "at < cv_mailbox_head(run->slots))",
     ),
     "a chunk may end beyond its arena": (
         "fuzz_attach",
@@ -60,8 +60,8 @@ MUTANTS = {
     "the same, found by those at work": (
         "fuzz_words",
         "run.h",
-        "at < sizeof(cv_mailbox) ||\n        at + (8ull << log2) > size)",
-        "at < sizeof(cv_mailbox))",
+        "at < cv_mailbox_head(run->slots) ||\n        at + (8ull << log2) > size)",
+        "at < cv_mailbox_head(run->slots))",
     ),
 }
 RUNS_TO_FIND = 300_000

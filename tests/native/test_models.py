@@ -130,6 +130,9 @@ RIGHT = [
     Case("room", "replica_stopped", "-DMESSAGES=2 -DREADER_STOPS=1"),
     Case("room", "nobody_spins_at_a_stopped_replica", "-DMESSAGES=1 -DREADER_STOPS=1", Search.CYCLES),
     Case("room", "nobody_spins", "-DMESSAGES=1 -DREADER_KILLS=1", Search.CYCLES),
+    Case("room", "two_words", "-DTWO_WORDS -DMESSAGES=2"),
+    Case("room", "two_words_reader_killed", "-DTWO_WORDS -DMESSAGES=2 -DREADER_KILLS=1"),
+    Case("room", "two_words_replica_stopped", "-DTWO_WORDS -DMESSAGES=1 -DREADER_STOPS=1"),
     # --- wake-up ---
     Case("wake", "three_messages", ""),
     Case("wake", "three_messages_sender_stopped", "-DSENDER_STOPS=1", large=True),
@@ -146,6 +149,9 @@ RIGHT = [
     Case("route", "reader_and_host_killed", "-DREADER_KILLS=1 -DHOST_KILLS=1", large=True),
     Case("route", "host_killed_moved_back", "-DMOVES=2 -DMESSAGES=1 -DHOST_KILLS=1"),
     Case("route", "nobody_spins", "-DREADER_KILLS=1", Search.CYCLES),
+    Case("route", "two_words_moved_there_and_back", "-DTWO_WORDS -DMOVES=2 -DMESSAGES=2"),
+    Case("route", "two_words_reader_and_host_killed", "-DTWO_WORDS -DMESSAGES=1 -DREADER_KILLS=1 -DHOST_KILLS=1"),
+    Case("route", "two_words_host_killed_moved_back", "-DTWO_WORDS -DMOVES=2 -DMESSAGES=1 -DHOST_KILLS=1"),
     # --- what a handler has sent ---
     Case("effect", "sender_killed_twice", "-DSENDER_KILLS=2"),
     Case("effect", "another_agent_of_the_process_sends_too", "-DSENDER_KILLS=2 -DOTHER_AGENT"),
@@ -226,6 +232,8 @@ MUTANTS = [
     Case("room", "reader_killed_and_nobody_rings", "-DMUTANT_NOBODY_RINGS -DMESSAGES=1 -DREADER_KILLS=1"),
     Case("room", "doorbell_before_the_repair", "-DMUTANT_DOORBELL_BEFORE_REPAIR -DMESSAGES=1 -DREADER_KILLS=1"),
     Case("room", "doorbell_without_the_full_look", "-DMUTANT_DOORBELL_WITHOUT_FULL_LOOK -DMESSAGES=1 -DREADER_KILLS=1"),
+    Case("room", "second_word_before_the_release", "-DTWO_WORDS -DMUTANT_SECOND_WORD_BEFORE_RELEASE"),
+    Case("room", "second_word_only_with_the_first", "-DTWO_WORDS -DMUTANT_SECOND_WORD_WITH_THE_FIRST"),
     # --- wake-up ---
     Case("wake", "release_only_commit", "-DMUTANT_RELEASE_ONLY_COMMIT"),
     Case("wake", "release_only_park", "-DMUTANT_RELEASE_ONLY_PARK"),
@@ -247,6 +255,8 @@ MUTANTS = [
     Case("route", "no_first_scan", "-DMUTANT_NO_FIRST_SCAN"),
     Case("route", "moved_without_letting_go", "-DMUTANT_MOVE_WITHOUT_LETTING_GO"),
     Case("route", "old_reader_goes_by_the_readers_word", "-DMUTANT_GOES_BY_READERS_WORD"),
+    Case("route", "scan_between_the_words", "-DTWO_WORDS -DMUTANT_SCAN_BETWEEN_WORDS"),
+    Case("route", "second_word_read_before_publish", "-DTWO_WORDS -DMUTANT_SECOND_WORD_BEFORE_PUBLISH"),
     # --- what a handler has sent ---
     Case("effect", "intent_taken_for_proof", "-DMUTANT_INTENT_IS_PROOF"),
     Case("effect", "note_after_the_publish", "-DMUTANT_NOTE_AFTER"),

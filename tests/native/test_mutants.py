@@ -94,6 +94,16 @@ MUTANTS = {
         "        mb_help_head(r);\n        return 1;",
         "mailbox_cases", ("waiter_is_told_of_a_place",),
     ),
+    "nobody_waits_in_the_first_word_so_nobody_is_told": Mutant(
+        "mailbox.h", "        if (!at_load(&m->waiters.word[w])) continue;\n",
+        "        if (!at_load(&m->waiters.word[w])) break;\n",
+        "mailbox_cases", ("waiters_and_readers_of_both_words_are_told",),
+    ),
+    "readers_of_the_first_word_alone_are_told": Mutant(
+        "park.h", "    for (unsigned w = 0; w < CV_SET_WORDS; w++)\n        for (uint64_t left",
+        "    for (unsigned w = 0; w < 1; w++)\n        for (uint64_t left",
+        "mailbox_cases", ("waiters_and_readers_of_both_words_are_told",),
+    ),
     "intent_after_the_publish": Mutant(
         "port.h",
         f"    if (post->effect) {INTEND}"

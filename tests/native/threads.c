@@ -158,7 +158,7 @@ static void *consume(void *argument) {
     uint32_t ready[256];
     uint64_t alarm;
     for (unsigned b = 0; b < with.boxes; b++)
-        if (me->boxes >> b & 1) at_or(&cv_mailbox_at(&p->run, box[b])->listening, 1ull << me->slot);
+        if (me->boxes >> b & 1) cv_set_join(&cv_mailbox_at(&p->run, box[b])->listening, me->slot);
     while (!atomic_load(&stop)) {
         uint32_t n = world_wait(p, ready, 256, &alarm);
         for (unsigned b = 0; b < with.boxes; b++) {
@@ -201,8 +201,8 @@ static uint64_t dropped(void) {
 int main(int argc, char **argv) {
     settings(argc, argv);
     alarm(with.watchdog_s);
-    unsigned slots = 1 + with.consumers + with.producers, missed = 0;
-    world_make(&w, slots, 256, 2u << 20, 8u << 20);
+    unsigned processes = with.consumers + with.producers, missed = 0;
+    world_make(&w, world_slots(processes), 256, 2u << 20, 8u << 20);
     world_attach(&w, &host, 0, 1);
     world_begin(&w, &host);
     w.first_lap = 65534;
@@ -212,19 +212,20 @@ int main(int argc, char **argv) {
     for (unsigned b = 0; b < with.boxes; b++) {
         char name[16];
         snprintf(name, sizeof name, "box%u", b);
-        uint64_t all = ((1ull << with.consumers) - 1) << 1, one = 1ull << (1 + b % with.consumers);
-        box[b] = world_mailbox(&w, &host, name, with.capacity, with.policy, with.replicas ? all : one);
+        cv_set readers = cv_set_of(world_slot(b % with.consumers));
+        for (unsigned c = 0; with.replicas && c < with.consumers; c++) cv_set_add(&readers, world_slot(c));
+        box[b] = world_mailbox(&w, &host, name, with.capacity, with.policy, readers);
         for (unsigned c = 0; c < with.consumers; c++)
             if (with.replicas || b % with.consumers == c) consumers[c].boxes |= 1ull << b;
     }
-    for (unsigned s = 1; s < slots; s++) world_attach(&w, &ports[s], s, 1);
+    for (unsigned i = 0; i < processes; i++) world_attach(&w, &ports[world_slot(i)], world_slot(i), 1);
     for (unsigned c = 0; c < with.consumers; c++) {
-        consumers[c].slot = 1 + c;
+        consumers[c].slot = world_slot(c);
         EXPECT(pthread_create(&threads[c], NULL, consume, &consumers[c]) == 0);
     }
     for (unsigned i = 0; i < with.producers; i++) {
         handled[i] = calloc(with.messages, 1);
-        producers[i] = (producer){.slot = 1 + with.consumers + i, .index = i};
+        producers[i] = (producer){.slot = world_slot(with.consumers + i), .index = i};
         EXPECT(pthread_create(&threads[with.consumers + i], NULL, produce, &producers[i]) == 0);
     }
     uint64_t all = with.producers * with.messages;
@@ -243,7 +244,8 @@ int main(int argc, char **argv) {
     uint64_t garbage = 0;
     for (unsigned b = 0; b < with.boxes; b++) garbage += at_load(&cv_cell_at(&w.map, box[b])->garbage);
     CHECK(garbage == 0, "%llu messages were garbage", (unsigned long long)garbage);
-    for (unsigned s = 1; s < slots; s++) {
+    for (unsigned i = 0; i < processes; i++) {
+        unsigned s = world_slot(i);
         CHECK(world_used(&ports[s]) == 0, "slot %u has %llu bytes in use", s, (unsigned long long)ports[s].arena.used);
         world_forget(&ports[s]);
         world_attach(&w, &ports[s], s, 2);

@@ -108,14 +108,23 @@ static inline void world_forget(cv_port *p) {
     port_leave(p);
 }
 
+/* Slots for processes number 0, 1, 2 …: 1, 64, 2, 65 …, so that neighbours lie in different words of a set of processes;
+ * how many slots such a run has; and back. */
+static inline unsigned world_slot(unsigned number) { return (number % 2 ? 64 : 1) + number / 2; }
+static inline unsigned world_slots(unsigned processes) { return 64 + processes / 2; }
+static inline unsigned world_number_of(unsigned slot) { return slot < 64 ? 2 * (slot - 1) : 2 * (slot - 64) + 1; }
+
+static inline cv_set world_pair(unsigned a, unsigned b) { return cv_set_both(cv_set_of(a), cv_set_of(b)); }
+
 static inline uint32_t world_mailbox(world *w, cv_port *host, const char *name, uint32_t capacity, unsigned overflow,
-                                     uint64_t readers) {
+                                     cv_set readers) {
     const uint32_t capacities[CV_LANES] = {63, 63, capacity};
-    uint32_t replicas = (uint32_t)__builtin_popcountll(readers);
+    uint32_t replicas = 0;
+    for (unsigned i = 0; i < CV_SET_WORDS; i++) replicas += (uint32_t)__builtin_popcountll(readers.word[i]);
     int64_t index = cv_directory_add(&host->run, w->mail_fd, name, strlen(name), capacities, overflow,
                                      replicas ? replicas : 1, w->first_lap);
     CHECK(index >= 0, "no mailbox %s: %s", name, strerror((int)-index));
-    cv_set_readers(&host->run, (uint32_t)index, readers, 0);
+    cv_set_readers(&host->run, (uint32_t)index, readers, (cv_set){{0}});
     return (uint32_t)index;
 }
 
@@ -124,7 +133,7 @@ static inline void world_begin(world *w, cv_port *host) {
     char name[32];
     for (uint32_t s = 0; s < w->map.slots; s++) {
         snprintf(name, sizeof name, "_process.%u", s);
-        world_mailbox(w, host, name, w->reply_capacity ? w->reply_capacity : 255, CV_ERROR, 1ull << s);
+        world_mailbox(w, host, name, w->reply_capacity ? w->reply_capacity : 255, CV_ERROR, cv_set_of(s));
     }
 }
 

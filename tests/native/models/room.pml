@@ -6,7 +6,8 @@
  *            sleeps as in wake.pml: parked, re-check of its own words, sleep until the doorbell. Woken with its
  *            room bit or its scan-all bit set, it tries the send again from the start.
  *   Reader   releases the slot (seq_cst), looks at `waiters`, exchanges it for 0, and for each bit: sets that
- *            process's room bit, then rings if it is parked.
+ *            process's room bit, then rings if it is parked. TWO_WORDS: the senders' bits lie in two words of
+ *            `waiters`, each looked at and exchanged for itself.
  *            A reader that is stopped between the exchange and the bell (READER_STOPS; nobody notices) has taken the
  *            senders' bits with it. So each sender keeps a second bit, `wanting`, that it alone sets, before the first
  *            one, and clears, when it was told.
@@ -46,9 +47,21 @@
 #define FULL  1
 #define TAKEN 2
 
+#ifdef TWO_WORDS
+#define WORDS 2
+#define WORD(p) (p)                   /* one bit in each */
+#define BIT(p) 1
+#define MINE(p) (p == word)
+#else
+#define WORDS 1
+#define WORD(p) 0
+#define BIT(p) (1 << (p))
+#define MINE(p) true
+#endif
+
 /* ---- shared memory and doorbells ---- */
 byte slot = EMPTY;
-byte waiters;
+byte waiters[WORDS];
 bit wanting[SENDERS], room[SENDERS], scan_all[SENDERS], parked[SENDERS], doorbell[SENDERS];
 
 /* ---- the reader's store buffer: one release of the slot that others cannot see yet ---- */
@@ -63,7 +76,6 @@ byte reader_kills = READER_KILLS, sender_kills = SENDER_KILLS, reader_stops = RE
 /* ---- sender ---- */
 #define SENDER_DIES :: d_step { sender_kills > 0 -> sender_kills--; senders_left--; deaths++; k = 0 } goto out
 #define S(step) if :: d_step { step } SENDER_DIES fi
-#define BIT(p) (1 << (p))
 
 proctype sender(byte me) {
     byte k;
@@ -77,9 +89,9 @@ try:
     fi;
     S(wanting[me] = 1);
 #ifdef MUTANT_WAITERS_BY_STORE
-    S(waiters = BIT(me));
+    S(waiters[WORD(me)] = BIT(me));
 #else
-    S(waiters = waiters | BIT(me));
+    S(waiters[WORD(me)] = waiters[WORD(me)] | BIT(me));
 #endif
 #ifndef MUTANT_NO_LOOK_AGAIN
     if                                                  /* look again */
@@ -115,12 +127,12 @@ out:
 
 /* ---- reader ---- */
 #define READER_DIES :: d_step { reader_kills > 0 && !buffered -> \
-                         reader_kills--; deaths++; reader_dead = 1; w = 0; i = 0 } goto attach \
-                    :: d_step { reader_stops > 0 && !buffered -> reader_stops--; w = 0; i = 0 } goto stopped
+                         reader_kills--; deaths++; reader_dead = 1; w = 0; i = 0; word = 0; early = 0 } goto attach \
+                    :: d_step { reader_stops > 0 && !buffered -> reader_stops--; w = 0; i = 0; word = 0; early = 0 } goto stopped
 #define R(step) if :: d_step { step } READER_DIES fi
 
 proctype reader() {
-    byte w, i;
+    byte w, i, word, early;
 
 attach:
     !reader_dead;
@@ -132,44 +144,66 @@ take:
     fi;
 
 #ifdef MUTANT_WAITERS_BEFORE_RELEASE
-    R(w = waiters);
+    R(w = waiters[0]);
     R(slot = EMPTY);
+    goto looked;
 #elif defined(MUTANT_RELEASE_STORE_ONLY)
     R(buffered = 1);                                    /* seen by others when the buffer drains */
-    R(w = waiters);
+#elif defined(MUTANT_SECOND_WORD_BEFORE_RELEASE)
+    R(early = waiters[1]);
+    R(slot = EMPTY);
 #else
     R(slot = EMPTY);
-    R(w = waiters);
 #endif
+look:
+#ifdef MUTANT_SECOND_WORD_BEFORE_RELEASE
+    R(w = (word -> early : waiters[0]));
+#else
+    R(w = waiters[word]);
+#endif
+looked:
     if
-    :: w == 0 -> goto take
+#ifdef MUTANT_SECOND_WORD_WITH_THE_FIRST
+    :: w == 0 -> goto all_told
+#else
+    :: w == 0 -> goto told
+#endif
     :: w != 0
     fi;
 #ifdef MUTANT_CLEAR_WAITERS_LAST
     skip;
 #else
     if
-    :: d_step { !buffered -> w = waiters; waiters = 0 }           /* exchange: a locked operation */
+    :: d_step { !buffered -> w = waiters[word]; waiters[word] = 0 }         /* exchange: a locked operation */
     READER_DIES
     fi;
 #endif
     do
-    :: d_step { i < SENDERS && !(w & BIT(i)) -> i++ }
+    :: d_step { i < SENDERS && !(MINE(i) && (w & BIT(i))) -> i++ }
 #ifdef MUTANT_RING_BEFORE_ROOM_BIT
-    :: i < SENDERS && (w & BIT(i)) ->
+    :: i < SENDERS && MINE(i) && (w & BIT(i)) ->
         R(if :: parked[i] -> doorbell[i] = 1 :: else fi);
         R(room[i] = 1; i++)
 #else
-    :: d_step { i < SENDERS && (w & BIT(i)) -> room[i] = 1 }
+    :: d_step { i < SENDERS && MINE(i) && (w & BIT(i)) -> room[i] = 1 }
         R(if :: parked[i] -> doorbell[i] = 1 :: else fi; i++)
 #endif
     :: i == SENDERS -> i = 0; break
     READER_DIES
     od;
 #ifdef MUTANT_CLEAR_WAITERS_LAST
-    R(waiters = 0);
+    R(waiters[word] = 0);
 #endif
-    w = 0;
+told:
+    if
+    :: d_step { word < WORDS - 1 -> word++; w = 0 } goto look
+    :: d_step { word == WORDS - 1 -> skip }
+    fi;
+#ifdef MUTANT_SECOND_WORD_WITH_THE_FIRST
+all_told:
+    skip;
+#endif
+    d_step { w = 0; word = 0; early = 0 }
     goto take;
 stopped:
     skip
@@ -216,7 +250,7 @@ again:
 #else
 #define ROOM_HERE (slot == EMPTY)     /* stopped after the release, before the exchange: both bits are there */
 #endif
-#define UNTOLD(i) (parked[i] && !doorbell[i] && (room[i] || (wanting[i] && (ROOM_HERE || !(waiters & BIT(i))))))
+#define UNTOLD(i) (parked[i] && !doorbell[i] && (room[i] || (wanting[i] && (ROOM_HERE || !(waiters[WORD(i)] & BIT(i))))))
 
 proctype poll() {
 #if READER_STOPS > 0 && !defined(MUTANT_POLL_BLIND_TO_ROOM)

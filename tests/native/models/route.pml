@@ -8,6 +8,8 @@
  *   Host      live move: tell the old reader to let go and wait until it has; death: proof of death is given. Then
  *             store the readers word, and only then tell the new reader to attach, which scans. A host that is
  *             killed is followed by one that does the whole move again.
+ *            TWO_WORDS: the processes' bits lie in two words, stored and loaded one after the other, so a sender may
+ *            see nobody, or both.
  *   Process   takes its bits (exchange) and drains the mailbox if it is attached to it; nothing there: parked ->
  *             re-check -> sleep. Attached is what it was told, never what the readers word says: between letting
  *             go and the store of the readers word that word still names the old reader.
@@ -39,9 +41,21 @@
 #define HOST_KILLS 0
 #endif
 
+#ifdef TWO_WORDS
+#define WORDS 2
+#define WORD(p) (p)                   /* one bit in each */
+#define BIT(p) 1
+#else
+#define WORDS 1
+#define WORD(p) 0
+#define BIT(p) (1 << (p))
+#endif
+#define READS(p) (readers[WORD(p)] & BIT(p))
+#define IN_WORD(v, p) (WORD(p) == v -> BIT(p) : 0)
+
 /* ---- shared memory and doorbells ---- */
 byte box, seen;                       /* published; drained */
-byte readers = 0;                     /* the process that reads the mailbox */
+byte readers[WORDS];                  /* the set of processes that read the mailbox: one, but for the instants of a move */
 bit ready[PROCESSES], parked[PROCESSES], doorbell[PROCESSES];
 byte command[PROCESSES];              /* host -> process, on the control connection; cleared when it has been done */
 #define LET_GO 1
@@ -54,32 +68,50 @@ byte draining;                        /* processes inside a drain of this mailbo
 bit dead[PROCESSES];
 byte reader_kills = READER_KILLS, host_kills = HOST_KILLS;
 
+#ifdef TWO_WORDS
+#define CLEAR_ROUTE r[0] = 0; r[1] = 0
+#else
+#define CLEAR_ROUTE r[0] = 0
+#endif
+
 proctype sender() {
-    byte k, r;
+    byte k, r[WORDS], p;
 
 #ifdef MUTANT_ROUTE_CACHED
-    r = readers;
+    r[0] = readers[0];
 #endif
 next:
     if
-    :: d_step { k == MESSAGES -> k = 0; r = 0; senders_left-- } goto out
+    :: d_step { k == MESSAGES -> k = 0; CLEAR_ROUTE; senders_left-- } goto out
     :: k < MESSAGES
     fi;
 #ifdef MUTANT_ROUTE_READ_BEFORE_PUBLISH
-    r = readers;
+    r[0] = readers[0];
     box++;
+#elif defined(MUTANT_SECOND_WORD_BEFORE_PUBLISH)
+    r[1] = readers[1];
+    box++;
+    r[0] = readers[0];
 #elif defined(MUTANT_ROUTE_CACHED)
     box++;
 #else
     box++;
-    r = readers;
+    r[0] = readers[0];
+#ifdef TWO_WORDS
+    r[1] = readers[1];
 #endif
-    ready[r] = 1;
-    d_step { if :: parked[r] -> doorbell[r] = 1 :: else fi; k++
+#endif
+    do
+    :: d_step { p < PROCESSES && !(r[WORD(p)] & BIT(p)) -> p++ }
+    :: p < PROCESSES && (r[WORD(p)] & BIT(p)) ->
+        ready[p] = 1;
+        d_step { if :: parked[p] -> doorbell[p] = 1 :: else fi; p++ }
+    :: d_step { p == PROCESSES -> p = 0; k++
 #ifndef MUTANT_ROUTE_CACHED
-             ; r = 0
+                ; CLEAR_ROUTE
 #endif
-           }
+              } break
+    od;
     goto next;
 out:
     skip
@@ -92,7 +124,7 @@ out:
 #define R(step) if :: d_step { step } DIES fi
 
 #ifdef MUTANT_GOES_BY_READERS_WORD
-#define MAY_DRAIN (readers == me)
+#define MAY_DRAIN READS(me)
 #else
 #define MAY_DRAIN attached
 #endif
@@ -156,8 +188,8 @@ move:
     fi;
 #ifndef MUTANT_MOVE_WITHOUT_LETTING_GO
     if
-    :: d_step { !dead[OLD] && readers == OLD -> command[OLD] = LET_GO }
-    :: d_step { dead[OLD] || readers != OLD -> skip } goto route
+    :: d_step { !dead[OLD] && READS(OLD) -> command[OLD] = LET_GO }
+    :: d_step { dead[OLD] || !READS(OLD) -> skip } goto route
     HOST_DIES
     fi;
     H(doorbell[OLD] = 1);
@@ -170,11 +202,17 @@ route:
 #ifdef MUTANT_SCAN_BEFORE_ROUTE
     H(command[NEW] = ATTACH);
     H(doorbell[NEW] = 1);
-    H(readers = NEW);
+    H(readers[0] = IN_WORD(0, NEW));
 #else
-    H(readers = NEW);                                                 /* SYNC POINT: the new reader */
+    H(readers[0] = IN_WORD(0, NEW));                                  /* SYNC POINT: the new reader */
+#if defined(TWO_WORDS) && !defined(MUTANT_SCAN_BETWEEN_WORDS)
+    H(readers[1] = IN_WORD(1, NEW));
+#endif
     H(command[NEW] = ATTACH);
     H(doorbell[NEW] = 1);
+#ifdef MUTANT_SCAN_BETWEEN_WORDS
+    H(readers[1] = IN_WORD(1, NEW));
+#endif
 #endif
     H(moves_left--);
     goto move;
@@ -186,11 +224,13 @@ out:
 proctype auditor() {
     timeout;
     assert(senders_left == 0 && moves_left == 0);
-    assert(dead[readers] || seen == box)
+    assert(READS(MOVES % 2) && !READS(1 - MOVES % 2));
+    assert(dead[MOVES % 2] || seen == box)
 }
 
 init {
     atomic {
+        readers[WORD(0)] = BIT(0);
 #if SENDERS > 1
         run sender();
 #endif

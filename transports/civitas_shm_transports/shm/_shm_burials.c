@@ -78,11 +78,11 @@ PyObject *port_judge_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     return PyBool_FromLong(m && mb_judge(m, entry, dead, strikes, kills, args[5] == Py_True));
 }
 
-/* Who is dead for sure, one bit each: what the host itself has noted, and the host's own slot, which holds nothing. */
-static uint64_t dead_slots(const cv_run *run) {
-    uint64_t dead = 1ull << run->me;
+/* Who is dead for sure: what the host itself has noted, and the host's own slot, which holds nothing. */
+static cv_set dead_slots(const cv_run *run) {
+    cv_set dead = cv_set_of(run->me);
     for (unsigned s = 0; s < run->slots; s++)
-        if (at_load(&cv_slot_at(run, s)->state) == CV_SLOT_DEAD) dead |= 1ull << s;
+        if (at_load(&cv_slot_at(run, s)->state) == CV_SLOT_DEAD) cv_set_add(&dead, s);
     return dead;
 }
 

@@ -20,13 +20,13 @@ PyObject *port_add_mailbox_py(PyObject *object, PyObject *const *args, Py_ssize_
     return PyErr_SetFromErrno(PyExc_OSError);
 }
 
-/* set_readers(mailbox, reader bits, dead bits) */
+/* set_readers(mailbox, slots that read, slots that are dead) */
 PyObject *port_set_readers_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
-    uint64_t readers, dead;
+    cv_set readers, dead;
     if (!is_open(self) || !count_is(n, 3, 3, "set_readers") || !as_u32(args[0], "mailbox", &mailbox) ||
-        !as_u64(args[1], &readers) || !as_u64(args[2], &dead))
+        !as_slots(self, args[1], &readers) || !as_slots(self, args[2], &dead))
         return NULL;
     cv_set_readers(&self->port.run, mailbox, readers, dead);
     Py_RETURN_NONE;

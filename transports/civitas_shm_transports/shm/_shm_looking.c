@@ -32,7 +32,7 @@ static uint64_t news_in_hand(cv_mailbox *m) {
 }
 
 /* stats(mailbox) -> (overflow, capacity, waiting, in_hand, handled, sent, redelivered, dropped, garbage, busy_since_ns, asking,
- * wants_room_in, readers bits, histogram list, bytes_in, bytes_out, replay_dropped, replay_diverged, not_remembered,
+ * wants_room_in, slots that read, histogram list, bytes_in, bytes_out, replay_dropped, replay_diverged, not_remembered,
  * news: how many of those that wait or are in hand are the runtime's own, in the control lane) */
 PyObject *port_stats_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
@@ -59,12 +59,12 @@ PyObject *port_stats_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
         Py_XDECREF(number);
     }
     if (!histogram) return NULL;
-    return Py_BuildValue("IIKIKKKKKKLLKNKKKKKK", overflow > CV_LATEST ? CV_ERROR : overflow,
+    return Py_BuildValue("IIKIKKKKKKLLNNKKKKKK", overflow > CV_LATEST ? CV_ERROR : overflow,
                          m ? m->capacity[CV_LANE_NORMAL] : 0, waiting, m ? cv_hand_refs(m, refs) : 0,
                          at_peek(&c->handled), at_peek(&c->sent), at_peek(&c->redelivered), at_peek(&c->dropped),
                          at_peek(&c->garbage), at_peek(&c->busy_since_ns), mailbox_or_none(run, at_peek(&c->asking)),
                          mailbox_or_none(run, at_peek(&c->wants_room_in)),
-                         m ? at_load(&m->readers) & ~0ull >> (64 - run->slots) : (uint64_t)0,
+                         slots_of(self, m ? cv_set_load(&m->readers) : (cv_set){{0}}),
                          histogram, at_peek(&c->bytes_in), at_peek(&c->bytes_out),
                          at_peek(&c->replay_dropped), at_peek(&c->replay_diverged), at_peek(&c->not_remembered), news);
 }

@@ -105,7 +105,7 @@ PyObject *port_listen_py(PyObject *object, PyObject *const *args, Py_ssize_t n) 
     self->views[mailbox].listens = on;
     port_remember(&self->port, mailbox, m, on);
     if (!on) {
-        at_and(&m->listening, ~(1ull << run->me));
+        cv_set_leave(&m->listening, run->me);
         Py_RETURN_NONE;
     }
     self->views[mailbox].taken = 0; /* a restarted agent gets its predecessor's, too */
@@ -113,7 +113,7 @@ PyObject *port_listen_py(PyObject *object, PyObject *const *args, Py_ssize_t n) 
     at_poke(&cv_cell_at(run, mailbox)->busy_since_ns, 0);
     at_poke(&cv_cell_at(run, mailbox)->asking, 0);
     cv_wait_clear(run, mailbox);
-    at_or(&m->listening, 1ull << run->me);
+    cv_set_join(&m->listening, run->me);
     Py_RETURN_NONE;
 }
 
@@ -155,7 +155,7 @@ static bool collect_replies(PortObject *self, unsigned long *count) {
         Py_DECREF(tuple);
         ++*count;
     }
-    if (m) cv_notify(&port->run, mine, 1ull << mine); /* more than one batch: come again */
+    if (m) cv_notify_one(&port->run, mine, mine); /* more than one batch: come again */
     return true;
 }
 

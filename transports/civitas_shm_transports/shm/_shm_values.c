@@ -63,6 +63,32 @@ PyObject *type_of(PortObject *self, const uint8_t *at, size_t size) {
     return made;
 }
 
+bool as_slots(PortObject *self, PyObject *sequence, cv_set *out) {
+    *out = (cv_set){{0}};
+    Py_ssize_t n = PySequence_Size(sequence);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *item = PySequence_GetItem(sequence, i);
+        uint32_t slot;
+        bool known = item && as_u32(item, "slot", &slot);
+        Py_XDECREF(item);
+        if (!known) return false;
+        if (slot >= self->port.run.slots) return PyErr_Format(PyExc_IndexError, "no slot %u", slot), false;
+        cv_set_add(out, slot);
+    }
+    return n >= 0;
+}
+
+PyObject *slots_of(PortObject *self, cv_set set) {
+    PyObject *list = PyList_New(0);
+    for (unsigned slot = 0; list && slot < self->port.run.slots; slot++) {
+        if (!cv_set_has(set, slot)) continue;
+        PyObject *number = PyLong_FromUnsignedLong(slot);
+        if (!number || PyList_Append(list, number) < 0) Py_CLEAR(list);
+        Py_XDECREF(number);
+    }
+    return list;
+}
+
 PyObject *outcome(int rc) {
     if (rc == PORT_UNKNOWN) {
         PyErr_SetString(PyExc_IndexError, "no mailbox of that number");

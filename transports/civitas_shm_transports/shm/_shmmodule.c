@@ -25,13 +25,6 @@ static PyObject *module_sizes(PyObject *module, PyObject *args) {
     if (!PyArg_ParseTuple(args, "II", &slots, &mailboxes)) return NULL;
     return Py_BuildValue("KK", cv_directory_size(slots, mailboxes), cv_cells_size(mailboxes));
 }
-/* mailbox_size(control, priority, normal) -> bytes */
-static PyObject *module_mailbox_size(PyObject *module, PyObject *args) {
-    (void)module;
-    uint32_t capacity[CV_LANES];
-    if (!PyArg_ParseTuple(args, "III", &capacity[0], &capacity[1], &capacity[2])) return NULL;
-    return PyLong_FromUnsignedLongLong(cv_mailbox_size(capacity));
-}
 /* format(fd, kind, run_id, slots, mailboxes, owner, back_bytes): write a header into a fresh segment of its final size */
 static PyObject *module_format(PyObject *module, PyObject *args) {
     (void)module;
@@ -84,7 +77,6 @@ static PyObject *module_eventfd(PyObject *module, PyObject *unused) {
 }
 
 static PyMethodDef module_methods[] = {{"sizes", module_sizes, METH_VARARGS, NULL},
-                                       {"mailbox_size", module_mailbox_size, METH_VARARGS, NULL},
                                        {"format", module_format, METH_VARARGS, NULL},
                                        {"inspect", module_inspect, METH_VARARGS, NULL},
                                        {"eventfd", module_eventfd, METH_NOARGS, NULL},
@@ -105,6 +97,7 @@ static int module_exec(PyObject *module) {
     Py_DECREF(type);
     return PyModule_AddIntConstant(module, "LAYOUT_VERSION", CV_LAYOUT_VERSION) ||
            PyModule_AddIntConstant(module, "SLOTS_MAX", CV_SLOTS_MAX) ||
+           PyModule_AddIntConstant(module, "REPLICAS_MAX", CV_REPLICAS_MAX) ||
            PyModule_AddIntConstant(module, "MAILBOXES_MAX", CV_MAILBOXES_MAX) ||
            PyModule_AddIntConstant(module, "REPLY_PLACES", PORT_REPLY_PLACES) ||
            PyModule_AddIntConstant(module, "CAPACITY_MAX", (1 << CV_RING_MAX_LOG2) - 1) ||

@@ -123,7 +123,7 @@ class ShmRunMemory:
             if error.errno == errno.EINVAL:
                 raise ConfigurationError(
                     f"agent {name!r}: a name takes 1 to {_shm.NAME_MAX} bytes of UTF-8 (this one "
-                    f"{len(name.encode())}), and replicas are 1 to {_shm.SLOTS_MAX} (here {replicas})."
+                    f"{len(name.encode())}), and replicas are 1 to {_shm.REPLICAS_MAX} (here {replicas})."
                 ) from error
             raise SharedMemoryFull(
                 f"There is no shared memory for the mailbox of {name!r}: {error.strerror}."
@@ -140,8 +140,9 @@ class ShmRunMemory:
         return range(self._notes + 1, self._native.records())
 
     def set_readers(self, mailbox: int, slots: list[int]) -> None:
-        dead = sum(1 << slot for slot in range(self._segments.files.slots) if self._native.slot(slot)[1] != SLOT_LIVE)
-        self._native.set_readers(mailbox, sum(1 << slot for slot in slots), dead & ~(1 << SLOT_HOST))
+        every = range(SLOT_HOST + 1, self._segments.files.slots)
+        dead = [slot for slot in every if self._native.slot(slot)[1] != SLOT_LIVE]
+        self._native.set_readers(mailbox, slots, dead)
         self._native.ring_all()
 
     def close_mailbox(self, mailbox: int, keep: Callable[[Buried], object] | None = None) -> list[InHand]:
@@ -312,10 +313,10 @@ class ShmRunMemory:
         for slot in range(self._native.records(), slots):
             self._add(f"_process.{slot}", 1, REPLY_CAPACITY, OVERFLOW.index("error"), 1)
         for slot in range(slots):
-            self._native.set_readers(slot, 1 << slot, 0)
+            self._native.set_readers(slot, [slot], [])
         if self._native.records() == self._notes:
             self._add(NOTES, 1, 1, OVERFLOW.index("error"), 1)
-        self._native.set_readers(self._notes, 1 << SLOT_HOST, 0)
+        self._native.set_readers(self._notes, [SLOT_HOST], [])
         self._native.set_slot(SLOT_HOST, self.incarnation(SLOT_HOST) + 1, SLOT_LIVE, os.getpid())
         self._native.listen(self._notes, True)  # what an earlier host had in hand comes first
 

@@ -319,7 +319,7 @@ def read_stats(native: _shm.Port, mailbox: int) -> MailboxStats:
         garbage=garbage,
         busy_since_ns=busy_since_ns,
         handler_ns=tuple(histogram),
-        readers=tuple(slot for slot in range(_shm.SLOTS_MAX) if readers >> slot & 1),
+        readers=tuple(readers),
         closed=not is_open,
         asking=asking,
         wants_room_in=room,

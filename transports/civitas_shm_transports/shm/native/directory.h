@@ -13,8 +13,8 @@ static inline uint32_t cv_ring_log2(uint32_t capacity) {
     return log2;
 }
 
-static inline uint64_t cv_mailbox_size(const uint32_t capacity[CV_LANES]) {
-    uint64_t size = sizeof(cv_mailbox);
+static inline uint64_t cv_mailbox_size(uint32_t slots, const uint32_t capacity[CV_LANES]) {
+    uint64_t size = cv_mailbox_head(slots);
     for (unsigned lane = 0; lane < CV_LANES; lane++) size += 8ull << cv_ring_log2(capacity[lane]);
     return cv_align(size, CV_LINE);
 }
@@ -25,12 +25,12 @@ static inline int64_t cv_directory_add(cv_run *run, int mail_fd, const char *nam
                                        const uint32_t capacity[CV_LANES], unsigned overflow, uint32_t replicas,
                                        uint64_t first_lap) {
     uint32_t index = cv_records(run);
-    if (!name_len || name_len > CV_NAME_MAX || overflow > CV_LATEST || !replicas || replicas > CV_SLOTS_MAX) return -EINVAL;
+    if (!name_len || name_len > CV_NAME_MAX || overflow > CV_LATEST || !replicas || replicas > CV_REPLICAS_MAX) return -EINVAL;
     for (unsigned lane = 0; lane < CV_LANES; lane++)
         if (!capacity[lane] || capacity[lane] >= 1u << CV_RING_MAX_LOG2) return -EINVAL;
     if (index >= run->mailboxes) return -ENOMEM;
     at_u64 *end = cv_mail_end(run);
-    uint64_t at = CV_PAGE, size = cv_mailbox_size(capacity);
+    uint64_t at = CV_PAGE, size = cv_mailbox_size(run->slots, capacity);
     if (index) { /* from the last record, not from a counter that could be ahead of it */
         cv_record *last = cv_record_at(run, index - 1);
         at = last->mail_at + last->mail_size;
@@ -51,7 +51,7 @@ static inline int64_t cv_directory_add(cv_run *run, int mail_fd, const char *nam
     m->index = index;
     m->overflow = overflow;
     m->replicas = replicas;
-    uint64_t ring_at = sizeof(cv_mailbox);
+    uint64_t ring_at = cv_mailbox_head(run->slots);
     for (unsigned lane = 0; lane < CV_LANES; lane++) {
         uint32_t log2 = cv_ring_log2(capacity[lane]);
         m->capacity[lane] = capacity[lane];
@@ -101,21 +101,22 @@ static inline uint64_t cv_last_incarnation(cv_run *run) {
     return last;
 }
 
-/* Who reads from now on. In-hand entries of readers that are no longer in the set and are dead (`dead` bit set) go to
- * the lowest reader of the new set, which redelivers them. */
-static inline void cv_set_readers(cv_run *run, uint32_t mailbox, uint64_t readers, uint64_t dead) {
+/* Who reads from now on. In-hand entries of readers that are no longer in the set and are dead (in `dead`) go to the
+ * lowest reader of the new set, which redelivers them. */
+static inline void cv_set_readers(cv_run *run, uint32_t mailbox, cv_set readers, cv_set dead) {
     cv_mailbox *m = cv_mailbox_at(run, mailbox);
     if (!m) return;
-    if (readers) {
-        unsigned heir = (unsigned)__builtin_ctzll(readers);
+    if (cv_set_any(readers)) {
+        unsigned heir = 0;
+        while (!cv_set_has(readers, heir)) heir++;
         for (unsigned e = 0; e < CV_HAND; e++) {
             uint64_t meta = at_load(&m->hand[e].meta);
             unsigned reader = cv_meta_reader(meta);
-            if (cv_meta_state(meta) == CV_HAND_RUNNING && (dead >> reader & 1) && !(readers >> reader & 1))
+            if (cv_meta_state(meta) == CV_HAND_RUNNING && cv_set_has(dead, reader) && !cv_set_has(readers, reader))
                 at_cas(&m->hand[e].meta, meta, cv_meta_moved(meta, heir));
         }
     }
-    at_store(&m->readers, readers); /* before the new reader's first scan */
+    cv_set_store(&m->readers, readers); /* SYNC POINT "moved reader": all words, before the new reader's first scan */
 }
 
 /* End all lanes: nothing can be committed any more. False: damaged words are in the way of one; take what can be taken and
@@ -147,10 +148,10 @@ static inline unsigned cv_slot_recover(cv_run *run, unsigned dead) {
         repaired += mb_recover(m, rings, dead);
         cv_effect_settle(run, m, dead);
         at_store(&cv_slot_at(run, dead)->wants_memory, 0);
-        at_and(&m->listening, ~(1ull << dead));
-        at_and(&m->waiters, ~(1ull << dead));
-        at_and(&m->wanting, ~(1ull << dead));
-        if (at_load(&m->readers) >> dead & 1) cv_wait_clear(run, index);
+        cv_set_leave(&m->listening, dead);
+        cv_set_leave(&m->waiters, dead);
+        cv_set_leave(&m->wanting, dead);
+        if (cv_set_has(cv_set_load(&m->readers), dead)) cv_wait_clear(run, index);
     }
     return repaired;
 }
@@ -162,25 +163,25 @@ static inline void cv_ring_all(cv_run *run) {
     }
 }
 
-/* The readers that have a message of this mailbox in hand, one bit each. */
-static inline uint64_t cv_busy_readers(cv_mailbox *m) {
-    uint64_t busy = 0;
+/* The readers that have a message of this mailbox in hand. */
+static inline cv_set cv_busy_readers(cv_mailbox *m) {
+    cv_set busy = {{0}};
     for (unsigned e = 0; e < CV_HAND; e++) {
         uint64_t meta = at_load(&m->hand[e].meta);
         if (cv_meta_state(meta) == CV_HAND_CLAIMED || cv_meta_state(meta) == CV_HAND_RUNNING)
-            busy |= 1ull << cv_meta_reader(meta);
+            cv_set_add(&busy, cv_meta_reader(meta));
     }
     return busy;
 }
 
-/* Who waits for a place in a mailbox that has one, or whose announcement was taken; one bit each. */
-static inline uint64_t cv_untold(cv_run *run, uint32_t index, cv_mailbox *m) {
-    uint64_t wanting = at_load(&m->wanting);
-    bool room = true;
+/* Who waits for a place in a mailbox that has one, or whose announcement was taken. */
+static inline cv_set cv_untold(cv_run *run, uint32_t index, cv_mailbox *m) {
+    cv_set wanting = cv_set_load(&m->wanting);
+    bool room = true, any = cv_set_any(wanting);
     cv_ring r;
-    for (unsigned lane = 0; wanting && lane < CV_LANES; lane++)
+    for (unsigned lane = 0; any && lane < CV_LANES; lane++)
         room &= cv_ring_of(run, index, m, lane, &r) && mb_waiting(&r) < r.capacity;
-    return room ? wanting : wanting & ~at_load(&m->waiters);
+    return room ? wanting : cv_set_without(wanting, cv_set_load(&m->waiters));
 }
 
 /* Processes that sleep beside work, announced or not, or whose wait for room somebody has taken note of and told
@@ -188,24 +189,26 @@ static inline uint64_t cv_untold(cv_run *run, uint32_t index, cv_mailbox *m) {
  * `waiters` and telling them, leaves such a state. Rung but not awake yet is no miss, so the same sleep must be seen in
  * two polls. */
 static inline unsigned cv_safety_poll(cv_run *run) {
-    uint64_t beside_work = 0, untold = 0;
+    cv_set told_nothing = {{0}}; /* sleeps beside work, or beside room that it waits for */
     for (uint32_t index = 0; index < cv_records(run); index++) {
         cv_mailbox *m = cv_mailbox_at(run, index);
-        if (m) untold |= cv_untold(run, index, m);
+        if (!m) continue;
+        told_nothing = cv_set_both(told_nothing, cv_untold(run, index, m));
         /* A reply lane is read whenever its process is awake; nobody has to listen there. */
-        uint64_t listening = m ? at_load(&m->readers) & (index < run->slots ? ~0ull : at_load(&m->listening)) : 0;
+        cv_set listening = cv_set_load(&m->readers);
+        if (index >= run->slots) listening = cv_set_common(listening, cv_set_load(&m->listening));
         cv_ring r;
         uint64_t waiting = 0;
-        for (unsigned lane = 0; listening && lane < CV_LANES; lane++)
+        for (unsigned lane = 0; lane < CV_LANES && cv_set_any(listening); lane++)
             if (cv_ring_of(run, index, m, lane, &r)) waiting += mb_waiting(&r);
         /* Who has a message in hand looks for the next one by itself. */
-        if (waiting) beside_work |= listening & ~cv_busy_readers(m);
+        if (waiting) told_nothing = cv_set_both(told_nothing, cv_set_without(listening, cv_busy_readers(m)));
     }
     unsigned missed = 0;
     for (unsigned slot = 1; slot < run->slots; slot++) {
         cv_slot *s = cv_slot_at(run, slot);
         uint64_t seq = at_load(&s->park_seq);
-        bool work = (beside_work | untold) >> slot & 1 || (at_load(&s->alarm) & ~(uint64_t)CV_ALARM_PROBE) != 0;
+        bool work = cv_set_has(told_nothing, slot) || (at_load(&s->alarm) & ~(uint64_t)CV_ALARM_PROBE) != 0;
         for (uint32_t w = 0; !work && w < cv_bit_words(run); w++) work = at_load(&cv_slot_bits(run, slot)[w]) != 0;
         if (!work && seq & 1 && at_load(&s->wants_memory)) { /* only itself can see whether there is some: no miss */
             at_or(&s->alarm, CV_ALARM_ROOM);

@@ -9,17 +9,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "atomics.h"
+#include "sets.h"
 
 #define CV_MAGIC 0x314d485353495643ull /* "CVISSHM1" read as little endian */
-#define CV_LAYOUT_VERSION 2u
+#define CV_LAYOUT_VERSION 3u
 
 #define CV_LINE 128u  /* two cache lines: Intel fetches them in pairs */
 #define CV_PAGE 4096u
 #define CV_GRANULE 64u
-#define CV_SLOTS_MAX 64u       /* process slots: 6 bits in a slot word, one bit each in `readers` and `waiters` */
 #define CV_MAILBOXES_MAX 16384u /* four summary words */
 #define CV_HAND 64u            /* messages in hand of one mailbox at once, all readers together */
+#define CV_REPLICAS_MAX CV_HAND /* readers of one mailbox: each has one message in hand */
 #define CV_LANES 3u            /* control, priority, normal */
 #define CV_LANE_CONTROL 0u
 #define CV_LANE_PRIORITY 1u
@@ -127,17 +127,17 @@ typedef struct {
     uint32_t ring_at[CV_LANES]; /* bytes from the start of this struct */
     uint32_t replicas;
     uint8_t pad0[CV_LINE - 56];
-    /* line 1: bit s = process slot s reads (host only); bit s = its agent is up and listens (that process; the host
-     * clears it after its death). The second only tells the safety poll whether a sleeper should be awake. */
-    at_u64 readers;
-    at_u64 listening;
-    uint8_t pad1[CV_LINE - 16];
-    /* line 2: bit s = process slot s waits for room here; setters: senders, exchanged by readers. wanting: the same, but
-     * set and cleared by process s alone: with it the host's safety poll finds those whom a reader that was stopped after
-     * the exchange has not told. */
-    at_u64 waiters;
-    at_u64 wanting;
-    uint8_t pad2[CV_LINE - 16];
+    /* line 1, sets of processes: who reads (host only); whose agent is up and listens (each its own bit; the host clears it
+     * after its death). The second only tells the safety poll whether a sleeper should be awake. */
+    cv_shared_set readers;
+    cv_shared_set listening;
+    uint8_t pad1[CV_LINE - 16 * CV_SET_WORDS];
+    /* line 2: who waits for room here; each sets its own bit, readers exchange. wanting: the same, but set and cleared by
+     * each process for itself alone: with it the host's safety poll finds those whom a reader that was stopped after the
+     * exchange has not told. */
+    cv_shared_set waiters;
+    cv_shared_set wanting;
+    uint8_t pad2[CV_LINE - 16 * CV_SET_WORDS];
     /* line 3: chunk of the committed state (ref, 0 = none); the reader's process only. hand_high: one more than the
      * highest in-hand entry ever used, so that owners need not look at all 64. */
     at_u64 state_ref;
@@ -152,8 +152,6 @@ typedef struct {
     at_u64 open_number;
     at_u64 open_to;
     uint8_t pad4[CV_LINE - 48];
-    /* lines 5 to 8: the highest number of each process's sends that was taken here: evidence for its successor; readers */
-    at_u64 taken_from[CV_SLOTS_MAX];
     /* each lane: tail and head on lines of their own; hints, anyone may help them forward */
     struct {
         at_u64 tail;
@@ -166,35 +164,41 @@ typedef struct {
         at_u64 ref;
         at_u64 meta;
     } hand[CV_HAND];
-    /* then: rings of slot words, control, priority, normal */
+    /* then: taken_from, a word for each slot of the run: the highest number of that process's sends that was taken here:
+     * evidence for its successor; readers */
+    at_u64 taken_from[];
+    /* then, from cv_mailbox_head(slots) on: rings of slot words, control, priority, normal */
 } cv_mailbox;
-_Static_assert(sizeof(cv_mailbox) == 5 * CV_LINE + CV_SLOTS_MAX * 8 + CV_LANES * 2 * CV_LINE + CV_HAND * 16, "computed, not typed");
+_Static_assert(sizeof(cv_mailbox) == 5 * CV_LINE + CV_LANES * 2 * CV_LINE + CV_HAND * 16, "computed, not typed");
+_Static_assert(sizeof(cv_mailbox) == offsetof(cv_mailbox, taken_from), "the words follow at once");
+static inline uint64_t cv_mailbox_head(uint32_t slots) { return sizeof(cv_mailbox) + cv_align(8ull * slots, CV_LINE); }
 
-/* slot word:  63      48 47  46 45   40 39            0
+/* slot word:  63      48 47  46 45   39 38            0
  *            +----------+------+-------+---------------+
  *            |   lap    | state| reader|      ref      |
  *            +----------+------+-------+---------------+
  * lap = position >> ring_log2, modulo 2^16. A FULL word of the lap that a reader expects *is* the commit. */
 enum { CV_EMPTY = 0, CV_FULL = 1, CV_TAKEN = 2, CV_MARK = 3 };
 #define CV_LAP_MASK 0xffffull
-#define CV_REF_MASK ((1ull << 40) - 1)
+#define CV_REF_MASK ((1ull << 39) - 1)
 
 static inline uint64_t cv_word(uint64_t lap, unsigned state, unsigned reader, uint64_t ref) {
-    return (lap & CV_LAP_MASK) << 48 | (uint64_t)state << 46 | (uint64_t)reader << 40 | (ref & CV_REF_MASK);
+    return (lap & CV_LAP_MASK) << 48 | (uint64_t)state << 46 | (uint64_t)reader << 39 | (ref & CV_REF_MASK);
 }
 static inline uint64_t cv_word_lap(uint64_t word) { return word >> 48; }
 static inline unsigned cv_word_state(uint64_t word) { return (unsigned)(word >> 46) & 3u; }
-static inline unsigned cv_word_reader(uint64_t word) { return (unsigned)(word >> 40) & 63u; }
+static inline unsigned cv_word_reader(uint64_t word) { return (unsigned)(word >> 39) & 127u; }
 static inline uint64_t cv_word_ref(uint64_t word) { return word & CV_REF_MASK; }
 /* How many laps a word is ahead (> 0) or behind (< 0) of the lap of a position, modulo the lap's width. */
 static inline int cv_lap_ahead(uint64_t word, uint64_t lap) { return (int16_t)(uint16_t)(cv_word_lap(word) - lap); }
 
-/* ref: arena (slot of its owner) 39..34 | granule 33..0; 0 = none, because granule 0 is the segment's header */
-static inline uint64_t cv_ref(unsigned arena, uint64_t granule) { return (uint64_t)arena << 34 | granule; }
-static inline unsigned cv_ref_arena(uint64_t ref) { return (unsigned)(ref >> 34) & 63u; }
-static inline uint64_t cv_ref_granule(uint64_t ref) { return ref & ((1ull << 34) - 1); }
+/* ref: arena (slot of its owner) 38..32 | granule 31..0; 0 = none, because granule 0 is the segment's header */
+static inline uint64_t cv_ref(unsigned arena, uint64_t granule) { return (uint64_t)arena << 32 | granule; }
+static inline unsigned cv_ref_arena(uint64_t ref) { return (unsigned)(ref >> 32) & 127u; }
+static inline uint64_t cv_ref_granule(uint64_t ref) { return ref & 0xffffffffull; }
+_Static_assert(CV_SLOTS_MAX == 128, "a slot's number has 7 bits in slot words, refs, in-hand entries and correlations");
 
-/* the way of an open send: mailbox 14 | lane 2 | ref 40 */
+/* the way of an open send: mailbox 14, from bit 42 on | lane 2, from bit 40 on | ref 39 */
 static inline uint64_t cv_open_to(uint32_t mailbox, unsigned lane, uint64_t ref) {
     return (uint64_t)mailbox << 42 | (uint64_t)(lane & 3u) << 40 | (ref & CV_REF_MASK);
 }
@@ -204,32 +208,32 @@ static inline uint64_t cv_open_ref(uint64_t to) { return to & CV_REF_MASK; }
 
 /* in-hand entry: ref word = ref | lane << 40; meta word:
  *
- *  63   60 59     56 55 54 53    48   47    46     45   44        32 31            0
+ *  63   60 59     56 55 54 53    47   46    45     44   43        32 31            0
  * +-------+---------+-----+--------+-------+-------+------+------------+---------------+
  * | kills | strikes |state| reader | alone | waits | once | deliveries |   position    |
  * +-------+---------+-----+--------+-------+-------+------+------------+---------------+
  * FREE -> CLAIMED -> RUNNING -> FREE: the reader. RUNNING -> BURIED: the reader, or the host after proof of its death.
  * BURIED -> FREE: the host, after the letter is stored. The counters saturate. */
 enum { CV_HAND_FREE = 0, CV_HAND_CLAIMED = 1, CV_HAND_RUNNING = 2, CV_HAND_BURIED = 3 };
-#define CV_DELIVERIES_MAX 0x1fffu
+#define CV_DELIVERIES_MAX 0xfffu
 #define CV_STRIKES_MAX 15u
-#define CV_META_ONCE (1ull << 45)  /* at-most-once: its handler has begun, so nobody may get it again */
-#define CV_META_WAITS (1ull << 46) /* in hand, and no handler runs it: a death now is not its doing */
-#define CV_META_ALONE (1ull << 47) /* suspected of a death: its handler begins when no other in its process runs */
+#define CV_META_ONCE (1ull << 44)  /* at-most-once: its handler has begun, so nobody may get it again */
+#define CV_META_WAITS (1ull << 45) /* in hand, and no handler runs it: a death now is not its doing */
+#define CV_META_ALONE (1ull << 46) /* suspected of a death: its handler begins when no other in its process runs */
 #define CV_META_STATE (3ull << 54)
 static inline uint64_t cv_meta(uint64_t position, unsigned deliveries, unsigned reader, unsigned state) {
-    return (position & 0xffffffffull) | (uint64_t)(deliveries & CV_DELIVERIES_MAX) << 32 | (uint64_t)reader << 48 |
+    return (position & 0xffffffffull) | (uint64_t)(deliveries & CV_DELIVERIES_MAX) << 32 | (uint64_t)reader << 47 |
            (uint64_t)state << 54;
 }
 static inline uint32_t cv_meta_position(uint64_t meta) { return (uint32_t)meta; }
 static inline unsigned cv_meta_deliveries(uint64_t meta) { return (unsigned)(meta >> 32) & CV_DELIVERIES_MAX; }
-static inline unsigned cv_meta_reader(uint64_t meta) { return (unsigned)(meta >> 48) & 63u; }
+static inline unsigned cv_meta_reader(uint64_t meta) { return (unsigned)(meta >> 47) & 127u; }
 static inline unsigned cv_meta_state(uint64_t meta) { return (unsigned)(meta >> 54) & 3u; }
 static inline unsigned cv_meta_strikes(uint64_t meta) { return (unsigned)(meta >> 56) & 15u; }
 static inline unsigned cv_meta_kills(uint64_t meta) { return (unsigned)(meta >> 60); }
 /* The same word with one part changed. */
 static inline uint64_t cv_meta_moved(uint64_t meta, unsigned reader) {
-    return (meta & ~(63ull << 48)) | (uint64_t)(reader & 63u) << 48;
+    return (meta & ~(127ull << 47)) | (uint64_t)(reader & 127u) << 47;
 }
 static inline uint64_t cv_meta_in(uint64_t meta, unsigned state) { return (meta & ~CV_META_STATE) | (uint64_t)state << 54; }
 static inline uint64_t cv_meta_delivered(uint64_t meta) {
@@ -246,6 +250,7 @@ static inline uint64_t cv_meta_struck(uint64_t meta, unsigned strikes, unsigned 
 #define CV_ARENA_EXTENTS 4096u  /* bitmap: bit e = extent e is backed by memory; the owner writes, readers check */
 #define CV_ARENA_DATA (16u << 10)
 #define CV_ARENA_EXTENTS_MAX ((CV_ARENA_DATA - CV_ARENA_EXTENTS) * 8ull)
+_Static_assert(CV_ARENA_EXTENTS_MAX * CV_EXTENT / CV_GRANULE <= 1ull << 32, "a granule's number has 32 bits in a ref");
 
 #define CV_DROPPED "dropped" /* type of the failed reply to a question that was dropped by policy */
 
@@ -265,7 +270,7 @@ typedef struct {
     uint8_t id[16];
     uint32_t sender;
     int32_t priority;
-    uint64_t correlation; /* slot 6 | incarnation 18 | counter 40; 0 = nobody waits */
+    uint64_t correlation; /* slot 7 | incarnation 17 | counter 40; 0 = nobody waits */
     uint64_t deadline_ns;
     uint64_t time_ns;
     uint8_t trace_id[16];
@@ -285,11 +290,12 @@ enum { CV_FLAG_ASK = 1, CV_FLAG_REPLY = 2, CV_FLAG_FAILED = 4, CV_FLAG_REPEATED 
 #define CV_LANE_STATE 3u /* in `lane` of a chunk that holds committed state instead of a message */
 #define CV_LANE_LOG 4u   /* … that holds what a handler has sent: digests, 8 bytes each */
 
+#define CV_INCARNATION_MASK 0x1ffffull
 static inline uint64_t cv_correlation(unsigned slot, uint64_t incarnation, uint64_t counter) {
-    return (uint64_t)slot << 58 | (incarnation & 0x3ffff) << 40 | (counter & ((1ull << 40) - 1));
+    return (uint64_t)slot << 57 | (incarnation & CV_INCARNATION_MASK) << 40 | (counter & ((1ull << 40) - 1));
 }
-static inline unsigned cv_correlation_slot(uint64_t c) { return (unsigned)(c >> 58); }
-static inline uint64_t cv_correlation_incarnation(uint64_t c) { return c >> 40 & 0x3ffff; }
+static inline unsigned cv_correlation_slot(uint64_t c) { return (unsigned)(c >> 57); }
+static inline uint64_t cv_correlation_incarnation(uint64_t c) { return c >> 40 & CV_INCARNATION_MASK; }
 
 /* --- cells: numbers that anyone may read; relaxed stores by the process that runs the agent ------------------ */
 #define CV_HISTOGRAM 32u

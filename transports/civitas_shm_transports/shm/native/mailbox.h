@@ -53,23 +53,23 @@ static inline uint64_t mb_help_tail(const cv_ring *r) {
 /* Wake whoever waits for room here. The caller has released a slot or an in-hand entry (seq_cst) before.
  * SYNC POINT "waiter sees room": pairs with mb_wait. Looked at before it is exchanged, because nobody waits mostly. */
 static inline void mb_tell_waiters(cv_run *run, cv_mailbox *m) {
-    if (!at_load(&m->waiters)) return;
-    uint64_t waiters = at_xchg(&m->waiters, 0);
-    while (waiters) {
-        unsigned slot = (unsigned)__builtin_ctzll(waiters);
-        waiters &= waiters - 1;
-        if (slot < run->slots) cv_alarm(run, slot, CV_ALARM_ROOM);
+    for (unsigned w = 0; w < CV_SET_WORDS; w++) {
+        if (!at_load(&m->waiters.word[w])) continue;
+        for (uint64_t waiters = at_xchg(&m->waiters.word[w], 0); waiters;) {
+            unsigned slot = w * 64 + cv_lowest(&waiters);
+            if (slot < run->slots) cv_alarm(run, slot, CV_ALARM_ROOM);
+        }
     }
 }
 
 /* Announce that this process waits for room. The caller posts once more after this before it sleeps. */
-static inline void mb_wait(cv_run *run, cv_mailbox *m) { at_or(&m->waiters, 1ull << run->me); }
+static inline void mb_wait(cv_run *run, cv_mailbox *m) { cv_set_join(&m->waiters, run->me); }
 
 /* For the safety poll, before mb_wait: what is waited for is a place in this mailbox, which a poll can see; or memory,
  * which only the waiter itself can. */
 static inline void mb_want(cv_run *run, cv_mailbox *m, uint32_t mailbox) {
     run->wants[mailbox / 64] |= 1ull << (mailbox % 64);
-    at_or(&m->wanting, 1ull << run->me);
+    cv_set_join(&m->wanting, run->me);
 }
 static inline void mb_want_memory(cv_run *run) { at_store(&cv_slot_at(run, run->me)->wants_memory, 1); }
 
@@ -78,7 +78,7 @@ static inline void mb_told(cv_run *run) {
     for (uint32_t w = 0; w < cv_bit_words(run); w++)
         for (; run->wants[w]; run->wants[w] &= run->wants[w] - 1) {
             cv_mailbox *m = cv_mailbox_at(run, w * 64 + (uint32_t)__builtin_ctzll(run->wants[w]));
-            if (m) at_and(&m->wanting, ~(1ull << run->me));
+            if (m) cv_set_leave(&m->wanting, run->me);
         }
     at_u64 *memory = &cv_slot_at(run, run->me)->wants_memory;
     if (at_load(memory)) at_store(memory, 0);
@@ -418,11 +418,11 @@ static inline bool mb_judge(cv_mailbox *m, unsigned entry, unsigned dead, unsign
     return true;
 }
 
-/* Its letter is stored, host only: a buried message, or one that a dead reader (bit in `dead`) had in hand, is gone for good. */
-static inline bool mb_discard(cv_run *run, cv_mailbox *m, unsigned entry, uint64_t dead) {
+/* Its letter is stored, host only: a buried message, or one that a dead reader (in `dead`) had in hand, is gone for good. */
+static inline bool mb_discard(cv_run *run, cv_mailbox *m, unsigned entry, cv_set dead) {
     uint64_t meta = entry < CV_HAND ? at_load(&m->hand[entry].meta) : 0;
     unsigned state = cv_meta_state(meta);
-    if (state != CV_HAND_BURIED && !(state == CV_HAND_RUNNING && dead >> cv_meta_reader(meta) & 1)) return false;
+    if (state != CV_HAND_BURIED && !(state == CV_HAND_RUNNING && cv_set_has(dead, cv_meta_reader(meta)))) return false;
     at_store(&m->hand[entry].meta, cv_meta(0, 0, 0, CV_HAND_FREE)); /* SYNC POINT "waiter sees room": memory */
     mb_tell_waiters(run, m);
     return true;

@@ -49,21 +49,24 @@ static inline bool cv_probe_open(const cv_run *run, unsigned slot) {
     return at_load(&cv_slot_at(run, slot)->alarm) & CV_ALARM_PROBE;
 }
 
-/* A message was committed into mailbox `index`: tell each of its readers. `readers` was loaded after the publish. */
-static inline void cv_notify(cv_run *run, uint32_t index, uint64_t readers) {
-    while (readers) {
-        unsigned slot = (unsigned)__builtin_ctzll(readers);
-        readers &= readers - 1;
-        if (slot >= run->slots) continue;
-        at_u64 *word = &cv_slot_bits(run, slot)[index / 64];
-        at_u64 *summary = &cv_slot_at(run, slot)->summary[index / 4096];
-        uint64_t bit = 1ull << (index % 64), summary_bit = 1ull << (index / 64 % 64);
-        /* Both seen set, word first: the reader has yet to take them, and reads the mailbox after that. Looking saves
-         * two locked operations a message in a burst. */
-        if (!(at_load(word) & bit)) at_or(word, bit);
-        if (!(at_load(summary) & summary_bit)) at_or(summary, summary_bit);
-        cv_bell(run, slot);
-    }
+/* A message was committed into mailbox `index`: tell one of its readers. */
+static inline void cv_notify_one(cv_run *run, uint32_t index, unsigned slot) {
+    if (slot >= run->slots) return;
+    at_u64 *word = &cv_slot_bits(run, slot)[index / 64];
+    at_u64 *summary = &cv_slot_at(run, slot)->summary[index / 4096];
+    uint64_t bit = 1ull << (index % 64), summary_bit = 1ull << (index / 64 % 64);
+    /* Both seen set, word first: the reader has yet to take them, and reads the mailbox after that. Looking saves
+     * two locked operations a message in a burst. */
+    if (!(at_load(word) & bit)) at_or(word, bit);
+    if (!(at_load(summary) & summary_bit)) at_or(summary, summary_bit);
+    cv_bell(run, slot);
+}
+
+/* Each of its readers. They are looked up here, after the publish, and never remembered: a mailbox that is just changing
+ * its readers is scanned by the new ones after the host has stored all words (route.pml). */
+static inline void cv_notify(cv_run *run, uint32_t index, cv_shared_set *readers) {
+    for (unsigned w = 0; w < CV_SET_WORDS; w++)
+        for (uint64_t left = at_load(&readers->word[w]); left;) cv_notify_one(run, index, w * 64 + cv_lowest(&left));
 }
 
 /* Whether anything is announced to this process. */

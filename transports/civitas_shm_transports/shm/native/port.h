@@ -221,9 +221,7 @@ static inline int port_send(cv_port *p, const port_post *post) {
         cv_free(&p->arena, ref);
         return outcome == MB_CLOSED ? PORT_CLOSED : PORT_FULL;
     }
-    /* Readers are looked up after the publish, never cached: a mailbox that just changed its reader is scanned by the
-     * new one after the host stored it (route.pml). */
-    cv_notify(&p->run, post->mailbox, at_load(&m->readers));
+    cv_notify(&p->run, post->mailbox, &m->readers); /* SYNC POINT "moved reader" */
     cv_ledger_note(&p->ledger, post->mailbox, post->lane, position, ref);
     cv_cell *cell = port_cell(p, post->sender);
     if (cell) {
@@ -338,7 +336,7 @@ static inline int port_want_room(cv_port *p, uint32_t mailbox) {
 static inline int port_reply(cv_port *p, const cv_header *cause, port_post *post) {
     unsigned slot = cv_correlation_slot(cause->correlation);
     if (!cause->correlation || slot >= p->run.slots) return PORT_CLOSED;
-    if ((at_load(&cv_slot_at(&p->run, slot)->incarnation) & 0x3ffff) != cv_correlation_incarnation(cause->correlation))
+    if ((at_load(&cv_slot_at(&p->run, slot)->incarnation) & CV_INCARNATION_MASK) != cv_correlation_incarnation(cause->correlation))
         return PORT_CLOSED;
     if (cause->deadline_ns && cv_now_ns(CLOCK_MONOTONIC) > cause->deadline_ns) return PORT_CLOSED;
     post->mailbox = slot; /* the first mailboxes are the reply lanes of the slots */

@@ -106,7 +106,7 @@ static inline cv_mailbox *cv_mailbox_at(const cv_run *run, uint32_t index) {
     if (index >= cv_records(run)) return NULL;
     cv_record *r = cv_record_at(run, index);
     uint64_t at = r->mail_at, size = r->mail_size;
-    if (at < CV_PAGE || at % CV_LINE || size < sizeof(cv_mailbox) || size > run->mail_size || at > run->mail_size - size ||
+    if (at < CV_PAGE || at % CV_LINE || size < cv_mailbox_head(run->slots) || size > run->mail_size || at > run->mail_size - size ||
         at + size > at_acquire(cv_mail_end(run)))
         return NULL;
     cv_mailbox *m = (cv_mailbox *)(run->mail + at);
@@ -128,7 +128,7 @@ static inline bool cv_ring_of(const cv_run *run, uint32_t index, cv_mailbox *m, 
     uint64_t at = m->ring_at[lane], size = r->mail_size, left = run->mail_size - (uint64_t)((uint8_t *)m - run->mail);
     if (size > left) size = left; /* changed since cv_mailbox_at looked */
     uint32_t capacity = m->capacity[lane];
-    if (!capacity || log2 < CV_RING_MIN_LOG2 || log2 > CV_RING_MAX_LOG2 || at % 8 || at < sizeof(cv_mailbox) ||
+    if (!capacity || log2 < CV_RING_MIN_LOG2 || log2 > CV_RING_MAX_LOG2 || at % 8 || at < cv_mailbox_head(run->slots) ||
         at + (8ull << log2) > size)
         return false;
     ring->tail = &m->lane[lane].tail;
