@@ -318,7 +318,7 @@ def test_an_ask_is_asked_again_with_the_same_id_and_says_so(chain: Chain) -> Non
 
 def test_a_damaged_log_is_no_memory_and_no_crash(run: Any) -> None:
     """Sends are at least once then; nothing is lost. The words are those of line 4 of the mailbox, see layout.h."""
-    for word, value in ((0, 1 << 39), (0, 12345), (1, 1 << 40), (1, 70_000), (3, 0), (5, (1 << 64) - 1)):
+    for word, value in ((0, 1 << 39), (0, 1 << 38), (0, 12345), (1, 1 << 40), (1, 70_000), (3, 0), (5, (1 << 64) - 1)):
         chain = Chain(run)
         chain.begin()
         chain.send(b"1")

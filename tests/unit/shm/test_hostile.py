@@ -40,7 +40,7 @@ stride = (record - hurt * 256 - 4096) // run.memory._segments.files.slots
 mail_at, mail_size = (int.from_bytes(maps["directory"][record + 8 + i : record + 16 + i], "little") for i in (0, 8))
 places = [
     ("directory", record, 256), ("directory", 4096 + 2 * stride, stride), ("cells", 4096 + hurt * 384, 384),
-    ("mail", mail_at, 4 * 128 + 6 * 128 + 64 * 16 + 64), ("mail", mail_at + mail_size - 1024 * 8, 256),
+    ("mail", mail_at, 5 * 128 + 6 * 128 + 64 * 16 + 128), ("mail", mail_at + mail_size - 1024 * 8, 256),
     ("arena", 4096, 16), ("arena", 65536, 1024),
 ]
 windows = {"directory": slice(0, len(maps["directory"])), "cells": slice(0, len(maps["cells"])),

@@ -574,8 +574,8 @@ def test_shared_memory_that_is_full_at_the_start_is_an_error_that_leaves_nothing
 
 
 def test_plans_that_cannot_be_are_sentences(name: str, runs: Path) -> None:
-    with pytest.raises(TransportUnavailable, match="3 to 64"):
-        create(name, MemoryPlan(slots=65), run_dir=runs)
+    with pytest.raises(TransportUnavailable, match="3 to 128"):
+        create(name, MemoryPlan(slots=129), run_dir=runs)
     with pytest.raises(ConfigurationError, match="arena_mb"):
         create(name, MemoryPlan(slots=4, arena_bytes=1 << 40), run_dir=runs)
     assert not (runs / name / "run.json").exists()
