@@ -77,7 +77,7 @@ MUTANTS = {
         "mailbox_cases", ("message_in_hand_is_never_dropped",),
     ),
     "publish_without_order": Mutant(
-        "mailbox.h", "if (at_cas(slot, word, cv_word(lap, CV_FULL, 0, ref)))",
+        "mailbox.h", "if (at_cas(slot, word, cv_word(lap, CV_FULL, h->flags & CV_FLAG_ASK, ref)))",
         "if (atomic_compare_exchange_strong_explicit(slot, &word, cv_word(lap, CV_FULL, 0, ref), memory_order_relaxed,"
         " memory_order_relaxed))",
         "threads", ("messages=4000",), "thread", "data race",

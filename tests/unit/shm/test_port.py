@@ -149,7 +149,7 @@ def asked(a: Any, b: Any, mailbox: int) -> bytes:
     header = bytearray(raw)
     header[19] |= FLAG_ASK
     incarnation = 1
-    struct.pack_into("<Q", header, 56, 1 << 58 | incarnation << 40 | 1)
+    struct.pack_into("<Q", header, 56, 1 << 57 | incarnation << 40 | 1)
     return bytes(header)
 
 
@@ -219,7 +219,7 @@ def test_64_deaths_while_a_reply_is_copied_leave_the_reply_lane_usable(run: Any)
     mailbox = run.mailbox("box")
     for _ in range(70):
         header = bytearray(asked(a, b, mailbox))
-        struct.pack_into("<Q", header, 56, 1 << 58 | run.memory.incarnation(1) << 40 | 1)
+        struct.pack_into("<Q", header, 56, 1 << 57 | run.memory.incarnation(1) << 40 | 1)
         assert b.post_reply(bytes(header), b"!", "t", mailbox)
         assert a.take(1) is not None  # its reply lane; and it dies with the reply in hand
         run.die(1)
