@@ -165,17 +165,17 @@ static void drop_asked_before(void) {
     begin(2, CV_DROP_OLDEST, 0);
     uint64_t one = 1;
     port_post ask = {.mailbox = box, .sender = second, .lane = CV_LANE_NORMAL, .payload = &one, .payload_len = 8, .type = "",
-                     .flags = CV_FLAG_ASK, .correlation = cv_correlation(OTHER, 1, 9)};
+                     .flags = CV_FLAG_ASK, .correlation = cv_correlation(elsewhere, 1, 9)};
     EXPECT(port_send(&other, &ask) == PORT_SENT);
     send_numbers(2, 2);
 }
 static bool drop_asked_after(void) {
     succeed(&sender, SENDER);
     mb_message told;
-    bool is_told = port_take(&other, OTHER, &told) == 1;
-    EXPECT(!is_told || (told.header.correlation == cv_correlation(OTHER, 1, 9) && (told.header.flags & CV_FLAG_FAILED) &&
+    bool is_told = port_take(&other, elsewhere, &told) == 1;
+    EXPECT(!is_told || (told.header.correlation == cv_correlation(elsewhere, 1, 9) && (told.header.flags & CV_FLAG_FAILED) &&
                         told.header.type_len == 7 && !memcmp(told.body, CV_DROPPED, 7) && told.header.payload_len == 0));
-    if (is_told) EXPECT(mb_release(&other.run, cv_mailbox_at(&w.map, OTHER), told.entry));
+    if (is_told) EXPECT(mb_release(&other.run, cv_mailbox_at(&w.map, elsewhere), told.entry));
     found f = drain(&reader, box);
     bool committed = f.n && f.number[f.n - 1] == 3;
     EXPECT(is(&f, 1, 2) || is(&f, 2, 2) || is(&f, 2, 3));
