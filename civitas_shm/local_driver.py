@@ -184,7 +184,8 @@ class LocalDriver:
             self._port.post(mailbox, encode_notice(name, reason), kind, SENDER_PROGRAM, None, LANE_CONTROL, 0)
         return True
 
-    def crash(self, child: str, incarnation: int, reason: str) -> None:
+    def crash(self, child: str, incarnation: int, reason: str, counts: bool) -> None:
+        """`counts` is true: no death here is of anybody's making."""
         if self._incarnations.get(child) == incarnation:
             self._spawn(self.runner.crash(child, reason))
 

@@ -57,8 +57,8 @@ class RequestsDriver(Protocol):
         """Commit a notice to the agent's control lane. False: there is no room just now."""
         ...
 
-    def crash(self, child: str, incarnation: int, reason: str) -> None:
-        """End this life of a child as if it had crashed; nothing when it has ended already."""
+    def crash(self, child: str, incarnation: int, reason: str, counts: bool) -> None:
+        """End this life of a child as if it had crashed; nothing when it has ended already. `counts`: ChildFailed's."""
         ...
 
     def later(self, delay_s: float, work: Callable[[], None]) -> object: ...
@@ -209,8 +209,8 @@ class Requests:
         if answer is not None:
             answer("", "")
 
-    def ended(self, child: str, incarnation: int, why: str, detail: str = "") -> None:
-        """A life has ended; to be told before the tree is."""
+    def ended(self, child: str, incarnation: int, why: str, detail: str = "", *, counts: bool = True) -> None:
+        """A life has ended; to be told before the tree is. Who falls with it counts if it does."""
         state = self._driver.tree.children.get(child)
         if state is None or self._driver.stopping:
             return
@@ -221,7 +221,7 @@ class Requests:
             self._tell(tell.watcher, DOWN, tell.name, tell.reason)
         for fall in falls:
             for peer in self._children(fall.life.agent):
-                self._driver.crash(peer.key, fall.life.incarnation, fall.reason)
+                self._driver.crash(peer.key, fall.life.incarnation, fall.reason, counts)
 
     def given_up(self, agent: str) -> None:
         """It will not be back, but for a restart of its whole group."""

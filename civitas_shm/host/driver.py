@@ -248,7 +248,8 @@ class Driver:
             counts=finding.counts,
         )
         for child, incarnation in children:
-            self.requests.ended(child, incarnation, KILLED, f"its process {seat.name} died: {death.cause}")
+            why = f"its process {seat.name} died: {death.cause}"
+            self.requests.ended(child, incarnation, KILLED, why, counts=finding.counts)
         self.feed(ProcessDied(seat.name, children, counts=finding.counts, reason=death.cause))
 
     def requested(self, seat: Seat, request: Request) -> None:
@@ -360,9 +361,9 @@ class Driver:
             self.counts.restarts += 1
         self._lives.start(child, incarnation)
 
-    def crash(self, child: str, incarnation: int, reason: str) -> None:
+    def crash(self, child: str, incarnation: int, reason: str, counts: bool) -> None:
         """End this life of an agent as if it had crashed; what comes of it is told as its crash."""
-        self._lives.crash(child, incarnation, reason)
+        self._lives.crash(child, incarnation, reason, counts)
 
     def _give_up_child(self, child: str, reason: str) -> None:
         """It does not come back: its mailbox gets a reader less, or, with the last one, is closed."""
@@ -400,13 +401,15 @@ class Driver:
             # Trying again imports nothing else: the run stops, whatever budget is left. (Not for a wrong spawn.)
             self._verdict = self._verdict or Outcome(AgentImportError.exit_code, str(event["text"]), "AgentImportError")
             self.stop()
-        self.requests.ended(resident.child, resident.incarnation, CRASHED, cause)
-        self.feed(ChildFailed(resident.child, resident.incarnation, cause))
+        counts = not (resident.pardoned and event["type"] == "LinkedAgentDown")
+        self.requests.ended(resident.child, resident.incarnation, CRASHED, cause, counts=counts)
+        self.feed(ChildFailed(resident.child, resident.incarnation, cause, counts))
 
     def _left_behind(self, resident: Resident, why: str) -> None:
         """An agent of the caller's own process that kept no deadline."""
-        self.requests.ended(resident.child, resident.incarnation, CRASHED, why)
-        self.feed(ChildFailed(resident.child, resident.incarnation, why))
+        counts = not resident.pardoned
+        self.requests.ended(resident.child, resident.incarnation, CRASHED, why, counts=counts)
+        self.feed(ChildFailed(resident.child, resident.incarnation, why, counts))
 
     def _drain(self) -> None:
         """`drain: all`: a message may make others anywhere, so the first agent is stopped when none is left at all."""

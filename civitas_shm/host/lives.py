@@ -103,13 +103,14 @@ class Lives:
         resident.set_deadline(self._loop.call_later(timeout_s + STOP_GRACE_S, self._stop_late, seat, resident))
         self._processes.order(seat, StopAgent(state.agent, drain, timeout_s))
 
-    def crash(self, child: str, incarnation: int, reason: str) -> None:
+    def crash(self, child: str, incarnation: int, reason: str, counts: bool) -> None:
         """End this life of an agent as if it had crashed; what comes of it is told as its crash."""
         state = self._tree().children[child]
         found = self._resident(state, incarnation)
         if found is None:
             return
         seat, resident = found
+        resident.pardoned = not counts
         timeout_s = resident.spec.shutdown_timeout_s + STOP_GRACE_S  # its `on_stop` has as long as in a stop
         resident.set_deadline(self._loop.call_later(timeout_s, self._end_by_force, seat, resident, reason))
         self._processes.order(seat, CrashAgent(state.agent, reason))
@@ -119,6 +120,7 @@ class Lives:
 
     def _end_by_force(self, seat: Seat, resident: Resident, why: str) -> None:
         if seat.worker is not None:
+            seat.forgiven = seat.forgiven or resident.pardoned
             self._processes.pool.kill(seat.worker, why)
         else:
             seat.remove(resident.spec.name)

@@ -62,6 +62,8 @@ class Resident:
     incarnation: int
     spec: AgentSpec
     ready: bool = False
+    pardoned: bool = False
+    """It is made to fall over a death that counts against nobody, so neither does its fall."""
     _deadline: asyncio.TimerHandle | None = None
 
     @property

@@ -124,8 +124,8 @@ class Auditor:
                 return account.ready(child, incarnation)
             case ProcessDied(_, children, counts):
                 return account.ended(children, FAILED, counts, process=True)
-            case ChildFailed(child, incarnation):
-                return account.ended(((child, incarnation),), FAILED, True)
+            case ChildFailed(child, incarnation, _, counts):
+                return account.ended(((child, incarnation),), FAILED, counts)
             case ChildExited(child, incarnation, normal, stop_action):
                 how = FAILED if not normal else "stopped" if stop_action else "finished"
                 return account.ended(((child, incarnation),), how, True)

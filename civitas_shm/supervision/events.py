@@ -75,6 +75,8 @@ class ChildFailed:
     incarnation: int
     reason: str
     """One sentence for people: type and text of the exception, exit code, signal."""
+    counts: bool = True
+    """False where it fell over a death that does not count, see ProcessDied: then neither does this."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ Guarantees:
 - one cause is counted once against each supervisor, also when it reaches it through several supervisors below;
 - a start that fails is counted like a crash, the very first one too (OTP gives up at once; here a service that is a
   second late at boot gets the same patience as later);
-- `counts=False` deaths are not counted and restart at once;
+- `counts=False` deaths, and what falls over them, are not counted and restart at once;
 - no limbo: as long as a driver keeps its promises (see `events`), every tree comes to all-running, Stopped or Failed.
   `civitas_shm/simulation` plays it under random schedules.
 
@@ -140,8 +140,8 @@ class _Step(Work):
                 return self._start_tree()
             case ChildReady(child, incarnation):
                 return self._ready(child, incarnation)
-            case ChildFailed(child, incarnation, reason):
-                return self._ended(((child, incarnation),), Ending.FAILED, reason, counts=True)
+            case ChildFailed(child, incarnation, reason, counts):
+                return self._ended(((child, incarnation),), Ending.FAILED, reason, counts)
             case ChildExited(child, incarnation, normal, stop_action):
                 ending = Ending.FAILED if not normal else Ending.STOPPED if stop_action else Ending.FINISHED
                 return self._ended(((child, incarnation),), ending, f"ended ({ending.value})", counts=True)

@@ -676,6 +676,50 @@ def test_all_that_died_with_a_process_is_told_to_those_who_monitor_it_and_nothin
     run(test)
 
 
+def linked(max_restarts: int) -> World:
+    """`a` in w1 and `b` in w2 run, and are linked."""
+    world = World(agent("a", process="w1"), agent("b", process="w2"), supervision={"max_restarts": max_restarts})
+    for process, name in (("w1", "a"), ("w2", "b")):
+        world.ready(process)
+        world.says(process, "AgentStarted", name)
+    asks(world, "w1", "link", name="b")
+    return world
+
+
+def test_who_falls_with_a_victim_of_chaos_counts_no_more_than_the_victim() -> None:
+    def test() -> None:
+        world = linked(max_restarts=0)
+        world.driver.kill_for_chaos(world.driver.seats["w2"])
+        world.driver.died(world.worker("w2"), KILLED)
+        world.fails("w1", "a", "LinkedAgentDown")
+        assert world.started()[-1] == ("w1", "a"), "no budget at all, and none was needed"
+        assert not world.stopped()
+
+    run(test)
+
+
+def test_who_falls_with_one_that_was_killed_by_others_counts_as_it_does() -> None:
+    def test() -> None:
+        world = linked(max_restarts=1)
+        world.driver.died(world.worker("w2"), KILLED)
+        assert not world.stopped()
+        world.fails("w1", "a", "LinkedAgentDown")
+        assert world.stopped() == [("w2", "b", "current")], "the run gives up"
+
+    run(test)
+
+
+def test_an_end_of_its_own_counts_though_a_fall_was_ordered_that_does_not() -> None:
+    def test() -> None:
+        world = linked(max_restarts=0)
+        world.driver.kill_for_chaos(world.driver.seats["w2"])
+        world.driver.died(world.worker("w2"), KILLED)
+        world.fails("w1", "a", "ValueError")
+        assert world.stopped() == [("w2", "b", "current")], "the run gives up"
+
+    run(test)
+
+
 def test_news_that_find_no_room_are_told_later_in_order() -> None:
     async def test() -> None:
         world = up(agent("b", process="w1"), agent("c", process="w1"))
