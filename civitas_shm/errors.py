@@ -279,20 +279,29 @@ class ArenaFull(SharedMemoryFull, TimeoutError):
     """The sender's own memory had no room until the deadline; nothing was committed. The text says who holds it.
 
     A TimeoutError too, as MailboxFull. `limit_bytes` is what all messages of the sender's process may take, `held` the
-    receivers that have most of it, with bytes. Way out: a larger `transport.arena_mb`, or receivers that keep up.
+    receivers that have most of it, with bytes; `refusal`, if not empty, why the kernel gave less (a full /dev/shm).
+    Way out: a larger `transport.arena_mb`, or a larger /dev/shm; receivers that keep up.
     """
 
-    def __init__(self, name: str, waited_s: float, limit_bytes: int, held: Sequence[tuple[str, int]]) -> None:
+    def __init__(
+        self, name: str, waited_s: float, limit_bytes: int, held: Sequence[tuple[str, int]], refusal: str = ""
+    ) -> None:
         self.name = name
         self.waited_s = waited_s
         self.limit_bytes = limit_bytes
         self.held = list(held)
-        holders = ", ".join(f"{agent} {_size(size)}" for agent, size in self.held)
-        super().__init__(
-            f"The message to {name!r} found no memory for {waited_s:.3g} s: of the {_size(limit_bytes)} that all "
-            f"messages of this process may take (transport.arena_mb; one receiver half of it), {holders or 'nobody'} "
-            f"hold{'s' if len(self.held) < 2 else ''} what has not been handled. Raise arena_mb, or let them keep up."
-        )
+        self.refusal = refusal
+        holders = ", ".join(f"{agent} {_size(size)}" for agent, size in self.held) or "nobody"
+        hold = f"{holders} hold{'s' if len(self.held) < 2 else ''} what has not been handled"
+        if refusal:
+            why = f"{refusal}; of this process's messages {hold}. Make it larger (docker run --shm-size=1g), remove "
+            why += "what dead runs left there (civitas-shm gc), or let them keep up."
+        else:
+            why = (
+                f"of the {_size(limit_bytes)} that all messages of this process may take (transport.arena_mb; one "
+                f"receiver half of it), {hold}. Raise arena_mb, or let them keep up."
+            )
+        super().__init__(f"The message to {name!r} found no memory for {waited_s:.3g} s: {why}")
 
 
 def _size(size_bytes: int) -> str:

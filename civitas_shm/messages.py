@@ -75,9 +75,17 @@ def is_system_type(message_type: str) -> bool:
     return message_type.startswith("_agency.")
 
 
+_newest_ms = 0
+
+
 def _uuid7() -> bytes:
-    """16 bytes: 48 bits of wall-clock milliseconds, then random (RFC 9562, version 7)."""
-    raw = bytearray(int(time.time() * 1000).to_bytes(6, "big") + os.urandom(10))
+    """16 bytes: 48 bits of wall-clock milliseconds, then random (RFC 9562, version 7).
+
+    The milliseconds of one process never go back, whatever its clock does.
+    """
+    global _newest_ms
+    _newest_ms = max(_newest_ms, int(time.time() * 1000))
+    raw = bytearray(_newest_ms.to_bytes(6, "big") + os.urandom(10))
     raw[6] = raw[6] & 0x0F | 0x70
     raw[8] = raw[8] & 0x3F | 0x80
     return bytes(raw)

@@ -30,6 +30,8 @@ import psutil
 import pytest
 from hypothesis import settings
 
+from .faults.table import Fired
+
 GRACE_S = 5.0
 """How long what was told to end may take. Killed processes are gone within milliseconds; reaping on a machine with
 many busy processes is what takes time."""
@@ -281,6 +283,20 @@ def nothing_left_behind(session_mark: str, session_runs: Path, libuv_has_begun: 
     for name in segments:
         (SHM / name).unlink(missing_ok=True)
     pytest.fail(f"The test left behind, {GRACE_S:g} s after its end: {'; '.join(said)}")
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fired(request: pytest.FixtureRequest) -> Iterator[Fired]:
+    """For a test that is marked `fault(CLASS)`: it says with `fired(count, "what")` that its fault came. One that never
+    does fails, though all that it asserts may hold."""
+    marker = request.node.get_closest_marker("fault")
+    assert marker is not None, "`fired` is for tests that are marked with their class of fault"
+    evidence = Fired(marker.args[0])
+    yield evidence
+    assert not evidence.missing(), evidence.missing()
 
 
 # --- tools from outside -------------------------------------------------------------------------------------------

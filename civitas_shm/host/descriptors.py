@@ -2,18 +2,20 @@
 
 Rules of this file: what can be had without asking (the host's own soft limit, up to the hard one) is taken; the rest is
 an error with limit, value and the way out. After this check nobody runs out in the middle, whatever agents do: their
-processes have tables of their own.
+processes have tables of their own. Should it happen all the same (somebody lowers the limit, the machine as a whole has
+none left), it is an `exhausted` error with an `account`, and what can wait is tried again.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from typing import Final
 
 from ..errors import ConfigurationError
 
-__all__ = ["MARGIN", "check", "needed"]
+__all__ = ["MARGIN", "account", "check", "exhausted", "needed"]
 
 MARGIN: Final = 48
 """Standard streams, the loop, event file, control socket and its clients, dead letters; what is open for a moment."""
@@ -41,6 +43,23 @@ def check(slots: int, processes: int, caller_pid: int) -> None:
     if limit != resource.RLIM_INFINITY and limit < open_now + caller:
         who = f"the caller, which has {open_now} open,"
         raise ConfigurationError(_text(who, limit, open_now + caller, "limit", slots))
+
+
+def exhausted(error: OSError) -> bool:
+    """Whether an operation failed for want of descriptors, this process's or the machine's."""
+    return error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def account(error: OSError) -> str:
+    """The sentence for such an error, without a full stop."""
+    if error.errno == errno.ENFILE:
+        return "the machine has no file descriptor left (fs.file-max)"
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (
+        f"{error.strerror}: the host process may have {soft} file descriptors, and has them. Somebody has "
+        f"lowered its limit; raise it (prlimit --pid {os.getpid()} --nofile={max(1024, 2 * soft)}), or run again with "
+        "--resume"
+    )
 
 
 def _text(who: str, limit: int, wanted: int, kind: str, slots: int) -> str:

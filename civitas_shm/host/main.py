@@ -211,7 +211,11 @@ class Host:
         watcher = Watcher(driver, memory, events, self._probes, pool.tend)
 
         def poll() -> None:
-            watcher.poll()
+            try:
+                watcher.poll()
+            except OSError as error:
+                if not descriptors.exhausted(error):
+                    raise  # else nobody can be looked at just now; messages do not need it
             self._polls += 1  # what the service manager's watchdog sees: the loop turns, and this work is done
 
         timers = [self._every(POLL_S, poll)]

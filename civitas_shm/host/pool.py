@@ -14,18 +14,20 @@ What this file does not know: agents, mailboxes, supervision. Who dies and why i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
-import subprocess
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from . import kernel, strays, wire
+from . import descriptors, kernel, strays, wire
+from .forking import ForkServer, spawn
 from .forkserver import Preload
 from .kernel import Exit
 from .logs import OutputReader, output_pair
-from .protocol import Assign, Fork, FromWorker, Hello, Leave, Line, ToWorker
+from .protocol import Assign, FromWorker, Hello, Leave, Line, ToWorker
 
 __all__ = ["Pool", "PoolBroken", "Worker"]
 
@@ -74,6 +76,10 @@ class Worker:
         self.killed_because = ""
         """Why the host killed it; empty when it did not."""
         self.attempts = 0
+        self.connected = False
+        """Whether `output` and `channel` are there. Not while the host has no descriptors for them."""
+        self.spare_fd = -1
+        """Keeps a place in the host's table until the pidfd takes it: a process that is born can be watched."""
         self.unheard: list[ToWorker] = []
         """Sent before it said hello: sent again should the fork server die before this process was born."""
         self.output: OutputReader
@@ -82,7 +88,7 @@ class Worker:
     @property
     def tail(self) -> list[str]:
         """The last lines of its stderr and log."""
-        return list(self.output.tail)
+        return list(self.output.tail) if self.connected else []
 
 
 class Pool:
@@ -114,7 +120,7 @@ class Pool:
         self._workers: list[Worker] = []
         self._standbys: list[Worker] = []
         self._orphans: dict[int, int] = {}  # pid -> pidfd
-        self._server: _ForkServer | None = None
+        self._server: ForkServer | None = None
         self._reaped = asyncio.Event()
         self._closing = False
         self._daemons: dict[int, tuple[int, int]] = {}
@@ -143,8 +149,10 @@ class Pool:
             self._loop.call_later(REPLENISH_AFTER_S, self.replenish)
         else:
             worker = self._fork()
-        worker.process = worker.output.process = order.process
+        worker.process = order.process
         worker.slot = order.slot
+        if worker.connected:
+            worker.output.process = order.process
         self.order(worker, order)
         return worker
 
@@ -152,7 +160,8 @@ class Pool:
         """Send it an order; one to a process that is about to be seen dead is lost with it."""
         if not worker.pid:
             worker.unheard.append(message)
-        worker.channel.send(message)
+        if worker.connected:
+            worker.channel.send(message)
 
     def kill(self, worker: Worker, because: str) -> None:
         """SIGKILL, also when it is stopped. `on_death` follows; the first reason stays."""
@@ -212,7 +221,12 @@ class Pool:
 
     def _start_server(self) -> None:
         self.fork_servers += 1
-        self._server = _ForkServer(self._loop, self._death_read, self._memory_fds, self._preload, self._server_died)
+        try:
+            self._server = ForkServer(self._loop, self._death_read, self._memory_fds, self._preload, self._server_died)
+        except OSError as error:
+            if not descriptors.exhausted(error):
+                raise
+            self._on_broken(PoolBroken(f"the fork server could not be started: {descriptors.account(error)}"))
 
     def _server_died(self, exit_: Exit, lived_s: float) -> None:
         """What it had not forked is noticed by the sockets of those processes, and asked for again."""
@@ -243,12 +257,18 @@ class Pool:
         if server is None or self._closing:  # broken or closing: nobody makes processes any more
             return
         worker.attempts += 1
-        self._connect(worker, server.fork)
+        try:
+            self._connect(worker, server.fork)
+        except OSError as error:
+            if not descriptors.exhausted(error):
+                raise
+            self._unborn(worker, f"a process could not be made: {descriptors.account(error)}")
+            return
         for message in worker.unheard:
             worker.channel.send(message)
         self._loop.call_later(FORK_TIMEOUT_S, self._check_born, worker, server)
 
-    def _check_born(self, worker: Worker, server: _ForkServer) -> None:
+    def _check_born(self, worker: Worker, server: ForkServer) -> None:
         if worker.pid or worker not in self._workers or self._server is not server:
             return
         if server.warm or server.age_s() > SERVER_START_TIMEOUT_S:
@@ -261,20 +281,38 @@ class Pool:
 
         def start(fds: list[int]) -> None:
             argv = [sys.executable, "-m", "civitas_shm.host.worker", *map(str, fds), str(os.getpid())]
-            born.append(_spawn(argv, [*fds, *self._memory_fds], {**os.environ, **env}))
+            born.append(spawn(argv, [*fds, *self._memory_fds], {**os.environ, **env}))
 
         worker = Worker(fresh_exec=True)
-        self._connect(worker, start)
         self._workers.append(worker)
+        try:
+            self._connect(worker, start)
+        except OSError as error:
+            if not descriptors.exhausted(error):
+                raise
+            self._on_broken(PoolBroken(f"a process could not be made: {descriptors.account(error)}"))
+            return worker
         self._watch(worker, born[0])
         return worker
 
     def _connect(self, worker: Worker, start: Callable[[list[int]], None]) -> None:
-        """Make both ends of everything that ties one process to the host; `start` gives away the other ends."""
-        control, control_there = wire.socket_pair()
-        records, records_there = output_pair()
-        out_read, out_write = os.pipe()
-        err_read, err_write = os.pipe()
+        """Make both ends of everything that ties one process to the host; `start` gives away the other ends.
+
+        OSError when there are no descriptors for all of it; then there is none of it.
+        """
+        with contextlib.ExitStack() as undo:
+
+            def had(*opened: Any) -> Any:
+                for one in opened:
+                    undo.callback(os.close if isinstance(one, int) else socket.socket.close, one)
+                return opened
+
+            control, control_there = had(*wire.socket_pair())
+            records, records_there = had(*output_pair())
+            out_read, out_write = had(*os.pipe())
+            err_read, err_write = had(*os.pipe())
+            (worker.spare_fd,) = had(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            undo.pop_all()
         worker.output = OutputReader(self._loop, records, out_read, err_read, self._on_line)
         worker.output.process = worker.process or "standby"
         worker.channel = wire.Channel(
@@ -284,6 +322,7 @@ class Pool:
             lambda message, fds: self._heard(worker, message),
             lambda error: self._lost(worker, error),
         )
+        worker.connected = True
         try:
             start([control_there.fileno(), records_there.fileno(), out_write, err_write, self._death_read])
         finally:
@@ -302,7 +341,9 @@ class Pool:
 
     def _watch(self, worker: Worker, pid: int) -> None:
         """From now on its end is an event. Until then the pid is not reused: only `_ended` reaps our child."""
+        os.close(worker.spare_fd)
         worker.pidfd = os.pidfd_open(pid)
+        worker.spare_fd = -1
         worker.pid = worker.output.pid = pid
         worker.unheard.clear()
         self._short_lived = 0
@@ -320,19 +361,26 @@ class Pool:
             self._loop.call_later(LOST_GRACE_S, self._kill_if_alive, worker)
         elif worker.killed_because:
             self._bury(worker, None)
-        elif worker.attempts < FORK_ATTEMPTS_MAX:
-            # Not at once: if the fork server has died, that is known in a moment and another one takes the request.
-            self._loop.call_later(FORK_RETRY_S * 2**worker.attempts, self._fork_again, worker)
         else:
-            self._on_broken(
-                PoolBroken(
-                    f"a process could not be made in {worker.attempts} attempts; is there memory, is there a limit on "
-                    "processes (ulimit -u, pids.max)? The fork server's stderr says more"
-                )
+            self._unborn(
+                worker,
+                f"a process could not be made in {worker.attempts} attempts; is there memory, is there a limit on "
+                "processes (ulimit -u, pids.max)? The fork server's stderr says more",
             )
 
+    def _unborn(self, worker: Worker, why: str) -> None:
+        """Nothing came of asking for it: once more, or the end of the run."""
+        if worker.attempts >= FORK_ATTEMPTS_MAX:
+            self._on_broken(PoolBroken(why))
+            return
+        if not worker.connected:  # a fork server that dies is replaced without a word
+            print(f"{why}. It is tried again.", file=sys.stderr)
+        # Not at once: if the fork server has died, that is known in a moment and another one takes the request.
+        self._loop.call_later(FORK_RETRY_S * 2**worker.attempts, self._fork_again, worker)
+
     def _fork_again(self, worker: Worker) -> None:
-        worker.output.close()
+        self._disconnect(worker)
+        worker.connected = False
         if worker.killed_because:
             self._bury(worker, None)
         else:
@@ -354,8 +402,7 @@ class Pool:
 
     def _bury(self, worker: Worker, exit_: Exit | None) -> None:
         """The one place where a process leaves the pool."""
-        worker.channel.close()
-        worker.output.close()
+        self._disconnect(worker)
         self._workers.remove(worker)
         if worker in self._standbys:
             self._standbys.remove(worker)
@@ -365,6 +412,14 @@ class Pool:
         self._on_death(worker, exit_)
         self._loop.call_later(REPLENISH_AFTER_S, self.replenish)
         self._loop.call_soon(self._sweep_soon)
+
+    def _disconnect(self, worker: Worker) -> None:
+        if worker.spare_fd >= 0:
+            os.close(worker.spare_fd)
+            worker.spare_fd = -1
+        if worker.connected:
+            worker.channel.close()
+            worker.output.close()
 
     def _sweep_soon(self) -> None:
         """Sweep when no process is being born: such a one is our child before it has said hello."""
@@ -426,62 +481,3 @@ class Pool:
         del self._orphans[pid]
         self._reaped.set()
         self._loop.call_soon(self._sweep_soon)  # its own children are ours now
-
-
-def _spawn(argv: list[str], fds: Sequence[int], env: dict[str, str] | None = None) -> int:
-    """A fresh interpreter with these descriptors, under the same numbers. Its pid; the caller reaps it."""
-    process = subprocess.Popen(argv, env=env, pass_fds=fds, stdin=subprocess.DEVNULL)
-    process.returncode = 0  # by its pidfd: Popen itself must not
-    return process.pid
-
-
-class _ForkServer:
-    """The host's end of one fork server."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        death_read: int,
-        memory_fds: Sequence[int],
-        preload: Preload,
-        on_end: Callable[[Exit, float], None],
-    ) -> None:
-        mine, its = wire.socket_pair()
-        with its:
-            fds = [its.fileno(), death_read]
-            words = [*map(str, fds), str(os.getpid()), preload.to_argument()]
-            argv = [sys.executable, "-m", "civitas_shm.host.forkserver", *words]
-            self.pid = _spawn(argv, [*fds, *memory_fds])
-        self._loop = loop
-        self._on_end = on_end
-        self._started_s = loop.time()
-        self.warm = False
-        """A process was born: it has read its modules, and is as fast as it will ever be."""
-        self._pidfd = os.pidfd_open(self.pid)
-        self._channel: wire.Channel[Fork] = wire.Channel(loop, mine, Fork, self._heard, self._closed)
-        loop.add_reader(self._pidfd, self._ended)
-
-    def fork(self, fds: list[int]) -> None:
-        """Ask for one process that is born with these descriptors; they are duplicated."""
-        self._channel.send(Fork(fds=len(fds)), fds)
-
-    def age_s(self) -> float:
-        return self._loop.time() - self._started_s
-
-    def kill(self) -> None:
-        kernel.kill(self._pidfd)
-
-    def _heard(self, message: Fork, fds: list[int]) -> None:
-        raise wire.WireError("the fork server never says anything")
-
-    def _closed(self, error: Exception | None) -> None:
-        self.kill()
-
-    def _ended(self) -> None:
-        exit_ = kernel.reap(self._pidfd)
-        if exit_ is None:
-            return
-        self._loop.remove_reader(self._pidfd)
-        os.close(self._pidfd)
-        self._channel.close()
-        self._on_end(exit_, self.age_s())

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import psutil
 
+from .descriptors import exhausted
+
 __all__ = ["Probes", "Sample"]
 
 _STATES = {psutil.STATUS_STOPPED: "stopped", psutil.STATUS_TRACING_STOP: "stopped", psutil.STATUS_ZOMBIE: "dead"}
@@ -51,4 +53,8 @@ class Probes:
                     )
             except psutil.NoSuchProcess:  # between its death and its pidfd's event
                 self._processes.pop(pid, None)
+            except OSError as error:
+                if not exhausted(error):
+                    raise
+                break  # numbers are for people, and they can wait
         return samples

@@ -173,10 +173,11 @@ class Port(Protocol):
         """What the handlers of this process wait for, for others to read; it replaces what was noted before."""
         ...
 
-    def held(self) -> tuple[int, list[tuple[str, int]]]:
-        """(bytes that all messages of this process may take, [(receiver, bytes that it has not given back)]).
+    def held(self) -> tuple[int, list[tuple[str, int]], str]:
+        """(bytes that all messages of this process may take, [(receiver, bytes that it has not given back)], why the
+        kernel gave no more the last time, empty where it did).
 
-        The largest first, five at most; for the text of an error.
+        The largest first, five at most; for the text of an error. Slow.
         """
         ...
 

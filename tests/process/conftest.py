@@ -97,7 +97,7 @@ def start_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start
     ) -> AsyncIterator[Run]:
         spec = TopologySpec(
             supervision=SupervisorSpec(children=list(agents), **({"max_restarts": 1000} | (supervision or {}))),
-            import_paths=[str(HERE)],
+            import_paths=[str(HERE), str(HERE.parent / "torture"), str(HERE.parent / "faults")],
             **({"pool": PoolSpec(size=1), "transport": TransportSpec("shm", arena_mb=8, mailboxes=64)} | topology),
         )
         run = Run(spec, HostOptions(**({"name": f"t{os.getpid()}-{tmp_path.name[-20:]}"} | (options or {}))))

@@ -30,7 +30,8 @@ def spec(kind: str, name: str, **fields: Any) -> AgentSpec:
     return AgentSpec(name, f"watch_agents.{kind}", process=fields.pop("process", "w1"), **fields)
 
 
-def test_a_full_arena_names_who_holds_it_and_the_run_goes_on(start_run: Any) -> None:
+@pytest.mark.fault("arena full")
+def test_a_full_arena_names_who_holds_it_and_the_run_goes_on(start_run: Any, fired: Any) -> None:
     async def test() -> None:
         agents = [spec("Waits", "slow"), spec("Waits", "other", process="w2")]
         async with start_run(*agents, **TWO) as run:  # 8 MiB of arena
@@ -43,6 +44,7 @@ def test_a_full_arena_names_who_holds_it_and_the_run_goes_on(start_run: Any) -> 
 
             with pytest.raises(ArenaFull) as full:
                 await fill()
+            fired(not full.value.refusal, "send that its own arena refused, and not the kernel")
             text = str(full.value)
             assert 6 << 20 < full.value.limit_bytes < 8 << 20
             assert full.value.held[0][0] == "slow"
@@ -58,9 +60,11 @@ def test_a_full_arena_names_who_holds_it_and_the_run_goes_on(start_run: Any) -> 
     run_async(test)
 
 
-def test_a_full_mailbox_names_its_holder(start_run: Any) -> None:
+@pytest.mark.fault("mailbox full")
+def test_a_full_mailbox_names_its_holder_and_the_run_goes_on(start_run: Any, tmp_path: Path, fired: Any) -> None:
     async def test() -> None:
-        async with start_run(spec("Waits", "slow", mailbox_size=2)) as run:
+        go = tmp_path / "go"
+        async with start_run(spec("Waits", "slow", mailbox_size=2, config={"go": str(go)})) as run:
             bus = run.client.orders.runner.bus
 
             async def fill() -> None:
@@ -71,7 +75,9 @@ def test_a_full_mailbox_names_its_holder(start_run: Any) -> None:
                 MailboxFull, match=r"'slow' holds 2 messages and had no room for 0\.2.* handling"
             ) as full:
                 await fill()
-            assert full.value.capacity == 2
+            fired(full.value.capacity == 2, "send that a full mailbox refused")
+            go.touch()
+            assert (await bus.ask("slow", {}, "now", timeout=60)).payload == {"now": True}
 
     run_async(test)
 

@@ -53,7 +53,10 @@ PATIENT = {"max_restarts": 1000, "backoff_base_s": 0.0}
 # --- poison ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_poison_message_among_five_innocent_ones_is_convicted_alone(start_run: Any, tmp_path: Path) -> None:
+@pytest.mark.fault("poison message")
+def test_the_poison_message_among_five_innocent_ones_is_convicted_alone(
+    start_run: Any, tmp_path: Path, fired: Any
+) -> None:
     names = [f"a{n}" for n in range(6)]
 
     async def test() -> None:
@@ -76,6 +79,7 @@ def test_the_poison_message_among_five_innocent_ones_is_convicted_alone(start_ru
             died = run.named("process_died")
             assert [len(death["in_hand"]) >= 1 for death in died] == [True] * 4
             assert len(died[0]["in_hand"]) == 6
+            fired(sum("SIGSEGV" in death["cause"] for death in died), "deaths by SIGSEGV")
             assert [death["counts"] for death in died] == [True, True, True, False]
             (told,) = run.named("dead_letter")
             assert told["agent"] == "a3"

@@ -239,14 +239,16 @@ def check(runs: Path) -> None:
 
 
 @pytest.mark.timeout(400)  # a host for each line, each in a process of its own
+@pytest.mark.fault("host kill while adopting")
 def test_a_host_killed_before_any_line_of_adopting_and_changing_loses_nothing_also_when_it_dies_again(
-    in_memory: Path,
+    in_memory: Path, fired: Any
 ) -> None:
     runs = in_memory / "runs"
     leave_messages(runs)
     lines = lines_of(lambda: adopt_and_change(runs))
     create(NAME, PLAN, run_dir=runs, fresh=True).close(keep=False)
     assert lines > LINES_MIN
+    fired(lines, "lines before each of which a host is killed")
     dice = random.Random(lines)
     for number in range(1, lines + 1):
         leave_messages(runs)

@@ -58,8 +58,9 @@ def test_a_process_with_devices_is_a_fresh_interpreter_each_time(start_run: Any,
     run_async(test)
 
 
+@pytest.mark.fault("kill")
 def test_no_number_is_lost_and_few_are_doubled_by_kills_from_outside(
-    start_run: Any, agent: Agent, tmp_path: Path
+    start_run: Any, agent: Agent, tmp_path: Path, fired: Any
 ) -> None:
     out = tmp_path / "numbers"
 
@@ -77,7 +78,8 @@ def test_no_number_is_lost_and_few_are_doubled_by_kills_from_outside(
             deaths = run.named("process_died")
         numbers = [int(line) for line in out.read_text().split()]
         assert sorted(set(numbers)) == list(range(300))
-        assert len(deaths) == 10
+        fired(len(deaths) == 10 and sum(death["cause"] == "SIGKILL" for death in deaths), "deaths by SIGKILL")
+        fired(sum(bool(death["in_hand"]) for death in deaths), "of them with a message in hand")
         assert len(numbers) - 300 <= sum(len(death["in_hand"]) for death in deaths)
         first = {n: numbers.index(n) for n in range(300)}
         assert sorted(first, key=first.__getitem__) == list(range(300))
@@ -207,14 +209,17 @@ def test_a_fault_of_ours_in_the_caller_ends_the_start_instead_of_hanging_it(
     run_async(test)
 
 
+@pytest.mark.fault("start-up failure")
 @pytest.mark.parametrize("kind", ["BlocksAtStart", "HangsAtStart"])
-def test_a_start_that_takes_too_long_is_a_failed_start(
-    start_run: Any, agent: Agent, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+def test_a_start_that_takes_too_long_is_a_failed_start(start_run: Any, agent: Agent, kind: str, fired: Any) -> None:
     async def test() -> None:
-        with pytest.raises(RunFailed, match=r"on_start of 'blocksatstart' blocked its process|TimeoutError"):
+        with pytest.raises(RunFailed) as failed:
             async with start_run(agent(kind, start_timeout_s=0.2), supervision={"max_restarts": 0}):
                 pass
+        text = str(failed.value)
+        fired(
+            "on_start of 'blocksatstart' blocked its process" in text or "TimeoutError" in text, "start that was late"
+        )
 
     run_async(test)
 

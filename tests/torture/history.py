@@ -13,10 +13,11 @@ receiver notes what it handles, in order. Then:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["Handled", "History", "Sent", "faults", "mark_of"]
+__all__ = ["Handled", "History", "Sent", "faults", "mark_of", "read"]
 
 
 def mark_of(sender: str, number: int) -> int:
@@ -52,6 +53,27 @@ class History:
     handled: Mapping[str, Iterable[Handled]]
     in_hand_at_deaths: int
     """An upper bound of how many were in hand whenever a process died."""
+
+
+def read(folder: Path, senders: Iterable[str], receivers: Iterable[str], in_hand_at_deaths: int) -> History:
+    """From the notes of `chaos_agents`: `sent-NAME` has `b1` before and `r1` after the send of 1, `got-NAME` one line
+    for each message, with sender, number and mark. A last line that a death has cut off counts for nothing."""
+    sent = {}
+    for name in senders:
+        lines = _lines(folder / f"sent-{name}")
+        numbers = {sort: frozenset(int(line[1:]) for line in lines if line[:1] == sort) for sort in ("b", "r")}
+        sent[name] = Sent(numbers["b"], numbers["r"])
+    return History(sent, {name: list(_handled(folder / f"got-{name}")) for name in receivers}, in_hand_at_deaths)
+
+
+def _handled(path: Path) -> Iterator[Handled]:
+    for line in _lines(path):
+        sender, number, mark = line.split()
+        yield Handled(sender, int(number), int(mark))
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().split("\n")[:-1] if path.exists() else []
 
 
 def faults(history: History) -> tuple[list[str], int]:

@@ -1,6 +1,6 @@
 """Whole runs under torture: workers, standbys, fork server and host killed, stopped, continued at random, under load.
 
-    python tests/torture/run_chaos.py --kills 1000 --hosts 15 --stops 50 [--seed S]
+    python tests/torture/run_chaos.py --kills 1000 --hosts 15 --stops 50 [--seed S] [--keep DIR]
 
 A run of three sources and three sinks, each in its own process, beside one standby. When enough of its processes are
 dead, the host dies too, every third time while it still adopts; `run --resume` goes on. At the end the sources are told
@@ -14,25 +14,25 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from history import Handled, History, Sent, faults  # noqa: E402
+from history import faults, read  # noqa: E402
 
 SOURCES = ("s0", "s1", "s2")
 SINKS = ("k0", "k1", "k2")
 PAUSE_S = 0.02
-"""Mean time between two blows."""
+"""Mean time between two blows, unless `--pause` says otherwise."""
 STOP_S = 0.05
 IN_HAND_SHARE = 0.3
 WORKERS_MIN = 3
@@ -137,7 +137,10 @@ def strike(pid: int, number: int) -> bool:
 class Life:
     """One caller with its host."""
 
-    def __init__(self, path: Path, folder: Path, number: int, blows: Blows, dice: random.Random) -> None:
+    def __init__(
+        self, path: Path, folder: Path, number: int, blows: Blows, dice: random.Random, pause_s: float
+    ) -> None:
+        self._pause_s = pause_s
         self.events = folder / f"events-{number}"
         self._blows, self._dice = blows, dice
         self._stopped: dict[int, float] = {}
@@ -175,7 +178,7 @@ class Life:
         for what in plan:
             done = False
             while not done and self.caller.poll() is None:
-                time.sleep(self._dice.uniform(0.2, 1.8) * PAUSE_S)
+                time.sleep(self._dice.uniform(0.2, 1.8) * self._pause_s)
                 self._continue(time.monotonic())
                 done = self._kill() if what == "kill" else self._stop()
         self._continue(float("inf"))
@@ -232,23 +235,9 @@ class Life:
                 self._blows.in_hand += sum(entry["agent"] in SINKS for entry in event.get("in_hand") or [])
 
 
-def read_history(folder: Path, in_hand: int) -> History:
-    sent = {}
-    for name in SOURCES:
-        notes = folder / f"sent-{name}"
-        lines = notes.read_bytes().split() if notes.exists() else []
-        numbers = {sort: frozenset(int(line[1:]) for line in lines if line[:1] == sort) for sort in (b"b", b"r")}
-        sent[name] = Sent(numbers[b"b"], numbers[b"r"])
-    return History(sent, {name: list(_notes(folder / f"got-{name}")) for name in SINKS}, in_hand)
-
-
-def _notes(path: Path) -> Iterator[Handled]:
-    for line in path.read_text().splitlines() if path.exists() else []:
-        sender, number, mark = line.split()
-        yield Handled(sender, int(number), int(mark))
-
-
-def play(folder: Path, kills: int, hosts: int, stops: int, seed: int) -> tuple[str, list[str]]:
+def play(
+    folder: Path, kills: int, hosts: int, stops: int, seed: int, pause_s: float = PAUSE_S
+) -> tuple[str, list[str]]:
     """The line that says what happened, and what is wrong."""
     dice, blows, wrong = random.Random(seed), Blows(), list[str]()
     path = topology(folder)
@@ -257,7 +246,7 @@ def play(folder: Path, kills: int, hosts: int, stops: int, seed: int) -> tuple[s
     began_s = time.monotonic()
     lives = hosts + 1
     for number in range(lives):
-        life = Life(path, folder, number, blows, dice)
+        life = Life(path, folder, number, blows, dice, pause_s)
         last = number == hosts
         if killed := life.find_host():
             if not last and number % 3 == 1:
@@ -287,7 +276,7 @@ def play(folder: Path, kills: int, hosts: int, stops: int, seed: int) -> tuple[s
         os.close(fd)
     if len(runs) > 1:
         wrong.append(f"the run was made anew: {len(runs)} run ids; did somebody remove its segments (gc --yes)?")
-    history = read_history(folder, blows.in_hand)
+    history = read(folder, SOURCES, SINKS, blows.in_hand)
     found, doubles = faults(history)
     returned = sum(len(sent.returned) for sent in history.sent.values())
     wrong += found[:10]
@@ -316,10 +305,16 @@ def main() -> int:
     parser.add_argument("--hosts", type=int, default=15)
     parser.add_argument("--stops", type=int, default=50)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    parser.add_argument("--pause", type=float, default=PAUSE_S, metavar="SECONDS", help="mean time between two blows")
+    parser.add_argument("--keep", type=Path, help="where notes, events and logs of a run with faults are kept")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="civitas-chaos-") as folder:
         os.environ["CIVITAS_SHM_DIR"] = f"{folder}/runs"
-        line, wrong = play(Path(folder), chosen.kills, chosen.hosts, chosen.stops, chosen.seed)
+        line, wrong = play(Path(folder), chosen.kills, chosen.hosts, chosen.stops, chosen.seed, chosen.pause)
+        if wrong and chosen.keep:
+            shutil.copytree(
+                folder, chosen.keep / f"seed-{chosen.seed}-{os.getpid()}", ignore=shutil.ignore_patterns("control")
+            )
         if wrong:
             subprocess.run(
                 [sys.executable, "-m", "civitas_shm", "gc", "--yes", f"chaos-{os.getpid()}"],

@@ -491,9 +491,9 @@ class InProcessPort:
         """What was noted last, as a host would read it."""
         return list(self._waits)
 
-    def held(self) -> tuple[int, list[tuple[str, int]]]:
+    def held(self) -> tuple[int, list[tuple[str, int]], str]:
         """Nothing here is refused for want of memory."""
-        return 0, []
+        return 0, [], ""
 
     def stats(self, mailbox: int) -> MailboxStats:
         box = self._mailboxes[mailbox]

@@ -21,6 +21,7 @@ from civitas_shm.messages import LANE_CONTROL
 from civitas_shm.transport import SENDER_PROGRAM, SLOT_HOST, Buried, InHand, MailboxSpec, MailboxStats, MemoryPlan, Wait
 
 from . import _shm
+from .room import REMEDY, mapped_place, room_text
 from .segments import RunDirectory, RunFiles, Segments, UnreadableRun, new_run_files, runs_directory
 from .transport import OVERFLOW, WAIT_KINDS, read_stats
 
@@ -126,7 +127,8 @@ class ShmRunMemory:
                     f"{len(name.encode())}), and replicas are 1 to {_shm.REPLICAS_MAX} (here {replicas})."
                 ) from error
             raise SharedMemoryFull(
-                f"There is no shared memory for the mailbox of {name!r}: {error.strerror}."
+                f"There is no shared memory for the mailbox of {name!r}: {error.strerror}; "
+                f"{room_text(mapped_place())}. {REMEDY}"
             ) from error
 
     def _find(self, name: str) -> int | None:

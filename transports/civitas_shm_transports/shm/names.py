@@ -63,6 +63,12 @@ _SEGMENT_NAME: Final = re.compile(r"civitas-(\d+)-(.+)-([0-9a-f]{8})-[a-z]+\d*")
 ends in 8 hex digits is not mistaken: no kind begins with a digit, and `.+` takes what it can."""
 
 
+def segment_owner(name: str) -> str | None:
+    """The name of the run that a segment of this name belongs to; None: it is none."""
+    match = _SEGMENT_NAME.fullmatch(name)
+    return match[2] if match else None
+
+
 def owners() -> dict[int, dict[tuple[str, str], list[str]]]:
     """uid in the name -> (name of the run, first digits of its id) -> its segments in /dev/shm."""
     found: dict[int, dict[tuple[str, str], list[str]]] = {}

@@ -35,7 +35,8 @@ from civitas_shm.runs import LOGS
 from civitas_shm.transport import MemoryPlan
 
 from . import _shm
-from .names import groups_by_name, in_use, is_locked, open_named, remove_named
+from .names import SHM, groups_by_name, in_use, is_locked, open_named, remove_named
+from .room import REMEDY, room_text
 
 __all__ = [
     "KIND_ARENA", "KIND_CELLS", "KIND_DIRECTORY", "KIND_MAIL", "RunDirectory", "RunFiles", "Segments",
@@ -278,7 +279,7 @@ class Segments:
                 for name, _, _, _ in files.segments():
                     remove_named(name)
             if error.errno in (errno.ENOSPC, errno.ENOMEM):
-                raise SharedMemoryFull(_no_room(files)) from error
+                raise SharedMemoryFull(_no_room(files, directory)) from error
             raise
         return made
 
@@ -433,16 +434,10 @@ def _shm_has_room() -> bool:
     return stat.f_bavail * stat.f_frsize >= START_BYTES
 
 
-def _no_room(files: RunFiles) -> str:
+def _no_room(files: RunFiles, directory: Path) -> str:
     if files.place == "memfd":
         return "The kernel gave no memory for the run's segments (memory limit of the container?)."
-    stat = os.statvfs("/dev/shm")
-    free = stat.f_bavail * stat.f_frsize >> 20
-    return (
-        f"/dev/shm has {free} MiB free of {stat.f_blocks * stat.f_frsize >> 20} MiB, too little to begin. "
-        "Make it larger (docker run --shm-size=1g; Kubernetes: an emptyDir with medium Memory at /dev/shm), "
-        "or remove what dead runs left there (civitas-shm gc)."
-    )
+    return f"There is too little room to begin: {room_text(SHM if files.place == 'shm' else directory)}. {REMEDY}"
 
 
 def _open(place: Place, directory: Path, name: str, *, create: bool) -> int:

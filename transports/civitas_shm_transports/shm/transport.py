@@ -25,6 +25,7 @@ from civitas_shm.messages import HEADER, LANE_CONTROL
 from civitas_shm.transport import FULL, NO_MEMORY, SENDER_PROGRAM, SENT, MailboxStats, Overflow, Reply, Wait
 
 from . import _shm
+from .room import REMEDY, mapped_place, room_text
 
 __all__ = ["ShmPort", "attach", "read_stats"]
 
@@ -205,8 +206,8 @@ class ShmPort:
         used, backed, limit, refusal = self._native.memory()
         if refusal:
             return (
-                f"Shared memory cannot grow: {os.strerror(refusal)}; this process has {backed >> 20} MiB of it. "
-                "Make /dev/shm larger (docker run --shm-size=1g), or stop other runs (civitas-shm gc)."
+                f"Shared memory cannot grow: {os.strerror(refusal)}; this process has {backed >> 20} MiB of it, and "
+                f"{room_text(mapped_place())}. {REMEDY}"
             )
         return (
             f"The states of this process's agents take {used >> 20} of the {limit >> 20} MiB of its arena and leave no "
@@ -290,12 +291,13 @@ class ShmPort:
             self._native.note_wait(wait.agent, wait.target, kind, wait.id, wait.since_ns, wait.seen_ns, wait.type)
         self._noted = {wait.agent for wait in waits}
 
-    def held(self) -> tuple[int, list[tuple[str, int]]]:
+    def held(self) -> tuple[int, list[tuple[str, int]], str]:
         most = sorted(self._native.held(), key=lambda entry: -entry[1])[:5]
         held = [(self._native.record(mailbox)[0], size) for mailbox, size in most]
         if len(self._pending) >= _shm.REPLY_PLACES:
             held.insert(0, (f"{_shm.REPLY_PLACES:,} asks at once, the most that one process may have;", 0))
-        return self._native.memory()[2], held
+        _, _, limit, refusal = self._native.memory()
+        return limit, held, room_text(mapped_place()) if refusal else ""
 
     def stats(self, mailbox: int) -> MailboxStats:
         return read_stats(self._native, mailbox)

@@ -148,13 +148,34 @@ static inline uint64_t cv_class_bytes(const cv_arena *a, uint64_t granules) {
     return (uint64_t)CV_CLASS[a->class_of[granules]] * CV_GRANULE;
 }
 
-static inline bool cv_refill(cv_arena *a, unsigned c) {
-    uint32_t b = cv_find_blocks(a, 1);
+/* `n` free blocks in a row among those that the kernel has given memory for already. 0 = none. */
+static inline uint32_t cv_find_backed(cv_arena *a, uint32_t n) {
+    for (uint32_t b = 1, row = 0; b < a->blocks; b++) {
+        uint64_t e = b / CV_EXTENT_BLOCKS;
+        bool backed = at_peek(cv_extent_word(a, e)) >> (e % 64) & 1;
+        row = backed && a->block[b].kind == CV_BLOCK_FREE ? row + 1 : 0;
+        if (row == n) return b + 1 - n;
+    }
+    return 0;
+}
+
+/* `n` free blocks in a row, backed by memory; where the kernel refuses more, what it has given must do. 0 = none now. */
+static inline uint32_t cv_get_blocks(cv_arena *a, uint32_t n) {
+    a->last_errno = 0;
+    uint32_t b = cv_find_blocks(a, n);
     if (!b) {
         cv_arena_sweep(a);
-        if (!(b = cv_find_blocks(a, 1))) return false;
+        if (!(b = cv_find_blocks(a, n))) return 0;
     }
-    if (!cv_back(a, b, 1)) return false;
+    if (cv_back(a, b, n)) return b;
+    if ((b = cv_find_backed(a, n))) return b;
+    cv_arena_sweep(a);
+    return cv_find_backed(a, n);
+}
+
+static inline bool cv_refill(cv_arena *a, unsigned c) {
+    uint32_t b = cv_get_blocks(a, 1);
+    if (!b) return false;
     uint32_t size = CV_CLASS[c], count = CV_BLOCK_GRANULES / size;
     a->block[b] = (cv_block){.kind = CV_BLOCK_SMALL, .size_class = (uint8_t)c};
     for (uint32_t i = count; i-- > 0;)
@@ -165,7 +186,10 @@ static inline bool cv_refill(cv_arena *a, unsigned c) {
 /* `bytes` of room up to `limit` used in all. 0 = none now (a->last_errno tells whether the kernel refused). */
 static inline uint64_t cv_alloc(cv_arena *a, uint64_t bytes, uint64_t limit) {
     uint64_t granules = (bytes + CV_GRANULE - 1) / CV_GRANULE, take = cv_class_bytes(a, granules);
-    if (a->used + take > limit) return 0;
+    if (a->used + take > limit) {
+        a->last_errno = 0;
+        return 0;
+    }
     if (granules <= CV_CLASS_MAX) {
         unsigned c = a->class_of[granules];
         if (!a->free[c].n && !cv_refill(a, c)) return 0;
@@ -174,12 +198,8 @@ static inline uint64_t cv_alloc(cv_arena *a, uint64_t bytes, uint64_t limit) {
         a->used += take;
         return cv_ref(a->run->me, granule);
     }
-    uint32_t n = (uint32_t)(take / CV_BLOCK), b = cv_find_blocks(a, n);
-    if (!b) {
-        cv_arena_sweep(a);
-        if (!(b = cv_find_blocks(a, n))) return 0;
-    }
-    if (!cv_back(a, b, n)) return 0;
+    uint32_t n = (uint32_t)(take / CV_BLOCK), b = cv_get_blocks(a, n);
+    if (!b) return 0;
     for (uint32_t i = 0; i < n; i++) a->block[b + i] = (cv_block){.kind = i ? CV_BLOCK_REST : CV_BLOCK_RUN, .run = n};
     a->used += take;
     return cv_ref(a->run->me, (uint64_t)b * CV_BLOCK_GRANULES);

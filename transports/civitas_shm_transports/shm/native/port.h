@@ -19,6 +19,7 @@ typedef struct {
     cv_ledger ledger;
     uint64_t random;      /* state of id generation; seeded by the kernel */
     uint64_t asks;        /* counter of correlations */
+    uint64_t id_ms;       /* of the newest id */
     uint64_t refused;     /* bytes that the last post was refused for want of memory; 0 = it was not */
     uint64_t number, numbers; /* of the last send of a handler; up to where numbers are set aside */
     uint32_t forgetful;   /* 1 + mailbox of an agent whose handler just sent more than is remembered; the binding tells */
@@ -56,9 +57,11 @@ static inline uint64_t port_random(cv_port *p) {
     return z ^ z >> 31;
 }
 
-/* uuid7: 48 bits of milliseconds, then random. */
+/* uuid7: 48 bits of milliseconds, then random. The milliseconds of one process never go back, whatever its clock does. */
 static inline void port_new_id(cv_port *p, uint64_t time_ns, uint8_t id[16]) {
-    uint64_t high = (time_ns / 1000000) << 16 | 0x7000 | (port_random(p) & 0x0fff);
+    uint64_t now_ms = time_ns / 1000000;
+    if (now_ms > p->id_ms) p->id_ms = now_ms;
+    uint64_t high = p->id_ms << 16 | 0x7000 | (port_random(p) & 0x0fff);
     uint64_t low = (port_random(p) >> 2) | 0x8000000000000000ull;
     high = __builtin_bswap64(high);
     low = __builtin_bswap64(low);
