@@ -40,6 +40,15 @@ def free_bytes() -> int:
     return stat.f_bavail * stat.f_frsize
 
 
+async def keep_full(file: int) -> None:
+    """The run takes what is left while it is taken from it, and gives some back."""
+    while True:
+        try:
+            os.posix_fallocate(file, os.fstat(file).st_size, min(free_bytes(), 1 << 20) or 4096)
+        except OSError:
+            await asyncio.sleep(0.002)
+
+
 async def until(condition: Any) -> None:
     while not condition():
         await asyncio.sleep(0.005)
@@ -70,11 +79,7 @@ async def filled(folder: Path) -> dict[str, Any]:
     bus = client.orders.runner.bus
     hold.touch()
     filler = os.open("/dev/shm/filler", os.O_RDWR | os.O_CREAT, 0o600)
-    while free_bytes():  # the run takes what is left while it is taken from it
-        try:
-            os.posix_fallocate(filler, os.fstat(filler).st_size, min(free_bytes(), 1 << 20) or 4096)
-        except OSError as error:
-            seen["filler_errno"] = error.errno
+    filling = asyncio.create_task(keep_full(filler))
     await until(refused.exists)
     seen["free_bytes"] = free_bytes()
     seen["refusals"] = refused.read_text().splitlines()
@@ -90,6 +95,7 @@ async def filled(folder: Path) -> dict[str, Any]:
     hold.unlink()
     handled = got.stat().st_size
     await until(lambda: got.stat().st_size > handled + 200)  # on what the kernel has given before
+    filling.cancel()
     os.close(filler)
     os.unlink("/dev/shm/filler")
     handled = got.stat().st_size

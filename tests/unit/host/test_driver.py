@@ -103,6 +103,7 @@ class Pool:
         worker = Worker(fresh_exec=exec_env is not None)
         worker.process, worker.slot, worker.pid = order.process, order.slot, 1000 + len(self.assigned)
         worker.output = type("Output", (), {"tail": ["last line"]})()
+        worker.connected = True
         self.assigned.append((worker, order))
         return worker
 
