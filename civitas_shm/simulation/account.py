@@ -19,12 +19,14 @@ from .asked import Violation
 from .turns import Turns
 from .units import (
     CLEARING,
+    DOWN,
     ENDING,
     FAILED,
     FINISHED,
     HALTED,
     HOLDING,
     OFF,
+    OVER,
     READY,
     STARTING,
     STOPPING,
@@ -33,6 +35,7 @@ from .units import (
     Supervisor,
     Unit,
     add_living,
+    children_below,
     forget,
 )  # fmt: skip
 
@@ -416,6 +419,8 @@ class Account(Turns):
                 if supervisor.mode == CLEARING and self._goes_on(supervisor):
                     self._cleared(supervisor)
                     return True
+                if supervisor.mode == CLEARING and self._has_passed(supervisor):
+                    return True
         waits: Supervisor | None = None
         for supervisor in self._candidates():
             if supervisor.mode == ENDING and not any(supervisor.living):
@@ -447,6 +452,22 @@ class Account(Turns):
         if self.now_s < lo_s:
             return False
         return any(unit.key in self.asked.starts for unit in supervisor.groups[max(supervisor.scope - 1, 0)])
+
+    def _has_passed(self, supervisor: Supervisor) -> bool:
+        """Whether the tree has given up one below that is temporary and whose turn to stop has come, with nothing of it
+        alive; also if one above is found to go down later in this step, when nothing would be given up any more.
+        """
+        for index in range(len(supervisor.groups) - 1, supervisor.scope - 1, -1):
+            if supervisor.living[index]:
+                return False
+            for unit in supervisor.groups[index]:
+                if not isinstance(unit, Supervisor) or unit.mode in (DOWN, OVER) or unit.restart != "temporary":
+                    continue
+                if any(c.key in self.asked.give_ups or c.key in self.asked.removals for c in children_below(unit)):
+                    forget(unit)
+                    self._rest(supervisor, unit)
+                    return True
+        return False
 
     def _all_down(self, supervisor: Supervisor) -> None:
         fall = supervisor.fall
