@@ -10,8 +10,9 @@ point holds exactly: so two things happen at the very same time, and a restart i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from ..supervision.events import Event
 from ..topology.model import AgentSpec
@@ -42,8 +43,7 @@ Ending = Literal["crash", "unclean", "finish", "stop"]
 """ChildFailed; ChildExited not normal, clean, by ErrorAction.STOP."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fate:
+class Fate(Struct, frozen=True):
     """How one life starts and stops. Without one it does both at once, and well."""
 
     child: str
@@ -59,8 +59,7 @@ class Fate:
     """How late its reports come (ready, ended)."""
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Struct, frozen=True):
     """An agent ends by itself."""
 
     at_s: float
@@ -68,8 +67,7 @@ class End:
     how: Ending
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(Struct, frozen=True):
     """SIGKILL of a process."""
 
     at_s: float
@@ -80,8 +78,7 @@ class Kill:
     """How late the death is noticed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(Struct, frozen=True):
     """SIGSTOP, and SIGCONT later: meanwhile nothing in the process goes on, and deadlines pass."""
 
     at_s: float
@@ -89,8 +86,7 @@ class Pause:
     for_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Slow:
+class Slow(Struct, frozen=True):
     """Starts and stops in the process take so many times longer, and two seconds more."""
 
     at_s: float
@@ -99,8 +95,7 @@ class Slow:
     for_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Full:
+class Full(Struct, frozen=True):
     """The agent's mailbox is full: neither a start's first message nor a stop gets through until it is over."""
 
     at_s: float
@@ -108,8 +103,7 @@ class Full:
     for_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
+class Again(Struct, frozen=True):
     """An event comes a second time, or long after: the tree must not care. A wish (RemoveChild) means whoever bears the
     name by then."""
 
@@ -117,8 +111,7 @@ class Again:
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Struct, frozen=True):
     """The whole run is asked to stop."""
 
     at_s: float
@@ -126,8 +119,7 @@ class Stop:
     """Before the tree is brought up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spawn:
+class Spawn(Struct, frozen=True):
     """An agent is spawned below a dynamic supervisor, into a process; often under a name that another has left."""
 
     at_s: float
@@ -137,8 +129,7 @@ class Spawn:
     before_start: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Despawn:
+class Despawn(Struct, frozen=True):
     """A spawned agent is removed."""
 
     at_s: float

@@ -16,8 +16,9 @@ That changes nothing. (AddChild and RemoveChild are wishes, not news: they mean 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from ..topology.model import AgentSpec, Drain
 
@@ -54,21 +55,18 @@ supervisor is not restarted."""
 # --- events -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """Bring the tree up."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChildReady:
+class ChildReady(Struct, frozen=True):
     """`on_start` has returned; the child takes messages."""
 
     child: str
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
-class ChildFailed:
+class ChildFailed(Struct, frozen=True):
     """The child is gone: a handler's crash was escalated, its start failed, or its start-up deadline passed."""
 
     child: str
@@ -79,8 +77,7 @@ class ChildFailed:
     """False where it fell over a death that does not count, see ProcessDied: then neither does this."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChildExited:
+class ChildExited(Struct, frozen=True):
     """The child is gone without a crash: it was told to stop, said STOP, or came to a clean end."""
 
     child: str
@@ -91,8 +88,7 @@ class ChildExited:
     """It said ErrorAction.STOP, so nobody restarts it. False: a clean end of another kind (SystemExit(0))."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessDied:
+class ProcessDied(Struct, frozen=True):
     """An OS process is gone, and with it these children: one event, counted once against each supervisor concerned."""
 
     process: str
@@ -103,20 +99,17 @@ class ProcessDied:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Timer:
+class Timer(Struct, frozen=True):
     """The time of a SetTimer has come."""
 
     id: int
 
 
-@dataclass(frozen=True, slots=True)
-class StopRequested:
+class StopRequested(Struct, frozen=True):
     """Bring the tree down, for good."""
 
 
-@dataclass(frozen=True, slots=True)
-class AddChild:
+class AddChild(Struct, frozen=True):
     """Spawn this agent below a dynamic supervisor. What `dynamic.refusal` refuses, changes nothing."""
 
     supervisor: str
@@ -125,8 +118,7 @@ class AddChild:
     """Name of the agent that wants it; empty: the program."""
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveChild:
+class RemoveChild(Struct, frozen=True):
     """Stop a dynamic supervisor's child, for good. It has ended when ChildRemoved says so."""
 
     child: str
@@ -141,8 +133,7 @@ Event = Start | ChildReady | ChildFailed | ChildExited | ProcessDied | Timer | A
 # --- actions ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class StartChild:
+class StartChild(Struct, frozen=True):
     """Build a fresh object of the agent and start it; if its process is not there, start that first."""
 
     child: str
@@ -151,8 +142,7 @@ class StartChild:
     all that have ever been of its name."""
 
 
-@dataclass(frozen=True, slots=True)
-class StopChild:
+class StopChild(Struct, frozen=True):
     """Ask the child to stop (also in the middle of its start); end it by force at the deadline."""
 
     child: str
@@ -162,8 +152,7 @@ class StopChild:
     """What becomes of its waiting messages, where RemoveChild said so."""
 
 
-@dataclass(frozen=True, slots=True)
-class SetTimer:
+class SetTimer(Struct, frozen=True):
     """Send Timer(id) at that time. The children wait out their backoff until then."""
 
     id: int
@@ -172,15 +161,13 @@ class SetTimer:
     """Children or supervisors that will be started then; for reports."""
 
 
-@dataclass(frozen=True, slots=True)
-class CancelTimer:
+class CancelTimer(Struct, frozen=True):
     """The timer is not wanted any more. A Timer that comes nevertheless changes nothing."""
 
     id: int
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUpChild:
+class GiveUpChild(Struct, frozen=True):
     """The child has ended and will not be restarted for its own sake: close its mailbox if no other replica lives.
 
     A restart of its whole group or supervisor may start it again all the same; its mailbox is then made anew.
@@ -191,8 +178,7 @@ class GiveUpChild:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ChildRemoved:
+class ChildRemoved(Struct, frozen=True):
     """A dynamic supervisor's child is no part of the tree any more: close its mailbox; its name is free again."""
 
     child: str
@@ -202,8 +188,7 @@ class ChildRemoved:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Escalated:
+class Escalated(Struct, frozen=True):
     """For reports: a supervisor has used up its restarts; its children are being stopped, its parent will decide."""
 
     supervisor: str
@@ -212,8 +197,7 @@ class Escalated:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ShutDown:
+class ShutDown(Struct, frozen=True):
     """For reports: a supervisor's significant children have ended, so it stops the others and ends well."""
 
     supervisor: str
@@ -222,13 +206,11 @@ class ShutDown:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(Struct, frozen=True):
     """Every child has been started and is ready, for the first time. Sent once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """The root gave up and everything is down. Final: the run fails (exit code 1)."""
 
     reason: str
@@ -237,8 +219,7 @@ class Failed:
     child: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stopped:
+class Stopped(Struct, frozen=True):
     """Everything is down, as requested or because the root shut down. Final: the run has ended well (exit code 0)."""
 
 

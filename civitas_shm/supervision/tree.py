@@ -73,7 +73,8 @@ A supervisor that is restarted begins anew: empty window, all its children start
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ..topology.model import Drain, SupervisorSpec
 from .backoff import backoff_s, next_random

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import fields
-from typing import Final, Literal
+from typing import Literal
+
+from msgspec.structs import replace
 
 from .events import Action, CancelTimer, ChildRemoved, GiveUpChild, Removal, SetTimer, StartChild
 from .policy import Restart
@@ -54,7 +55,7 @@ class Work:
         child = self._children.get(name)
         if child is not None:
             incarnation = child.incarnation + 1
-            self._children[name] = _child(child, ChildStatus.STARTING, incarnation)
+            self._children[name] = replace(child, status=ChildStatus.STARTING, incarnation=incarnation)
             self.actions.append(StartChild(name, incarnation))
             return
         supervisor = self._supervisors[name]
@@ -126,18 +127,13 @@ class Work:
                 self._set_down(name)
 
     def _set(self, supervisor: SupervisorState, **changes: object) -> SupervisorState:
-        """The supervisor with these fields changed. Most looks at a supervisor change nothing of it."""
-        if all(getattr(supervisor, name) == value for name, value in changes.items()):
-            self._supervisors[supervisor.name] = supervisor
-            return supervisor
-        changed: SupervisorState = _NEW(SupervisorState)
-        for name in _SUPERVISOR_FIELDS:
-            _PUT(changed, name, changes[name] if name in changes else getattr(supervisor, name))
+        """The supervisor with these fields changed."""
+        changed = replace(supervisor, **changes)
         self._supervisors[supervisor.name] = changed
         return changed
 
     def _set_child(self, child: ChildState, status: ChildStatus) -> None:
-        self._children[child.key] = _child(child, status, child.incarnation)
+        self._children[child.key] = replace(child, status=status)
 
     # --- small questions ----------------------------------------------------------------------------------------------
 
@@ -182,30 +178,6 @@ class Work:
 
     def _is_down_now(self, name: str) -> bool:
         return self._is_idle(name) or self._is_over(name)
-
-
-# `dataclasses.replace` looks the fields up and checks them each time: half of a step's time. These do not.
-
-_NEW: Final = object.__new__
-_PUT: Final = object.__setattr__
-_SUPERVISOR_FIELDS: Final = tuple(field.name for field in fields(SupervisorState))
-
-
-def _child(child: ChildState, status: ChildStatus, incarnation: int) -> ChildState:
-    return ChildState(
-        child.key,
-        child.agent,
-        child.replica,
-        child.supervisor,
-        child.group,
-        child.restart,
-        child.shutdown_timeout_s,
-        child.significant,
-        status,
-        incarnation,
-        child.dynamic,
-        child.before,
-    )
 
 
 def flat(groups: Iterable[tuple[str, ...]]) -> Iterable[str]:
