@@ -47,8 +47,8 @@ MAIN = "main"
 """Name of the caller's own process."""
 HOST = "host"
 
-MAX_SLOTS = 64
-"""A slot is a bit in a 64-bit word of every mailbox (who waits for room)."""
+MAX_SLOTS = 128
+"""A slot's number has 7 bits in the words of shared memory, and a bit in every mailbox's sets of processes."""
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TORCH_NUM_THREADS")
 """Set to the number of cores a process has, or numeric libraries start one thread per core of the whole machine."""
@@ -169,8 +169,9 @@ def place(
     if placement.slots_needed > MAX_SLOTS:
         raise ConfigurationError(
             f"This topology needs {placement.slots_needed} processes at once (host, caller, {len(placement.workers)} "
-            f"workers, {placement.standby} standby); a run has at most {MAX_SLOTS}. Put several agents into one "
-            "process (`process:`), or lower `--workers`, `pool.size` or `pool.standby`."
+            f"workers, {placement.standby} standby); a run has at most {MAX_SLOTS}, so at most "
+            f"{MAX_SLOTS - SLOT_FIRST_WORKER - placement.standby} workers. Put several agents into one process "
+            "(`process:`), or lower `--workers`, `pool.size` or `pool.standby`."
         )
     return placement
 

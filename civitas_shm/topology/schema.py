@@ -46,8 +46,10 @@ __all__ = [
     "run_name_problem",
 ]
 
-PROCESSES_MAX = 60
-"""The memory of a run has 64 process slots; host, caller, fork server's spare and one in hand-over take four."""
+PROCESSES_MAX = 126
+"""The memory of a run has 128 process slots; host and caller take two, each standby another one (`placement`)."""
+REPLICAS_MAX = 64
+"""A mailbox has places for 64 messages in hand, one for each of its readers."""
 _RUN_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?\Z")
 _CLASS_PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+\Z")
 
@@ -253,7 +255,7 @@ class Agent(Block):
     name: Name
     type: Text
     process: Name | None = None
-    replicas: Annotated[Whole, Field(ge=1, le=PROCESSES_MAX)] = 1
+    replicas: Annotated[Whole, Field(ge=1, le=REPLICAS_MAX)] = 1
     config: FreeMapping = {}
     args: FreeList = []
     kwargs: FreeMapping = {}

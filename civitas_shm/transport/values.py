@@ -217,7 +217,7 @@ class MemoryPlan:
     """How much address space a run reserves; memory is taken only as it is used."""
 
     slots: int = 16
-    """Processes at once, host and caller included; at most 64."""
+    """Processes at once, host and caller included; at most 128."""
     mailboxes: int = 4096
     arena_bytes: int = 256 << 20
     """Most that one process's messages may take."""

@@ -102,6 +102,28 @@ def test_descriptors_arrive_with_their_message_and_are_not_inherited() -> None:
     asyncio.run(test())
 
 
+def test_more_descriptors_than_the_kernel_takes_at_once_arrive_in_order() -> None:
+    async def test() -> None:
+        a, b = wire.socket_pair()
+        left, right = Peer(a, Passed), Peer(b, Passed)
+        files = [os.memfd_create(str(number)) for number in range(2)]
+        for number, fd in enumerate(files):
+            os.write(fd, bytes([number]))
+        many = [files[number % 2] for number in range(2 * wire.FDS_MAX + 10)]
+        left.channel.send(Passed(len(many), "many"), many)
+        left.channel.send(Passed(1, "one more"), files[:1])
+        for fd in files:
+            os.close(fd)
+        await right.until(lambda: len(right.heard) == 2)
+        assert [os.pread(fd, 1, 0)[0] for fd in right.fds] == [number % 2 for number in range(len(many))] + [0]
+        for fd in right.fds:
+            os.close(fd)
+        left.channel.close()
+        right.channel.close()
+
+    asyncio.run(test())
+
+
 def test_a_peer_that_announces_descriptors_and_sends_none_is_cut_off() -> None:
     async def test() -> None:
         a, b = wire.socket_pair()

@@ -356,7 +356,7 @@ TABLE = [
     ("processes: {host: {nice: 5}}\n" + MINIMAL, "1:13: processes.host: host is not started by the pool: pin and "),
     ("processes: {_w: {}}\n" + MINIMAL, "1:13: processes._w: '_w' begins with '_'; such names are reserved"),
     ("processes: [w]\n" + MINIMAL, "1:12: processes: should be a mapping (key: value), not a list"),
-    ("pool: {size: 0}\n" + MINIMAL, "1:14: pool.size: should be auto or a whole number from 1 to 60, not 0"),
+    ("pool: {size: 0}\n" + MINIMAL, "1:14: pool.size: should be auto or a whole number from 1 to 126, not 0"),
     ("pool: {pin: yes}\n" + MINIMAL, "1:13: pool.pin: should be true or false, not the text 'yes'"),
     ("stop: {drain: al}\n" + MINIMAL, "1:15: stop.drain: the text 'al' is not allowed here; did you mean 'all'?"),
     ("stop: {timeout_s: 1:30}\n" + MINIMAL, "1:19: stop.timeout_s: should be a number, not the text '1:30'"),
