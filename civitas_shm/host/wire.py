@@ -3,8 +3,8 @@
 Rules of this file:
 - a frame is its length (u32, little endian) and one msgpack message of `protocol`; what is longer than
   FRAME_BYTES_MAX or does not decode is a WireError, and the connection is over: there is no resynchronising;
-- descriptors travel by SCM_RIGHTS with the first bytes of a frame that says how many belong to it (`fds`): as many as the
-  kernel takes with the first byte, the next ones with the second (a run of 128 processes has 260);
+- descriptors travel by SCM_RIGHTS with the first bytes of a frame that says how many belong to it (`fds`): as many as
+  the kernel takes with the first byte, the next ones with the second (a run of 128 processes has 260);
 - nothing here blocks or grows without bound: what the peer does not read is queued up to QUEUE_BYTES_MAX, then
   droppable messages (output of agents) are dropped and counted, and anything else ends the connection;
 - only our own processes talk here, over a socketpair made before the fork; there is no address to connect to.

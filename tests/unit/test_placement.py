@@ -282,7 +282,7 @@ def test_workers_0_is_refused() -> None:
 def test_126_workers_are_allowed_and_with_a_standby_125() -> None:
     agents = [agent(f"a{i}", process=f"p{i}") for i in range(126)]
     assert place(topology(*agents, pool=NO_STANDBY), [0]).slots_needed == MAX_SLOTS
-    with pytest.raises(ConfigurationError, match="needs 129 processes at once .*at most 128, so at most 125 workers"):
+    with pytest.raises(ConfigurationError, match=r"needs 129 processes at once .*at most 128, so at most 125 workers"):
         place(topology(*agents, pool=PoolSpec(standby=1)), [0])
     assert place(topology(*agents[1:], pool=PoolSpec(standby=1)), [0]).slots_needed == MAX_SLOTS
 
