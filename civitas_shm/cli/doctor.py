@@ -66,6 +66,10 @@ class Machine:
     pids_max: int | None
     pids_used: int | None
     cpu_quota_cores: float | None
+    no_groups: str = ""
+    """Why workers get no cgroup of their own; empty when they do."""
+    no_memory_groups: str = ""
+    """Why these have no memory limit; empty when they have."""
     runs: tuple[RunFound, ...] = ()
 
 
@@ -195,6 +199,17 @@ def _quota(machine: Machine) -> Finding:
     return Finding("cgroup cpu", "note", text, "docker run --cpuset-cpus=0-1 ...    (cores instead of a quota)")
 
 
+def _groups(machine: Machine) -> Finding:
+    """What a run does without costs seconds, not messages, so it is a note."""
+    if not machine.no_groups and not machine.no_memory_groups:
+        text = "cgroups: each worker gets one of its own, and the kernel keeps memory_limit_mb"
+        return Finding("cgroup of workers", "ok", text)
+    why = machine.no_groups or machine.no_memory_groups
+    kills = "what workers start is found by its marks" if machine.no_groups else "what a worker starts dies with it"
+    text = f"cgroups: memory_limit_mb is looked at once a second, and {kills}: {why}"
+    return Finding("cgroup of workers", "note", text)
+
+
 def _runs(machine: Machine) -> list[Finding]:
     """What there is of runs. None of it makes a run fail, but that of its own name."""
     live = [run.name for run in machine.runs if run.state == "live"]
@@ -220,6 +235,7 @@ _CHECKS: Final[tuple[Callable[[Machine], Finding], ...]] = (
     _cores,
     _files,
     _memory,
+    _groups,
     _pids,
     _quota,
 )
@@ -232,6 +248,9 @@ def read_machine(
     proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup"), shm: Path = Path("/dev/shm")
 ) -> Machine:
     """This machine, as the checks want to know it."""
+    from ..host import cgroups
+
+    place = cgroups.find_place(proc=proc)
     files_soft, files_hard = _file_limits()
     total, free = _room(shm)
     groups = _cgroups(proc, cgroup)
@@ -253,6 +272,8 @@ def read_machine(
         memory_used_bytes=memory_used_bytes,
         pids_max=pids_max,
         pids_used=pids_used,
+        no_groups=place if isinstance(place, str) else "",
+        no_memory_groups="" if isinstance(place, str) else place.no_memory,
         runs=_found_runs(),
         cpu_quota_cores=min((q for group in groups if (q := _cpu_quota(group / "cpu.max")) is not None), default=None),
     )

@@ -48,11 +48,14 @@ class Deaths:
         """Before the seat is vacated. `pardoned`: whatever it was, nobody is to blame, for the run ends."""
         in_hand = self._memory.slot_died(seat.planned.slot)
         kills = kernel.oom_kills()
-        out_of_memory = kills > self._oom_kills
+        counted = worker.group is not None and worker.group.memory
+        # Of its own group the kernel's word is exact; else the count of all may be somebody else's.
+        out_of_memory = worker.oom_kills > 0 if counted else kills > self._oom_kills
+        limit_mb = worker.memory_max_bytes >> 20 if worker.reached_its_limit else 0
         death = Death(
             process=seat.name,
             pid=worker.pid,
-            cause=cause_of(exit_, worker.killed_because, out_of_memory),
+            cause=cause_of(exit_, worker.killed_because, out_of_memory, limit_mb, seat.planned.memory_limit_mb),
             in_hand=in_hand_plain(in_hand, self._homes.agent_of),
             tail=worker.tail,
         )

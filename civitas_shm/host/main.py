@@ -29,7 +29,8 @@ from ..notify import ServiceReports
 from ..placement import place
 from ..topology.model import Drain, TopologySpec
 from ..transport import BUILTIN_TRANSPORTS, SLOT_MAIN, MemoryPlan, RunMemory, load_transport
-from . import descriptors, kernel, strays, wire
+from . import cgroups, descriptors, kernel, strays, wire
+from .cgroups import Groups
 from .chaos import ChaosMaker
 from .desk import HostDesk
 from .driver import Driver
@@ -181,6 +182,7 @@ class Host:
                 on_death=driver.died,
                 on_line=self._line,
                 on_broken=self._broken,
+                groups=_groups(boot.name),
             )
             try:
                 outcome = await self._supervise(boot, driver, pool, memory, events)
@@ -410,6 +412,12 @@ def _settings(spec: TopologySpec, boot: Boot) -> WorkerSettings:
         log_levels=dict(spec.logging.agents),
         plugins=msgspec.to_builtins(spec.plugins),
     )
+
+
+def _groups(name: str) -> Groups | None:
+    """Cgroups of this run's workers, where some may be made."""
+    where = cgroups.find_place()
+    return Groups.open(where, strays.host_id(name)) if isinstance(where, cgroups.Place) else None
 
 
 def _journal(spec: TopologySpec, memory: RunMemory, resume: bool) -> Journal | None:

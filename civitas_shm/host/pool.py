@@ -23,6 +23,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from . import descriptors, kernel, strays, wire
+from .births import Worker
+from .cgroups import Groups
 from .forking import ForkServer, spawn
 from .forkserver import Preload
 from .kernel import Exit
@@ -52,6 +54,10 @@ KILLED_MAX: Final = 50
 
 SWEEP_RETRY_S: Final = 0.05
 
+GROUPS_TIMEOUT_S: Final = 2.0
+GROUPS_LOOK_S: Final = 0.005
+"""A process leaves its cgroup a moment after it was reaped; one in the middle of a disk's answer takes longer."""
+
 REPLENISH_AFTER_S: Final = 0.02
 """The next standby is made once the one that was just handed out has begun: forking takes a core for milliseconds."""
 
@@ -60,35 +66,6 @@ _PRELOAD: Final = ("civitas_shm.host.worker", "uvloop")
 
 class PoolBroken(Exception):
     """No process can be made on this machine any more; the text says what was tried."""
-
-
-class Worker:
-    """One process, from the moment it was asked for. `process` and `slot` are set when it is assigned."""
-
-    def __init__(self, *, fresh_exec: bool) -> None:
-        self.fresh_exec = fresh_exec
-        self.pid = 0
-        """0 until it said hello."""
-        self.pidfd = -1
-        """Open from then until it was reaped."""
-        self.process = ""
-        self.slot = -1
-        self.killed_because = ""
-        """Why the host killed it; empty when it did not."""
-        self.attempts = 0
-        self.connected = False
-        """Whether `output` and `channel` are there. Not while the host has no descriptors for them."""
-        self.spare_fd = -1
-        """Keeps a place in the host's table until the pidfd takes it: a process that is born can be watched."""
-        self.unheard: list[ToWorker] = []
-        """Sent before it said hello: sent again should the fork server die before this process was born."""
-        self.output: OutputReader
-        self.channel: wire.Channel[FromWorker]
-
-    @property
-    def tail(self) -> list[str]:
-        """The last lines of its stderr and log."""
-        return list(self.output.tail) if self.connected else []
 
 
 class Pool:
@@ -107,8 +84,11 @@ class Pool:
         on_death: Callable[[Worker, Exit | None], None],
         on_line: Callable[[Line], None],
         on_broken: Callable[[PoolBroken], None],
+        groups: Groups | None = None,
     ) -> None:
+        """`groups`: where each process gets a cgroup of its own."""
         self._loop = loop
+        self._groups = groups
         self._memory_fds = list(memory_fds)
         self._preload = Preload([*_PRELOAD, *preload], list(import_paths), list(user_preload))
         self._standby_target = standby
@@ -137,10 +117,11 @@ class Pool:
         self._start_server()
         self.replenish()
 
-    def assign(self, order: Assign, *, exec_env: dict[str, str] | None = None) -> Worker:
+    def assign(self, order: Assign, *, exec_env: dict[str, str] | None = None, memory_max_bytes: int = 0) -> Worker:
         """Make a process of the run: a standby, else a forked one, or with `exec_env` a fresh interpreter.
 
-        `exec_env` is added to the environment before the interpreter starts (devices of a GPU).
+        `exec_env` is added to the environment before the interpreter starts (devices of a GPU). `memory_max_bytes`:
+        what it and all that it starts may take, where the kernel keeps such a limit; 0: anything.
         """
         if exec_env is not None:
             worker = self._exec(exec_env)
@@ -151,6 +132,7 @@ class Pool:
             worker = self._fork()
         worker.process = order.process
         worker.slot = order.slot
+        worker.limit_memory(memory_max_bytes)
         if worker.connected:
             worker.output.process = order.process
         self.order(worker, order)
@@ -160,7 +142,7 @@ class Pool:
         """Send it an order; one to a process that is about to be seen dead is lost with it."""
         if not worker.pid:
             worker.unheard.append(message)
-        if worker.connected:
+        if worker.connected and (worker.pid or self._groups is None):
             worker.channel.send(message)
 
     def kill(self, worker: Worker, because: str) -> None:
@@ -215,7 +197,14 @@ class Pool:
             await self._reaped.wait()
         for worker in self.workers():  # never born
             self._bury(worker, None)
+        await self._leave_groups()
         os.close(self._death_read)
+
+    async def _leave_groups(self) -> None:
+        """What is in them has been killed; the kernel takes its time to say so. After that they are the next run's."""
+        until_s = self._loop.time() + GROUPS_TIMEOUT_S
+        while self._groups is not None and not self._groups.close() and self._loop.time() < until_s:
+            await asyncio.sleep(GROUPS_LOOK_S)
 
     # --- birth -------------------------------------------------------------------------------------------------------
 
@@ -264,8 +253,9 @@ class Pool:
                 raise
             self._unborn(worker, f"a process could not be made: {descriptors.account(error)}")
             return
-        for message in worker.unheard:
-            worker.channel.send(message)
+        if self._groups is None:  # else it is told when it is in its group: what it starts is born there
+            for message in worker.unheard:
+                worker.channel.send(message)
         self._loop.call_later(FORK_TIMEOUT_S, self._check_born, worker, server)
 
     def _check_born(self, worker: Worker, server: ForkServer) -> None:
@@ -341,10 +331,11 @@ class Pool:
 
     def _watch(self, worker: Worker, pid: int) -> None:
         """From now on its end is an event. Until then the pid is not reused: only `_ended` reaps our child."""
-        os.close(worker.spare_fd)
-        worker.pidfd = os.pidfd_open(pid)
-        worker.spare_fd = -1
-        worker.pid = worker.output.pid = pid
+        worker.watch(pid)
+        if self._groups is not None:
+            worker.enter(self._groups)
+            for message in worker.unheard:
+                worker.channel.send(message)
         worker.unheard.clear()
         self._short_lived = 0
         self._loop.add_reader(worker.pidfd, self._ended, worker)
@@ -379,7 +370,7 @@ class Pool:
         self._loop.call_later(FORK_RETRY_S * 2**worker.attempts, self._fork_again, worker)
 
     def _fork_again(self, worker: Worker) -> None:
-        self._disconnect(worker)
+        worker.disconnect()
         worker.connected = False
         if worker.killed_because:
             self._bury(worker, None)
@@ -402,7 +393,9 @@ class Pool:
 
     def _bury(self, worker: Worker, exit_: Exit | None) -> None:
         """The one place where a process leaves the pool."""
-        self._disconnect(worker)
+        worker.disconnect()
+        if self._groups is not None:
+            worker.leave(self._groups)
         self._workers.remove(worker)
         if worker in self._standbys:
             self._standbys.remove(worker)
@@ -412,14 +405,6 @@ class Pool:
         self._on_death(worker, exit_)
         self._loop.call_later(REPLENISH_AFTER_S, self.replenish)
         self._loop.call_soon(self._sweep_soon)
-
-    def _disconnect(self, worker: Worker) -> None:
-        if worker.spare_fd >= 0:
-            os.close(worker.spare_fd)
-            worker.spare_fd = -1
-        if worker.connected:
-            worker.channel.close()
-            worker.output.close()
 
     def _sweep_soon(self) -> None:
         """Sweep when no process is being born: such a one is our child before it has said hello."""
@@ -437,6 +422,8 @@ class Pool:
 
     def tend(self) -> None:
         """Once in a while: whoever became a child of ours since is reaped when it ends, or killed if it must be."""
+        if self._groups is not None:
+            self._groups.tend()
         self._sweep_soon()
 
     def _sweep(self) -> bool:
@@ -454,7 +441,7 @@ class Pool:
         left = bool(fatherless)
         for pid in (pid for pid in kernel.children() if pid not in known):
             pidfd = os.pidfd_open(pid)
-            owner = strays.owner_of(pid)
+            owner = self._owner_of(pid)
             if owner in living and owner is not None:
                 self._daemons[pid] = (pidfd, owner)
                 self._loop.add_reader(pidfd, self._daemon_ended, pid)
@@ -464,6 +451,13 @@ class Pool:
             kernel.kill(pidfd)
             self._loop.add_reader(pidfd, self._orphan_ended, pid)
         return left
+
+    def _owner_of(self, pid: int) -> int | None:
+        """The worker that a child of ours comes from: by its group, which nobody leaves, else by its marks."""
+        for worker in self._workers:
+            if worker.group is not None and worker.group.holds(pid):
+                return worker.pid
+        return strays.owner_of(pid)
 
     def _daemon_ended(self, pid: int) -> None:
         if pid in self._daemons:

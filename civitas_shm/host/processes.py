@@ -31,7 +31,7 @@ PROCESS_START_TIMEOUT_S: Final = 30.0
 class ProcessPool(Protocol):
     """What is needed of `pool.Pool`."""
 
-    def assign(self, order: Assign, *, exec_env: dict[str, str] | None = None) -> Worker: ...
+    def assign(self, order: Assign, *, exec_env: dict[str, str] | None = None, memory_max_bytes: int = 0) -> Worker: ...
     def order(self, worker: Worker, message: ToWorker) -> None: ...
     def kill(self, worker: Worker, because: str) -> None: ...
 
@@ -101,7 +101,13 @@ class Processes:
         )
         if seat.died_at_s is not None:
             self._events.emit("process_restarting", process=seat.name)
-        seat.worker = self.pool.assign(order, exec_env=dict(planned.env) if planned.gpu else None)
+        limit_mb = planned.memory_limit_mb
+        seat.worker = self.pool.assign(
+            order,
+            exec_env=dict(planned.env) if planned.gpu else None,
+            # Beside what the limit is about, the kernel counts the messages that it has sent and that wait.
+            memory_max_bytes=(limit_mb << 20) + self._memory.plan.arena_bytes if limit_mb else 0,
+        )
         seat.deadline = self._loop.call_later(PROCESS_START_TIMEOUT_S, self._late, seat, seat.worker)
 
     def ready(self, seat: Seat) -> None:

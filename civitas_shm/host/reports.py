@@ -27,12 +27,20 @@ class Death:
     tail: list[str] = field(default_factory=list)
 
 
-def cause_of(exit_: Exit | None, killed_because: str, out_of_memory: bool) -> str:
-    """Why a process ended. `out_of_memory`: the kernel's count of such kills has grown since the last death."""
+def cause_of(
+    exit_: Exit | None, killed_because: str, out_of_memory: bool, limit_mb: int = 0, wanted_mb: int | None = None
+) -> str:
+    """Why a process ended. `out_of_memory`: the kernel's count of such kills has grown since the last death;
+    `limit_mb`: because its cgroup reached that, of which `wanted_mb` is what the topology says."""
     if exit_ is None:
         return killed_because or "it ended before it was started"
     if killed_because:
         return f"{exit_} ({killed_because})"
+    if exit_.signal == 9 and out_of_memory and limit_mb:
+        return (
+            f"SIGKILL (out of memory: killed by the kernel, because it and what it has started took {limit_mb} MiB; "
+            f"memory_limit_mb of its process is {wanted_mb}, the rest was for its messages)"
+        )
     if exit_.signal == 9 and out_of_memory:
         return "SIGKILL (out of memory: killed by the kernel)"
     return str(exit_)

@@ -20,9 +20,20 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-from . import kernel
+from . import cgroups, kernel
 
-__all__ = ["RUN_MARK", "WORKER_MARK", "Stray", "end_strays", "find_strays", "mark_run", "mark_worker", "owner_of"]
+__all__ = [
+    "RUN_MARK",
+    "WORKER_MARK",
+    "Stray",
+    "end_strays",
+    "find_strays",
+    "host_id",
+    "lives",
+    "mark_run",
+    "mark_worker",
+    "owner_of",
+]
 
 RUN_MARK: Final = "CIVITAS_SHM_RUN"
 WORKER_MARK: Final = "CIVITAS_SHM_WORKER"
@@ -40,6 +51,19 @@ class Stray:
 def mark_run(name: str) -> None:
     """In the host, before it starts anybody: what it starts from now on bears the mark."""
     os.environ[RUN_MARK] = f"{name}:{os.getpid()}:{_start_ticks(os.getpid())}:{_namespace()}"
+
+
+def host_id(name: str) -> str:
+    """This host, as the groups of its run are named (`cgroups`): `lives` tells it from all others."""
+    return f"{name}.{os.getpid()}.{_start_ticks(os.getpid())}.{_namespace()}"
+
+
+def lives(host: str) -> bool:
+    """Whether that host lives, or cannot be told: it is of another pid namespace, or nothing that was named here."""
+    parts = host.rsplit(".", 3)
+    if len(parts) != 4 or parts[3] != _namespace() or not (parts[1].isdigit() and parts[2].isdigit()):
+        return True
+    return _start_ticks(int(parts[1])) == int(parts[2])
 
 
 def mark_worker() -> None:
@@ -79,7 +103,10 @@ def find_strays() -> list[Stray]:
 
 
 def end_strays() -> list[Stray]:
-    """Kill them; whom."""
+    """Kill them; whom. What has hidden its mark dies too, where its run had a cgroup."""
+    place = cgroups.find_place()
+    if isinstance(place, cgroups.Place):
+        cgroups.sweep(place, lives)
     ended = []
     namespace = _namespace()
     for stray in find_strays():

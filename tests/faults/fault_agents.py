@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -56,3 +58,26 @@ class Poison(AgentProcess):
                 word.unlink()
                 os._exit(7)
             await asyncio.sleep(0.002)
+
+
+HIDES = """
+import os, sys, time
+os.environ.clear()
+if os.fork():
+    os._exit(0)
+os.setsid()
+if os.fork():
+    os._exit(0)
+program = "import os, time; print(os.getpid(), flush=True); time.sleep(3600)"
+os.execve(sys.executable, [sys.executable, "-c", program], {})
+"""
+
+
+class Hides(AgentProcess):
+    """Starts a process that has left its parent and its session, and bears no mark."""
+
+    async def handle(self, message: Message) -> Message:
+        with subprocess.Popen([sys.executable, "-c", HIDES], stdout=subprocess.PIPE, text=True) as parent:
+            assert parent.stdout is not None
+            hidden = int(parent.stdout.readline())
+        return self.reply({"pid": os.getpid(), "hidden": hidden})

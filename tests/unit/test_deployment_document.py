@@ -25,7 +25,8 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path, need_tool: An
     path.write_text(unit().replace("/opt/atlas/venv/bin/civitas-shm", "/bin/true").replace("User=atlas", "User=root"))
     checked = subprocess.run([tool, "verify", "--man=no", str(path)], capture_output=True, text=True, check=False)
     ours = [line for line in checked.stderr.splitlines() if "atlas.service" in line]
-    assert ours == []
+    # Systemd before 254 does not know this key, says so, and goes on; the document says what is missing then.
+    assert [line for line in ours if "DelegateSubgroup" not in line] == []
 
 
 def test_its_command_is_one_that_run_understands() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from civitas_shm.clock import ManualClock
 from civitas_shm.errors import SharedMemoryFull
+from civitas_shm.host.cgroups import Group
 from civitas_shm.host.driver import Driver
 from civitas_shm.host.events import EventLog
 from civitas_shm.host.kernel import Exit
@@ -24,8 +25,16 @@ from civitas_shm.notices import CHILD_TERMINATED, DOWN, decode_notice
 from civitas_shm.placement import place
 from civitas_shm.supervision import AddChild
 from civitas_shm.supervision.state import ChildStatus
-from civitas_shm.topology.model import AgentSpec, DynamicSpec, PoolSpec, StopSpec, SupervisorSpec, TopologySpec
-from civitas_shm.transport import FULL, SENT, Buried, InHand, MailboxSpec
+from civitas_shm.topology.model import (
+    AgentSpec,
+    DynamicSpec,
+    PoolSpec,
+    ProcessSpec,
+    StopSpec,
+    SupervisorSpec,
+    TopologySpec,
+)
+from civitas_shm.transport import FULL, SENT, Buried, InHand, MailboxSpec, MemoryPlan
 
 KILLED = Exit(0, 9)
 
@@ -44,6 +53,7 @@ class Memory:
     last: int = 0
     """Incarnation of agents in the run that is adopted."""
     run_dir: Path = Path("/nowhere")
+    plan: MemoryPlan = field(default_factory=lambda: MemoryPlan(slots=4, arena_bytes=64 << 20))
 
     def incarnation(self, slot: int) -> int:
         return 5  # as after a resume
@@ -98,13 +108,15 @@ class Pool:
         self.assigned: list[tuple[Worker, Assign]] = []
         self.orders: list[tuple[str, Any]] = []
         self.killed: list[tuple[str, str]] = []
+        self.limits: list[int] = []
 
-    def assign(self, order: Assign, *, exec_env: dict[str, str] | None = None) -> Worker:
+    def assign(self, order: Assign, *, exec_env: dict[str, str] | None = None, memory_max_bytes: int = 0) -> Worker:
         worker = Worker(fresh_exec=exec_env is not None)
         worker.process, worker.slot, worker.pid = order.process, order.slot, 1000 + len(self.assigned)
         worker.output = type("Output", (), {"tail": ["last line"]})()
         worker.connected = True
         self.assigned.append((worker, order))
+        self.limits += [memory_max_bytes] if memory_max_bytes else []
         return worker
 
     def order(self, worker: Worker, message: Any) -> None:
@@ -268,6 +280,35 @@ def test_a_death_repairs_memory_first_then_reports_then_restarts_in_the_same_slo
         ]  # fmt: skip
         assert world.driver.counts.restarts == 2
         assert world.driver.counts.deaths == 1
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("oom_kills", "its_limit", "cause", "judged"),
+    [
+        (1, True, "SIGKILL (out of memory: killed by the kernel, because it and what it has started took 576 MiB; "
+                  "memory_limit_mb of its process is 512, the rest was for its messages)", (1, 0)),
+        (1, False, "SIGKILL (out of memory: killed by the kernel)", (1, 0)),
+        (0, False, "SIGKILL", (0, 1)),
+    ],
+)  # fmt: skip
+def test_what_its_own_cgroup_says_of_a_sigkill_is_believed(
+    tmp_path: Path, oom_kills: int, its_limit: bool, cause: str, judged: tuple[int, int]
+) -> None:
+    def test() -> None:
+        world = World(agent("a", process="w1"), processes=[ProcessSpec("w1", memory_limit_mb=512)])
+        assert world.pool.limits == [576 << 20], "the limit, and the arena of its messages"
+        world.ready()
+        world.says("w1", "AgentStarted", "a")
+        worker = world.worker()
+        worker.group = Group(tmp_path, memory=True)
+        worker.memory_max_bytes, worker.oom_kills, worker.reached_its_limit = 576 << 20, oom_kills, its_limit
+        world.memory.held = [InHand(11, 1, 2, 1, bytes(128), "job", "b", 9)]
+        world.driver.died(worker, KILLED)
+        [death] = [event for event in world.events if event["event"] == "process_died"]
+        assert death["cause"] == cause
+        assert ("judge", 11, *judged, True) in world.memory.calls
 
     run(test)
 
@@ -528,8 +569,6 @@ def test_a_process_that_does_not_become_ready_is_killed(monkeypatch: pytest.Monk
 
 def test_a_process_with_devices_is_a_fresh_interpreter() -> None:
     def test() -> None:
-        from civitas_shm.topology.model import ProcessSpec
-
         world = World(agent("a", process="g"), processes=[ProcessSpec("g", gpu=[1], env={"X": "y"})])
         assert world.worker("g").fresh_exec
         assert world.pool.assigned[0][1].env["CUDA_VISIBLE_DEVICES"] == "1"
