@@ -70,6 +70,10 @@ class Outcome:
     report: str
 
 
+BOTH_KILLED = "-DREADER_KILLS=1 -DHOST_KILLS=1"
+ONE_PRODUCER = "-DPRODUCERS=1 -DPER_PRODUCER=4 -DREADER_KILLS=1"
+REPLICAS_KILLED = "-DPRODUCERS=1 -DPER_PRODUCER=3 -DREADERS=2 -DREADER_KILLS=1 -DPRODUCER_KILLS=1"
+
 RIGHT = [
     # --- one lane of a mailbox ---
     Case("mailbox", "two_producers_one_killed", "-DPRODUCER_KILLS=1"),
@@ -96,6 +100,9 @@ RIGHT = [
     Case("mailbox", "reclaim_two_readers", "-DPRODUCERS=1 -DREADERS=2 -DRECLAIM -DREADER_KILLS=1", large=True),
     Case("mailbox", "drop_oldest", "-DPER_PRODUCER=2 -DDROP -DPRODUCER_KILLS=1 -DREADER_KILLS=1"),
     Case("mailbox", "drop_oldest_reclaim", "-DPRODUCERS=1 -DPER_PRODUCER=4 -DDROP -DRECLAIM -DREADER_KILLS=1"),
+    Case("mailbox", "drop_oldest_replicas", f"-DDROP {REPLICAS_KILLED}"),
+    Case("mailbox", "latest_reclaim", "-DPRODUCERS=1 -DPER_PRODUCER=4 -DLATEST -DRECLAIM -DREADER_KILLS=1"),
+    Case("mailbox", "latest_replicas", f"-DLATEST {REPLICAS_KILLED}"),
     Case("mailbox", "nobody_spins", "-DPER_PRODUCER=2 -DPRODUCER_KILLS=1 -DREADER_KILLS=1", Search.CYCLES),
     Case(
         "mailbox",
@@ -127,7 +134,7 @@ RIGHT = [
     Case("room", "two_messages_each", "-DMESSAGES=2"),
     Case("room", "reader_killed", "-DMESSAGES=1 -DREADER_KILLS=1"),
     Case("room", "sender_killed", "-DMESSAGES=2 -DSENDER_KILLS=1"),
-    Case("room", "replica_stopped", "-DMESSAGES=2 -DREADER_STOPS=1"),
+    Case("room", "replica_stopped", "-DMESSAGES=2 -DREADER_STOPS=1", large=True),
     Case("room", "nobody_spins_at_a_stopped_replica", "-DMESSAGES=1 -DREADER_STOPS=1", Search.CYCLES),
     Case("room", "nobody_spins", "-DMESSAGES=1 -DREADER_KILLS=1", Search.CYCLES),
     Case("room", "two_words", "-DTWO_WORDS -DMESSAGES=2"),
@@ -154,11 +161,11 @@ RIGHT = [
     Case("route", "two_words_host_killed_moved_back", "-DTWO_WORDS -DMOVES=2 -DMESSAGES=1 -DHOST_KILLS=1"),
     # --- what a handler has sent ---
     Case("effect", "sender_killed_twice", "-DSENDER_KILLS=2"),
-    Case("effect", "another_agent_of_the_process_sends_too", "-DSENDER_KILLS=2 -DOTHER_AGENT"),
+    Case("effect", "another_agent_of_the_process_sends_too", "-DSENDER_KILLS=2 -DOTHER_AGENT", large=True),
     Case("effect", "two_equal_sends", "-DSENDER_KILLS=2 -DEQUAL"),
     Case("effect", "sends_in_another_order", "-DSENDER_KILLS=2 -DREORDER"),
     Case("effect", "a_handler_that_goes_on_loses_nothing", "-DSENDER_KILLS=2 -DRESUME"),
-    Case("effect", "sender_reader_and_host_killed", "-DREADER_KILLS=1 -DHOST_KILLS=1"),
+    Case("effect", "sender_reader_and_host_killed", "-DREADER_KILLS=1 -DHOST_KILLS=1", large=True),
     Case("effect", "host_killed_twice", "-DHOST_KILLS=2 -DOTHER_AGENT -DFILLERS=0"),
     Case("effect", "replicas_receive", "-DREADERS=2"),
     Case("effect", "nobody_spins", "-DFILLERS=0", Search.CYCLES),
@@ -170,13 +177,15 @@ RIGHT = [
     # --- given up ---
     Case("burial", "reader_killed_twice", "-DREADER_KILLS=2"),
     Case("burial", "reader_and_host_killed", "-DREADER_KILLS=1 -DHOST_KILLS=1"),
+    # --- structural changes, one by one ---
+    Case("change", "mailbox_added", "-DADD -DKILLS=2"),
+    Case("change", "extent_backed_and_given_back", "-DEXTENT -DKILLS=2"),
+    Case("change", "mailbox_given_up", "-DEND -DKILLS=2"),
     # --- whose a run is, and what is left of one ---
     Case("adoption", "hosts_killed_twice", "-DKILLS=2"),
     Case("adoption", "another_version_and_segments_without_names", "-DKILLS=2 -DUPGRADE -DFILES"),
 ]
 
-BOTH_KILLED = "-DREADER_KILLS=1 -DHOST_KILLS=1"
-ONE_PRODUCER = "-DPRODUCERS=1 -DPER_PRODUCER=4 -DREADER_KILLS=1"
 
 MUTANTS = [
     # --- one lane of a mailbox: publish ---
@@ -210,6 +219,10 @@ MUTANTS = [
     Case("mailbox", "hand_looked_at_before_slot", f"-DMUTANT_HAND_BEFORE_SLOT -DRECLAIM {ONE_PRODUCER}"),
     Case("mailbox", "read_before_take", f"-DMUTANT_READ_BEFORE_TAKE -DRECLAIM -DDROP {ONE_PRODUCER}"),
     Case("mailbox", "drop_of_a_taken_slot", f"-DMUTANT_DROP_TAKEN -DDROP {ONE_PRODUCER}"),
+    Case("mailbox", "drop_of_a_taken_slot_among_replicas", f"-DMUTANT_DROP_TAKEN -DLATEST {REPLICAS_KILLED}"),
+    Case(
+        "mailbox", "no_reader_in_taken_while_oldest_is_dropped", f"-DMUTANT_NO_READER_IN_TAKEN -DDROP {REPLICAS_KILLED}"
+    ),
     Case("mailbox", "take_by_store_while_oldest_is_dropped", f"-DMUTANT_TAKE_BY_STORE -DRECLAIM -DDROP {ONE_PRODUCER}"),
     # --- lanes and closing ---
     Case("lanes", "closed_by_a_flag_in_the_directory", "-DMUTANT_CLOSED_FLAG"),
@@ -292,6 +305,15 @@ MUTANTS = [
     Case("burial", "stale_notes_kept", f"-DMUTANT_STALE_NOTES_KEPT {BOTH_KILLED}"),
     Case("burial", "note_stale_unless_its_message_runs", f"-DMUTANT_STALE_UNLESS_IT_RUNS {BOTH_KILLED}"),
     Case("burial", "what_is_buried_read_first", f"-DMUTANT_STALE_BY_WHAT_IS_BURIED_THEN_RUNS {BOTH_KILLED}"),
+    # --- structural changes ---
+    Case("change", "mailbox_placed_behind_what_is_backed", "-DADD -DMUTANT_PLACE_BEHIND_THE_END"),
+    Case("change", "end_stored_before_its_memory", "-DADD -DMUTANT_END_BEFORE_ITS_MEMORY"),
+    Case("change", "counted_before_it_is_filled", "-DADD -DMUTANT_COUNTED_BEFORE_IT_IS_FILLED"),
+    Case("change", "bit_before_its_memory", "-DEXTENT -DMUTANT_BIT_BEFORE_ITS_MEMORY"),
+    Case("change", "hole_before_its_bit", "-DEXTENT -DMUTANT_HOLE_BEFORE_ITS_BIT"),
+    Case("change", "rebuilt_from_slots_alone", "-DEXTENT -DMUTANT_REBUILT_FROM_SLOTS_ALONE"),
+    Case("change", "next_host_goes_by_the_record", "-DEND -DMUTANT_NEXT_HOST_GOES_BY_THE_RECORD"),
+    Case("change", "released_before_its_letter", "-DEND -DMUTANT_RELEASED_BEFORE_ITS_LETTER"),
     # --- whose a run is ---
     Case("adoption", "inode_not_compared", "-DMUTANT_INODE_NOT_COMPARED"),
     Case("adoption", "lock_removed_first", "-DMUTANT_LOCK_REMOVED_FIRST"),

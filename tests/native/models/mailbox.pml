@@ -17,7 +17,7 @@
  *             messages.
  *   Reclaim   the owner frees a chunk when first the slot, then every in-hand word, no longer holds it.
  *   Drop      (drop_oldest, -DDROP) a producer that finds no room CASes the FULL slot at `head` to EMPTY(lap+1),
- *             never a TAKEN one.
+ *             never a TAKEN one. (latest, -DLATEST) it does so before it publishes, until nothing is FULL there.
  *
  * Bounds     N = 2 slots, laps modulo 4, positions start two laps before the wrap of the lap; producers, messages,
  *            readers and kills by -D (README.md). A killed producer stays dead; a killed reader has a successor of
@@ -37,7 +37,6 @@
 #define N    2
 #define LAPS 4
 #define START ((LAPS - 2) * N)
-
 #ifndef PRODUCERS
 #define PRODUCERS 2
 #endif
@@ -57,6 +56,10 @@
 #define TAIL_AT_START START
 #endif
 
+#ifdef LATEST
+#define DROP                          /* and finding no room all the same, it makes some as drop_oldest does */
+#endif
+
 #ifdef CAPACITY
 #define ROOM CAPACITY                 /* at most so many messages wait; the ring has at least as many slots */
 #define PLACES CAPACITY
@@ -64,7 +67,6 @@
 #define ROOM (N + 1)                  /* the ring alone decides */
 #define PLACES N
 #endif
-
 #define MESSAGES (PRODUCERS * PER_PRODUCER)
 
 /* ---- words ---- */
@@ -79,7 +81,6 @@
 #define TURN(position) (((position) / N) % LAPS)             /* the lap as a word stores it */
 #define NEXT_TURN(position) ((TURN(position) + 1) % LAPS)
 #define AT(position) slot[(position) % N]
-
 #ifdef MUTANT_UNTRUNCATED_LAP
 #define SAME_LAP(w, position) (LAP(w) == (position) / N)
 #define LAP_BEFORE(w, position) (LAP(w) + 1 == (position) / N)
@@ -159,6 +160,27 @@ proctype producer(byte me) {
     byte k, t, h;
     short s;
 
+#ifdef LATEST
+next:                                               /* what waits goes first; the code does so once for a message */
+    if
+    :: d_step { k == PER_PRODUCER -> k = 0; producers_left-- } goto out
+    :: d_step { k < PER_PRODUCER -> h = head }
+    PRODUCER_DIES
+    fi;
+    P(s = AT(h));
+    if
+    :: d_step { SAME_LAP(s, h) && STATE(s) == FULL && AT(h) == s ->
+                AT(h) = WORD(NEXT_TURN(h), EMPTY, 0, 0); dropped++; s = 0 }
+    :: d_step { SAME_LAP(s, h) && STATE(s) == FULL && AT(h) != s -> s = 0; h = 0 } goto load_tail
+    :: d_step { SAME_LAP(s, h) && STATE(s) != FULL -> s = 0; h = 0 } goto load_tail
+    :: d_step { !SAME_LAP(s, h) -> s = 0 }
+    PRODUCER_DIES
+    fi;
+    P(HELP_HEAD(h); h = 0);
+    goto next;
+#else
+next:
+#endif
 load_tail:
     if
     :: d_step { k == PER_PRODUCER -> k = 0; producers_left-- } goto out
@@ -204,10 +226,9 @@ load_tail:
 #endif
     PRODUCER_DIES
     fi;
-
 help_tail:
     P(HELP_TAIL(t); t = 0; s = 0; h = 0);
-    goto load_tail;
+    goto next;
 
 no_room:                                            /* by count: full unless `head` lags behind */
     if
@@ -241,7 +262,7 @@ ring_full:
 #ifdef MUTANT_DROP_TAKEN
     :: d_step { SAME_LAP(s, h) && STATE(s) == TAKEN && AT(h) == s -> AT(h) = WORD(NEXT_TURN(h), EMPTY, 0, 0); s = 0 }
 #else
-    :: d_step { SAME_LAP(s, h) && STATE(s) == TAKEN -> k++; t = 0; s = 0; h = 0 } goto load_tail  /* as `error` */
+    :: d_step { SAME_LAP(s, h) && STATE(s) == TAKEN -> k++; t = 0; s = 0; h = 0 } goto next       /* as `error` */
 #endif
     :: d_step { SAME_LAP(s, h) && STATE(s) != EMPTY && AT(h) != s -> t = 0; s = 0; h = 0 } goto load_tail
     :: d_step { SAME_LAP(s, h) && STATE(s) == EMPTY -> t = 0; s = 0; h = 0 } goto load_tail
@@ -253,7 +274,7 @@ ring_full:
 #endif
 
 reload:
-    if                                              /* trying again is of use once a word that was read has changed */
+    if                                              /* of use once a word that was read has changed */
     :: d_step { AT(t) != s || tail != t || head != h -> t = 0; s = 0; h = 0 } goto load_tail
     PRODUCER_DIES
     fi;
@@ -437,7 +458,6 @@ again:
     goto again
 }
 #endif
-
 /* ---- nothing can move any more: is it right that nothing moves? ---- */
 proctype auditor() {
     timeout;
@@ -460,26 +480,17 @@ proctype auditor() {
 }
 
 init {
-    byte i;
-    d_step {
-        i = 0;
-        do
-        :: i < N -> slot[i] = WORD(TURN(START + i), EMPTY, 0, 0); i++
-        :: else -> break
-        od;
-        i = 0
-    }
     atomic {
-        do
-        :: i < PRODUCERS -> run producer(i); i++
-        :: else -> break
-        od;
-        i = 0;
-        do
-        :: i < READERS -> run reader(i); i++
-        :: else -> break
-        od;
-        i = 0;
+        slot[0] = WORD(TURN(START), EMPTY, 0, 0);
+        slot[1] = WORD(TURN(START + 1), EMPTY, 0, 0);
+        run producer(0);
+        run reader(0);
+#if PRODUCERS == 2
+        run producer(1);
+#endif
+#if READERS == 2
+        run reader(1);
+#endif
 #ifdef RECLAIM
         run owner();
 #endif
