@@ -133,12 +133,12 @@ RIGHT = [
     # --- waiting for room ---
     Case("room", "two_messages_each", "-DMESSAGES=2"),
     Case("room", "reader_killed", "-DMESSAGES=1 -DREADER_KILLS=1"),
-    Case("room", "sender_killed", "-DMESSAGES=2 -DSENDER_KILLS=1"),
-    Case("room", "replica_stopped", "-DMESSAGES=2 -DREADER_STOPS=1", large=True),
+    Case("room", "sender_killed", "-DMESSAGES=2 -DSENDER_KILLS=1", large=True),
+    Case("room", "replica_stopped", "-DMESSAGES=2 -DMESSAGES_1=1 -DREADER_STOPS=1", large=True),
     Case("room", "nobody_spins_at_a_stopped_replica", "-DMESSAGES=1 -DREADER_STOPS=1", Search.CYCLES),
     Case("room", "nobody_spins", "-DMESSAGES=1 -DREADER_KILLS=1", Search.CYCLES),
     Case("room", "two_words", "-DTWO_WORDS -DMESSAGES=2"),
-    Case("room", "two_words_reader_killed", "-DTWO_WORDS -DMESSAGES=2 -DREADER_KILLS=1"),
+    Case("room", "two_words_reader_killed", "-DTWO_WORDS -DMESSAGES=2 -DMESSAGES_1=1 -DREADER_KILLS=1", large=True),
     Case("room", "two_words_replica_stopped", "-DTWO_WORDS -DMESSAGES=1 -DREADER_STOPS=1"),
     # --- wake-up ---
     Case("wake", "three_messages", ""),
@@ -156,9 +156,9 @@ RIGHT = [
     Case("route", "reader_and_host_killed", "-DREADER_KILLS=1 -DHOST_KILLS=1", large=True),
     Case("route", "host_killed_moved_back", "-DMOVES=2 -DMESSAGES=1 -DHOST_KILLS=1"),
     Case("route", "nobody_spins", "-DREADER_KILLS=1", Search.CYCLES),
-    Case("route", "two_words_moved_there_and_back", "-DTWO_WORDS -DMOVES=2 -DMESSAGES=2"),
+    Case("route", "two_words_moved_there_and_back", "-DTWO_WORDS -DMOVES=2 -DMESSAGES=2", large=True),
     Case("route", "two_words_reader_and_host_killed", "-DTWO_WORDS -DMESSAGES=1 -DREADER_KILLS=1 -DHOST_KILLS=1"),
-    Case("route", "two_words_host_killed_moved_back", "-DTWO_WORDS -DMOVES=2 -DMESSAGES=1 -DHOST_KILLS=1"),
+    Case("route", "two_words_host_killed_moved_back", "-DTWO_WORDS -DMOVES=2 -DMESSAGES=1 -DHOST_KILLS=1", large=True),
     # --- what a handler has sent ---
     Case("effect", "sender_killed_twice", "-DSENDER_KILLS=2"),
     Case("effect", "another_agent_of_the_process_sends_too", "-DSENDER_KILLS=2 -DOTHER_AGENT", large=True),

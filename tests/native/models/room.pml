@@ -30,6 +30,9 @@
 #ifndef MESSAGES
 #define MESSAGES 2
 #endif
+#ifndef MESSAGES_1
+#define MESSAGES_1 MESSAGES            /* of the second sender */
+#endif
 #ifndef READER_KILLS
 #define READER_KILLS 0
 #endif
@@ -76,15 +79,16 @@ byte reader_kills = READER_KILLS, sender_kills = SENDER_KILLS, reader_stops = RE
 /* ---- sender ---- */
 #define SENDER_DIES :: d_step { sender_kills > 0 -> sender_kills--; senders_left--; deaths++; k = 0 } goto out
 #define S(step) if :: d_step { step } SENDER_DIES fi
+#define QUOTA (me == 0 -> MESSAGES : MESSAGES_1)
 
 proctype sender(byte me) {
     byte k;
 
 try:
     if
-    :: d_step { k == MESSAGES -> k = 0; senders_left-- } goto out
-    :: d_step { k < MESSAGES && slot == EMPTY -> slot = FULL; k++ } goto try            /* the CAS of the publish */
-    :: d_step { k < MESSAGES && slot != EMPTY -> skip }
+    :: d_step { k == QUOTA -> k = 0; senders_left-- } goto out
+    :: d_step { k < QUOTA && slot == EMPTY -> slot = FULL; k++ } goto try            /* the CAS of the publish */
+    :: d_step { k < QUOTA && slot != EMPTY -> skip }
     SENDER_DIES
     fi;
     S(wanting[me] = 1);
