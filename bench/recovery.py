@@ -41,7 +41,7 @@ BENCH = Path(__file__).resolve().parent
 KILLS = 300
 HOSTS = 20
 STARTS = 5
-SETTLE_S = 0.03
+SETTLE_S = 0.1
 """After each recovery: the next standby is there, and everything sleeps."""
 
 BARS_MS = {
