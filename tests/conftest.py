@@ -24,13 +24,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 from hypothesis import settings
 
-from .faults.table import Fired
+if TYPE_CHECKING:
+    from .faults.table import Fired
 
 GRACE_S = 5.0
 """How long what was told to end may take. Killed processes are gone within milliseconds; reaping on a machine with
@@ -292,6 +293,8 @@ def nothing_left_behind(session_mark: str, session_runs: Path, libuv_has_begun: 
 def fired(request: pytest.FixtureRequest) -> Iterator[Fired]:
     """For a test that is marked `fault(CLASS)`: it says with `fired(count, "what")` that its fault came. One that never
     does fails, though all that it asserts may hold."""
+    from .faults.table import Fired  # not above: this file alone is all that tests/test_left_behind.py takes
+
     marker = request.node.get_closest_marker("fault")
     assert marker is not None, "`fired` is for tests that are marked with their class of fault"
     evidence = Fired(marker.args[0])
