@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from . import kernel, wire
 from .forkserver import Preload
 from .kernel import Exit
-from .protocol import Fork
+from .protocol import Fork, Memory, ToForkServer
 
 __all__ = ["ForkServer", "spawn"]
 
@@ -34,7 +34,6 @@ class ForkServer:
         self,
         loop: asyncio.AbstractEventLoop,
         death_read: int,
-        memory_fds: Sequence[int],
         preload: Preload,
         on_end: Callable[[Exit, float], None],
     ) -> None:
@@ -43,15 +42,19 @@ class ForkServer:
             fds = [its.fileno(), death_read]
             words = [*map(str, fds), str(os.getpid()), preload.to_argument()]
             argv = [sys.executable, "-m", "civitas_shm.host.forkserver", *words]
-            self.pid = spawn(argv, [*fds, *memory_fds])
+            self.pid = spawn(argv, fds)
         self._loop = loop
         self._on_end = on_end
         self._started_s = loop.time()
         self.warm = False
         """A process was born: it has read its modules, and is as fast as it will ever be."""
         self._pidfd = os.pidfd_open(self.pid)
-        self._channel: wire.Channel[Fork] = wire.Channel(loop, mine, Fork, self._heard, self._closed)
+        self._channel: wire.Channel[ToForkServer] = wire.Channel(loop, mine, ToForkServer, self._heard, self._closed)
         loop.add_reader(self._pidfd, self._ended)
+
+    def give(self, memory_fds: Sequence[int]) -> None:
+        """What all processes that it makes from now on are born with; duplicated."""
+        self._channel.send(Memory(fds=len(memory_fds)), memory_fds)
 
     def fork(self, fds: list[int]) -> None:
         """Ask for one process that is born with these descriptors; they are duplicated."""
@@ -63,7 +66,7 @@ class ForkServer:
     def kill(self) -> None:
         kernel.kill(self._pidfd)
 
-    def _heard(self, message: Fork, fds: list[int]) -> None:
+    def _heard(self, message: ToForkServer, fds: list[int]) -> None:
         raise wire.WireError("the fork server never says anything")
 
     def _closed(self, error: Exception | None) -> None:

@@ -3,8 +3,10 @@
 Rules of this file:
 - one thread, no loop, no CUDA, no user code but what `pool: {preload}` names: what is forked is as good as fresh;
 - it forks twice, so that the worker becomes a child of the host (a subreaper): the host gets its exit status, and this
-  process's death harms no worker;
-- it holds nothing that a worker needs after its fork; the host starts another one at once when it dies;
+  process's death harms no worker; of workers that are asked for together, up to BATCH_MAX come from one process in
+  between: a fork costs a millisecond, the copies of pages that follow it as much again;
+- beside the run's memory, which all workers share, it holds nothing that a worker needs after its fork; the host starts
+  another one at once when it dies;
 - it is tied to the host as workers are (`kernel`), and ends at the end of its socket.
 """
 
@@ -15,16 +17,22 @@ import gc
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from . import kernel, wire
-from .protocol import Fork, ToForkServer
+from .protocol import Memory, ToForkServer
 
 __all__ = ["Preload", "WorkerFds", "ignore_interrupts", "keep_descriptors_here", "main"]
+
+
+BATCH_MAX: Final = 8
+"""With five descriptors each they still fit the smallest table that the host allows itself (`descriptors`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,13 @@ class WorkerFds:
     stdout: int
     stderr: int
     death: int
+    memory: tuple[int, ...] = ()
+    """Shared by all processes of the run, and not closed with the others."""
+
+    @classmethod
+    def born_with(cls, fds: Sequence[int], memory: tuple[int, ...] = ()) -> WorkerFds:
+        control, records, stdout, stderr, death = fds
+        return cls(control, records, stdout, stderr, death, memory)
 
     def all(self) -> tuple[int, ...]:
         return (self.control, self.records, self.stdout, self.stderr, self.death)
@@ -128,44 +143,61 @@ def main(argv: list[str]) -> int:
 
 def _serve(sock: socket.socket, host_pid: int) -> WorkerFds | None:
     """Fork on request, until the host closes (None), or this is a worker (what it is born with)."""
-    decoder: wire.FrameDecoder[ToForkServer] = wire.FrameDecoder(Fork)
+    decoder: wire.FrameDecoder[ToForkServer] = wire.FrameDecoder(ToForkServer)
+    requests: list[ToForkServer] = []
     fds: list[int] = []
+    memory: tuple[int, ...] = ()
+    more = select.poll()
+    more.register(sock, select.POLLIN)
     while True:
         try:
-            requests, came = wire.receive(sock, decoder)
+            while not requests or (len(requests) < BATCH_MAX and more.poll(0)):
+                came, with_them = wire.receive(sock, decoder)
+                requests += came
+                fds += with_them
         except (EOFError, ConnectionError):
             return None
-        fds += came
-        for request in requests:
-            born = WorkerFds(*fds[: request.fds])
-            del fds[: request.fds]
-            if _fork_twice(host_pid):
-                for fd in fds:  # of requests behind this one
-                    os.close(fd)
-                return born
-            for fd in born.all():
+        batch: list[WorkerFds] = []
+        while requests and len(batch) < BATCH_MAX:
+            request = requests.pop(0)
+            its, fds = fds[: request.fds], fds[request.fds :]
+            if isinstance(request, Memory):
+                memory = tuple(its)
+            else:
+                batch.append(WorkerFds.born_with(its, memory))
+        born = _fork_twice(batch, host_pid) if batch else None
+        for fd in (fd for one in batch if one is not born for fd in one.all()):
+            os.close(fd)
+        if born is not None:
+            for fd in fds:  # of requests behind these
                 os.close(fd)
+            return born
 
 
-def _fork_twice(host_pid: int) -> bool:
-    """True in the new process once it is the host's child. A fork that fails is seen by the host as a closed socket."""
+def _fork_twice(batch: list[WorkerFds], host_pid: int) -> WorkerFds | None:
+    """What it is born with in each new process, once that is the host's child; None in the fork server.
+
+    A fork that fails is seen by the host as closed sockets.
+    """
     server_pid = os.getpid()
     try:
         if os.fork():
-            return False
+            return None
     except OSError as error:
         print(f"the fork server cannot fork: {error}", file=sys.stderr)
-        return False
-    try:
-        # The process in between. Were the server killed just now, the host would become its parent, which is all right.
-        between_pid = os.getpid()
-        if os.fork():
-            os._exit(0)
-    except OSError as error:
-        print(f"the fork server's child (of {server_pid}) cannot fork: {error}", file=sys.stderr)
-        os._exit(1)
-    kernel.wait_for_parent(between_pid, host_pid)
-    return True
+        return None
+    # The process in between. Were the server killed just now, the host would become its parent, which is all right.
+    between_pid = os.getpid()
+    for one in batch:
+        try:
+            is_worker = os.fork() == 0
+        except OSError as error:
+            print(f"the fork server's child (of {server_pid}) cannot fork: {error}", file=sys.stderr)
+            os._exit(1)
+        if is_worker:
+            kernel.wait_for_parent(between_pid, host_pid)
+            return one
+    os._exit(0)
 
 
 if __name__ == "__main__":

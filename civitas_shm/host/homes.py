@@ -30,6 +30,7 @@ class Homes:
         self._memory = memory
         self._tree = tree
         self.specs: dict[str, AgentSpec] = {agent.name: agent for agent in placement.spec.supervision.agents()}
+        self._declared = {child: process for process in placement.processes for child in process.agents}
         self._spawned: dict[str, PlannedProcess] = {}
         """Process of each agent that was spawned."""
         self._mailboxes: dict[str, int] = {}
@@ -41,7 +42,7 @@ class Homes:
 
     def process_of(self, child: str) -> PlannedProcess:
         """The process that a child of the tree runs in."""
-        return self._spawned.get(child) or self._placement.process_of(child)
+        return self._spawned.get(child) or self._declared[child]
 
     def agent_of(self, mailbox: int) -> str:
         """The name of a mailbox's agent."""

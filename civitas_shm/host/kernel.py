@@ -10,6 +10,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -47,8 +48,7 @@ _NAME_BYTES: Final = 15
 """Longest name of a process that the kernel keeps (TASK_COMM_LEN less the zero)."""
 
 _REPARENT_POLL_S: Final = 50e-6
-"""The parent in between has only to exit; a new parent is there after about 0.2 ms. No event tells of it: the end of
-a pipe is seen before the re-parenting."""
+"""Where no event tells of it. (The end of a pipe would be seen before the re-parenting, the pidfd's is after it.)"""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -90,6 +90,15 @@ def wait_for_parent(old_pid: int, new_pid: int) -> None:
 
     PDEATHSIG must not be set before: it fires at any re-parenting.
     """
+    with contextlib.suppress(OSError):  # gone already; or no more descriptors
+        old = os.pidfd_open(old_pid)
+        try:
+            if os.getppid() == old_pid:  # so the pid was not another's when it was opened
+                poll = select.poll()
+                poll.register(old, select.POLLIN)
+                poll.poll()
+        finally:
+            os.close(old)
     while (parent := os.getppid()) == old_pid:
         time.sleep(_REPARENT_POLL_S)
     if parent != new_pid:

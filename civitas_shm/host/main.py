@@ -26,7 +26,7 @@ from ..control.server import ControlServer
 from ..errors import CivitasError, ConfigurationError
 from ..log_file import settle
 from ..notify import ServiceReports
-from ..placement import place
+from ..placement import Placement, place
 from ..topology.model import Drain, TopologySpec
 from ..transport import BUILTIN_TRANSPORTS, SLOT_MAIN, MemoryPlan, RunMemory, load_transport
 from . import cgroups, descriptors, kernel, strays, wire
@@ -133,6 +133,23 @@ class Host:
         for stray in strays.end_strays():  # what an earlier run has left may hold what this one needs: ports, devices
             print(f"ended process {stray.pid}, left by the dead run {stray.run}: {stray.command}", file=sys.stderr)
         strays.mark_run(boot.name)
+        pool = self._pool = Pool(
+            self._loop,
+            preload=[BUILTIN_TRANSPORTS.get(spec.transport.type, spec.transport.type)],
+            user_preload=spec.pool.preload,
+            import_paths=spec.import_paths,
+            on_line=self._line,
+            on_broken=self._broken,
+            groups=_groups(boot.name),
+        )
+        try:
+            return await self._live_with(pool, boot, spec, placement, settings)
+        finally:
+            await pool.close()
+
+    async def _live_with(
+        self, pool: Pool, boot: Boot, spec: TopologySpec, placement: Placement, settings: WorkerSettings
+    ) -> int:
         memory = _create_memory(spec, boot, placement.slots_needed)
         events = EventLog(self._clock, lambda event: self._say(Happened(event)))
         try:
@@ -159,7 +176,6 @@ class Host:
                 ),
                 memory.fds(),
             )
-            await asyncio.wait([self._main_ready])
             driver = self._driver = Driver(
                 self._loop,
                 placement,
@@ -171,20 +187,10 @@ class Host:
                 on_running=self._running,
                 journal=_journal(spec, memory, boot.resume),
             )
-            pool = self._pool = driver.processes.pool = Pool(
-                self._loop,
-                memory_fds=memory.fds(),
-                preload=[BUILTIN_TRANSPORTS.get(spec.transport.type, spec.transport.type)],
-                user_preload=spec.pool.preload,
-                import_paths=spec.import_paths,
-                standby=placement.standby,
-                on_message=driver.heard,
-                on_death=driver.died,
-                on_line=self._line,
-                on_broken=self._broken,
-                groups=_groups(boot.name),
-            )
+            driver.processes.pool = pool
+            pool.open(memory.fds(), standby=placement.standby, on_message=driver.heard, on_death=driver.died)
             try:
+                await asyncio.wait([self._main_ready])
                 outcome = await self._supervise(boot, driver, pool, memory, events)
                 if outcome.in_order:
                     await pool.dismiss(LEAVE_TIMEOUT_S)
@@ -207,8 +213,7 @@ class Host:
         events.emit("run_started", pid=os.getpid(), run=memory.name, run_id=memory.run_id)
         if self._gone:
             driver.stop_now()
-        else:
-            pool.start()
+        elif not driver.stopping:  # by a pool that was broken before it was of use
             driver.start()
         watcher = Watcher(driver, memory, events, self._probes, pool.tend)
 

@@ -68,6 +68,10 @@ class PoolBroken(Exception):
     """No process can be made on this machine any more; the text says what was tried."""
 
 
+OnMessage = Callable[[Worker, Any], None]
+OnDeath = Callable[[Worker, Exit | None], None]
+
+
 class Pool:
     """All processes under one host."""
 
@@ -75,27 +79,25 @@ class Pool:
         self,
         loop: asyncio.AbstractEventLoop,
         *,
-        memory_fds: Sequence[int],
         preload: Sequence[str],
         user_preload: Sequence[str] = (),
         import_paths: Sequence[str] = (),
-        standby: int,
-        on_message: Callable[[Worker, Any], None],
-        on_death: Callable[[Worker, Exit | None], None],
         on_line: Callable[[Line], None],
         on_broken: Callable[[PoolBroken], None],
         groups: Groups | None = None,
     ) -> None:
-        """`groups`: where each process gets a cgroup of its own."""
+        """Starts the fork server, which reads its modules meanwhile. `groups`: where each process gets a cgroup."""
         self._loop = loop
         self._groups = groups
-        self._memory_fds = list(memory_fds)
+        self._memory_fds: list[int] = []
         self._preload = Preload([*_PRELOAD, *preload], list(import_paths), list(user_preload))
-        self._standby_target = standby
-        self._on_message = on_message
-        self._on_death = on_death
+        self._standby_target = 0
+        self._on_message: OnMessage
+        self._on_death: OnDeath
         self._on_line = on_line
         self._on_broken = on_broken
+        self._broken: PoolBroken | None = None
+        self._is_open = False
         self._death_read, self._death_write = os.pipe()  # the host alone holds the writing end: not inherited by exec
         self._workers: list[Worker] = []
         self._standbys: list[Worker] = []
@@ -109,12 +111,21 @@ class Pool:
         self._short_lived = 0
         self.fork_servers = 0
         """How many were started."""
+        self._start_server()
 
     # --- what the driver asks for ------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Start the fork server and the standbys."""
-        self._start_server()
+    def open(self, memory_fds: Sequence[int], *, standby: int, on_message: OnMessage, on_death: OnDeath) -> None:
+        """From now on processes can be made, with these descriptors; make the standbys."""
+        self._memory_fds = list(memory_fds)
+        self._standby_target = standby
+        self._on_message = on_message
+        self._on_death = on_death
+        self._is_open = True
+        if self._server is not None:
+            self._server.give(self._memory_fds)
+        if self._broken is not None:
+            self._loop.call_soon(self._on_broken, self._broken)
         self.replenish()
 
     def assign(self, order: Assign, *, exec_env: dict[str, str] | None = None, memory_max_bytes: int = 0) -> Worker:
@@ -184,7 +195,9 @@ class Pool:
                 return
 
     async def close(self) -> None:
-        """Kill whatever is left and wait until the kernel says that it is gone. No `on_death` for these."""
+        """Kill whatever is left and wait until the kernel says that it is gone. No `on_death` for these. Idempotent."""
+        if self._closing:
+            return
         self._closing = True
         if self._server:
             self._server.kill()
@@ -211,11 +224,19 @@ class Pool:
     def _start_server(self) -> None:
         self.fork_servers += 1
         try:
-            self._server = ForkServer(self._loop, self._death_read, self._memory_fds, self._preload, self._server_died)
+            self._server = ForkServer(self._loop, self._death_read, self._preload, self._server_died)
+            if self._is_open:
+                self._server.give(self._memory_fds)
         except OSError as error:
             if not descriptors.exhausted(error):
                 raise
-            self._on_broken(PoolBroken(f"the fork server could not be started: {descriptors.account(error)}"))
+            self._break(PoolBroken(f"the fork server could not be started: {descriptors.account(error)}"))
+
+    def _break(self, error: PoolBroken) -> None:
+        """No process can be made any more; told once it is known who wants some."""
+        self._broken = error
+        if self._is_open:
+            self._on_broken(error)
 
     def _server_died(self, exit_: Exit, lived_s: float) -> None:
         """What it had not forked is noticed by the sockets of those processes, and asked for again."""
@@ -225,7 +246,7 @@ class Pool:
             return
         self._short_lived = self._short_lived + 1 if lived_s < SERVER_STABLE_S else 0
         if self._short_lived >= (KILLED_MAX if exit_.signal == signal.SIGKILL else SHORT_LIVED_MAX):
-            self._on_broken(
+            self._break(
                 PoolBroken(
                     f"the fork server died {self._short_lived} times within {SERVER_STABLE_S:g} s of its start, lately "
                     f"of {exit_}; what it wrote to stderr says why"
@@ -280,7 +301,7 @@ class Pool:
         except OSError as error:
             if not descriptors.exhausted(error):
                 raise
-            self._on_broken(PoolBroken(f"a process could not be made: {descriptors.account(error)}"))
+            self._break(PoolBroken(f"a process could not be made: {descriptors.account(error)}"))
             return worker
         self._watch(worker, born[0])
         return worker
@@ -362,7 +383,7 @@ class Pool:
     def _unborn(self, worker: Worker, why: str) -> None:
         """Nothing came of asking for it: once more, or the end of the run."""
         if worker.attempts >= FORK_ATTEMPTS_MAX:
-            self._on_broken(PoolBroken(why))
+            self._break(PoolBroken(why))
             return
         if not worker.connected:  # a fork server that dies is replaced without a word
             print(f"{why}. It is tried again.", file=sys.stderr)

@@ -38,6 +38,7 @@ __all__ = [
     "Hello",
     "Leave",
     "Line",
+    "Memory",
     "Output",
     "Ready",
     "Refused",
@@ -65,6 +66,12 @@ class Fork(_Message, tag="fork"):
     """Make one process. Descriptors: its control socket, output socket, stdout, stderr, death pipe."""
 
     fds: int = 5
+
+
+class Memory(_Message, tag="memory"):
+    """Descriptors of the run's memory, for all processes that are made from now on. Said before the first Fork."""
+
+    fds: int
 
 
 # --- worker -> host -----------------------------------------------------------------------------------------------
@@ -113,7 +120,7 @@ class Assign(_Message, tag="assign"):
     transport: str
     attach: dict[str, Any]
     memory_fds: list[int]
-    """Numbers of the run's descriptors in this process: inherited from its start."""
+    """Numbers of the run's descriptors in a fresh interpreter; a forked process was born with its own."""
     env: dict[str, str]
     cpus: list[int]
     nice: int
@@ -294,7 +301,7 @@ class Ended(_Message, tag="ended"):
     """Of the whole run: deaths, restarts, redelivered, safety_rings, dropped_lines."""
 
 
-ToForkServer = Fork
+ToForkServer = Fork | Memory
 ToWorker = Assign | StartAgent | StopAgent | CrashAgent | EndWait | Answer | Leave
 FromWorker = Hello | Ready | AgentReport | Request
 FromCaller = Boot | Ready | AgentReport | Request | Stop | WantSnapshots

@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from ..current import AGENT
@@ -32,6 +33,8 @@ from .rehearsal import rehearse
 
 __all__ = ["main"]
 
+wire.FrameDecoder[ToWorker](ToWorker)  # the fork server imports this module: its workers need not make it again
+
 
 def main(fds: WorkerFds, host_pid: int) -> int:
     """Live. Returns the exit status; the caller ends the process with it, by the interpreter's usual way."""
@@ -44,13 +47,13 @@ def main(fds: WorkerFds, host_pid: int) -> int:
     output = TakenOutput(socket.socket(fileno=fds.records), AGENT.get)
     try:
         with asyncio.Runner(loop_factory=new_loop) as loops:
-            return _live(control, loops, output)
+            return _live(control, loops, output, fds.memory)
     finally:
         output.finish()
         os.close(death_fd)
 
 
-def _live(control: socket.socket, loops: asyncio.Runner, output: TakenOutput) -> int:
+def _live(control: socket.socket, loops: asyncio.Runner, output: TakenOutput, memory_fds: Sequence[int]) -> int:
     try:
         wire.send(control, Hello(os.getpid()))
         if not select.select([control], [], [], 0)[0]:
@@ -60,7 +63,7 @@ def _live(control: socket.socket, loops: asyncio.Runner, output: TakenOutput) ->
         return 0  # never needed
     _settle_in(assign)
     output.set_levels(assign.log_level, assign.log_levels)
-    return _run(assign, control, early, loops)
+    return _run(assign, memory_fds or assign.memory_fds, control, early, loops)
 
 
 def _take_standard_descriptors(fds: WorkerFds) -> None:
@@ -94,11 +97,13 @@ def _settle_in(assign: Assign) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, assign.nice)
 
 
-def _run(assign: Assign, control: socket.socket, early: list[ToWorker], loops: asyncio.Runner) -> int:
+def _run(
+    assign: Assign, memory_fds: Sequence[int], control: socket.socket, early: list[ToWorker], loops: asyncio.Runner
+) -> int:
     module = load_transport(assign.transport)
     if module.attach is None:
         raise RuntimeError(f"transport {assign.transport!r} does not reach other processes")
-    port: Port = module.attach(assign.attach, assign.memory_fds)
+    port: Port = module.attach(assign.attach, list(memory_fds))
     return loops.run(_serve(assign, port, control, early))
 
 
@@ -136,4 +141,4 @@ if __name__ == "__main__":
     keep_descriptors_here()
     numbers = [int(argument) for argument in sys.argv[1:]]
     sys.argv = ["civitas-shm worker"]
-    sys.exit(main(WorkerFds(*numbers[:5]), numbers[5]))
+    sys.exit(main(WorkerFds.born_with(numbers[:5]), numbers[5]))

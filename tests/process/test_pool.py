@@ -25,19 +25,26 @@ pytestmark = pytest.mark.skipif(os.name != "posix" or not Path("/proc/self").exi
 class Watched:
     """A pool whose reports are kept."""
 
-    def __init__(self, standby: int) -> None:
+    def __init__(self, standby: int, preload: Preload | None = None) -> None:
         self.deaths: list[tuple[Worker, Exit | None]] = []
         self.lines: list[Line] = []
         self.broken: list[PoolBroken] = []
+        self._standby = standby
         self.pool = Pool(
             asyncio.get_running_loop(),
-            memory_fds=[],
-            preload=[],
-            standby=standby,
-            on_message=self._message,
-            on_death=lambda worker, exit_: self.deaths.append((worker, exit_)),
+            preload=preload.own if preload else [],
+            user_preload=preload.users if preload else [],
+            import_paths=preload.paths if preload else [],
             on_line=self.lines.append,
             on_broken=self.broken.append,
+        )
+
+    def open(self) -> None:
+        self.pool.open(
+            [],
+            standby=self._standby,
+            on_message=self._message,
+            on_death=lambda worker, exit_: self.deaths.append((worker, exit_)),
         )
 
     def _message(self, worker: Worker, message: Any) -> None:
@@ -56,7 +63,7 @@ async def until(condition: Callable[[], object]) -> None:
 @contextlib.asynccontextmanager
 async def a_pool(standby: int) -> AsyncIterator[Watched]:
     watched = Watched(standby)
-    watched.pool.start()
+    watched.open()
     try:
         await until(lambda: len(watched.born()) == standby)
         yield watched
@@ -114,6 +121,17 @@ def test_a_stopped_process_can_be_killed() -> None:
     run(test)
 
 
+def test_many_that_are_asked_for_together_are_all_born_once_and_are_the_hosts() -> None:
+    async def test() -> None:
+        async with a_pool(20) as watched:  # in more than one batch
+            pids = [worker.pid for worker in watched.born()]
+            assert len(set(pids)) == 20
+            assert set(pids) | {watched.pool.fork_server_pid} == set(kernel.children()), "none in between is left"
+            assert not watched.deaths
+
+    run(test)
+
+
 def test_the_death_of_the_fork_server_harms_nobody_and_it_is_replaced() -> None:
     async def test() -> None:
         async with a_pool(2) as watched:
@@ -157,9 +175,8 @@ def test_a_stopped_fork_server_is_replaced(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_fork_server_that_cannot_start_breaks_the_pool_with_a_reason() -> None:
     async def test() -> None:
-        watched = Watched(1)
-        watched.pool._preload = Preload(["no.such.module"], [], [])
-        watched.pool.start()
+        watched = Watched(1, Preload(["no.such.module"], [], []))
+        watched.open()
         await until(lambda: watched.broken)
         await watched.pool.close()
         assert "fork server" in str(watched.broken[0])  # it died five times, or eight requests came to nothing
@@ -208,10 +225,8 @@ def test_what_a_user_wants_preloaded_is_there_in_each_process_and_a_module_that_
     names = ["preloaded_first", "preloaded_fails", "preloaded_thread"]
 
     async def test() -> None:
-        watched = Watched(2)
-        own = watched.pool._preload.own
-        watched.pool._preload = Preload(own, [str(tmp_path)], names)
-        watched.pool.start()
+        watched = Watched(2, Preload([], [str(tmp_path)], names))
+        watched.open()
         await until(lambda: len(watched.born()) == 2)
         assert not watched.broken
         await watched.pool.close()

@@ -340,6 +340,17 @@ def test_a_segment_is_refused_with_the_reason(what: str) -> None:
         os.close(fd)
 
 
+def test_a_port_refuses_an_arena_that_is_not_as_large_as_its_own(run: Any) -> None:
+    directory, cells, mail, _, *rest = run.memory.fds()
+    slots = len(rest) // 2
+    arenas = [*rest[: slots - 1], small := segment(4, 1 << 20, slots)]
+    try:
+        with pytest.raises(ValueError, match="not as large as the others"):
+            _shm.Port(directory, cells, mail, arenas, rest[slots:], 1, 1)
+    finally:
+        os.close(small)
+
+
 def test_a_port_refuses_segments_of_two_runs(tmp_path: Path, make_run: Any) -> None:
     one, two = make_run(tmp_path), make_run(tmp_path)
     try:

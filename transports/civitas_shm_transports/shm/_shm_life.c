@@ -63,9 +63,8 @@ void port_dealloc(PyObject *object) {
     Py_DECREF(type);
 }
 
-/* Map one segment and check its header; NULL with an exception set. */
-static uint8_t *map_segment(int fd, bool writable, bool keep_in_fork, uint32_t kind, const uint8_t *run_id,
-                            uint64_t *size) {
+/* Map one segment that this process writes to and check its header; NULL with an exception set. Not in forked children. */
+static uint8_t *map_segment(int fd, uint32_t kind, const uint8_t *run_id, uint64_t *size) {
     struct stat st;
     if (fstat(fd, &st) < 0) return (uint8_t *)PyErr_SetFromErrno(PyExc_OSError);
     *size = (uint64_t)st.st_size;
@@ -73,9 +72,9 @@ static uint8_t *map_segment(int fd, bool writable, bool keep_in_fork, uint32_t k
         PyErr_SetString(PyExc_ValueError, "segment refused: it is smaller than a header");
         return NULL;
     }
-    uint8_t *at = mmap(NULL, *size, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+    uint8_t *at = mmap(NULL, *size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (at == MAP_FAILED) return (uint8_t *)PyErr_SetFromErrno(PyExc_OSError);
-    if (!keep_in_fork) madvise(at, *size, MADV_DONTFORK);
+    madvise(at, *size, MADV_DONTFORK);
     madvise(at, *size, MADV_DONTDUMP);
     const char *why = cv_segment_refuse(at, *size, kind, run_id);
     if (why) {
@@ -83,6 +82,21 @@ static uint8_t *map_segment(int fd, bool writable, bool keep_in_fork, uint32_t k
         PyErr_Format(PyExc_ValueError, "segment refused: %s", why);
         return NULL;
     }
+    return at;
+}
+
+/* Another process's arena, to be read: as large as the own one, which says how far it may be looked at. Its header, which
+ * the host has checked, is not touched: a hundred pages of a start. What is read of it later is checked chunk by chunk. */
+static uint8_t *map_peer(int fd, uint64_t size) {
+    struct stat st;
+    if (fstat(fd, &st) < 0) return (uint8_t *)PyErr_SetFromErrno(PyExc_OSError);
+    if ((uint64_t)st.st_size != size) {
+        PyErr_SetString(PyExc_ValueError, "segment refused: an arena is not as large as the others");
+        return NULL;
+    }
+    uint8_t *at = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+    if (at == MAP_FAILED) return (uint8_t *)PyErr_SetFromErrno(PyExc_OSError);
+    madvise(at, size, MADV_DONTDUMP);
     return at;
 }
 
@@ -120,7 +134,7 @@ PyObject *port_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     self->done = PyUnicode_InternFromString("done");
     self->set_result = PyUnicode_InternFromString("set_result");
     if (!self->closed_error || !self->done || !self->set_result) goto fail;
-    if (!(run->directory = map_segment(directory_fd, true, false, CV_KIND_DIRECTORY, NULL, &run->directory_size))) goto fail;
+    if (!(run->directory = map_segment(directory_fd, CV_KIND_DIRECTORY, NULL, &run->directory_size))) goto fail;
     cv_segment head;
     memcpy(&head, run->directory, sizeof head);
     run->slots = head.slots;
@@ -136,11 +150,14 @@ PyObject *port_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
         goto fail;
     }
     if (!fill_fds(arena_fds, arenas, head.slots) || !fill_fds(door_fds, run->door, head.slots)) goto fail;
-    if (!(run->cells = map_segment(cells_fd, true, false, CV_KIND_CELLS, head.run_id, &run->cells_size))) goto fail;
-    if (!(run->mail = map_segment(mail_fd, true, false, CV_KIND_MAIL, head.run_id, &run->mail_size))) goto fail;
-    for (unsigned i = 0; i < head.slots; i++)
-        if (!(run->arena[i] = map_segment(arenas[i], i == slot, i != slot, CV_KIND_ARENA, head.run_id, &run->arena_size[i])))
-            goto fail;
+    if (!(run->cells = map_segment(cells_fd, CV_KIND_CELLS, head.run_id, &run->cells_size))) goto fail;
+    if (!(run->mail = map_segment(mail_fd, CV_KIND_MAIL, head.run_id, &run->mail_size))) goto fail;
+    if (!(run->arena[slot] = map_segment(arenas[slot], CV_KIND_ARENA, head.run_id, &run->arena_size[slot])))
+        goto fail;
+    for (unsigned i = 0; i < head.slots; i++) {
+        run->arena_size[i] = run->arena_size[slot];
+        if (i != slot && !(run->arena[i] = map_peer(arenas[i], run->arena_size[i]))) goto fail;
+    }
     if (run->cells_size < cv_cells_size(head.mailboxes)) {
         PyErr_SetString(PyExc_ValueError, "segment refused: the cells are too few");
         goto fail;

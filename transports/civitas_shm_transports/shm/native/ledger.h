@@ -192,7 +192,7 @@ static inline bool cv_ledger_keep(cv_ledger *l, uint32_t mailbox, unsigned lane,
 static inline bool cv_ledger_rebuild_one(cv_ledger *l, uint64_t *adopted, uint32_t mailbox, cv_mailbox *m) {
     for (unsigned lane = 0; lane < CV_LANES; lane++) {
         cv_ring r;
-        if (!cv_ring_of(l->run, mailbox, m, lane, &r)) continue;
+        if (!cv_ring_of(l->run, mailbox, m, lane, &r) || mb_is_empty(&r)) continue;
         uint64_t head = at_load(r.head);
         for (uint64_t p = head; p - head <= r.mask; p++) {
             uint64_t word = at_load(mb_slot(&r, p)), ref = cv_word_ref(word);
