@@ -58,6 +58,8 @@ YIELD_POSTS: Final = 64
 """As many as one batch of an agent: sending delays the neighbours no more than handling does."""
 
 TYPES_REMEMBERED: Final = 1000
+NAMES_REMEMBERED: Final = 20_000
+"""More than there can be mailboxes."""
 
 
 class _Committed(Coroutine[Any, Any, None]):
@@ -271,7 +273,10 @@ class MessageBus:
 
     def _lookup(self, recipient: str) -> int:
         """The mailbox of a name; remembered, because it changes only when it is closed."""
+        self._mailboxes.pop(recipient, None)
         mailbox = self.registry.lookup(recipient)
+        if len(self._mailboxes) >= NAMES_REMEMBERED:  # of agents that come and go without end
+            self._mailboxes.clear()
         self._mailboxes[recipient] = mailbox
         return mailbox
 

@@ -644,6 +644,52 @@ static bool recover_after(void) {
     return true;
 }
 
+/* A mailbox changes hands. */
+static int send_under(uint32_t handle, uint64_t number) {
+    port_post post = {.mailbox = cv_index(handle), .reuse = cv_reuse(handle), .sender = second, .lane = CV_LANE_NORMAL,
+                      .payload = &number, .payload_len = sizeof number, .type = ""};
+    return port_send(&sender, &post);
+}
+static void retire_before(void) {
+    begin(8, CV_BLOCK_SENDER, 0), send_numbers(1, 2);
+    found f = drain(&reader, box);
+    EXPECT(is(&f, 1, 2) && cv_close(&host.run, box));
+}
+static void retire(void) { EXPECT(cv_retire(&host.run, box)); }
+static int64_t reopen_as(const char *name) {
+    const uint32_t capacities[CV_LANES] = {63, 63, 9};
+    return cv_reopen(&host.run, box, name, strlen(name), capacities, CV_ERROR, 1);
+}
+/* What the next host does with it, and that it is the mailbox of one name and of nobody else. */
+static void it_changes_hands(void) {
+    new_host();
+    uint64_t state = at_load(&cv_record_at(&w.map, box)->word) & 0xff;
+    if (state != CV_AGENT_OPEN) EXPECT(cv_retire(&host.run, box) && reopen_as("new") >= 0);
+    uint32_t handle = cv_find(&w.map, box, "new", 3);
+    EXPECT(handle != UINT32_MAX && cv_index(handle) == box && cv_reuse(handle) > 0);
+    EXPECT(cv_find(&w.map, box, "box", 3) == UINT32_MAX);
+    EXPECT(send_under(box, 3) == PORT_CLOSED);
+    cv_set_readers(&host.run, box, cv_set_of(READER), NOBODY);
+    EXPECT(send_under(handle, 4) == PORT_SENT && send_under(handle, 5) == PORT_SENT);
+    found f = drain(&reader, box);
+    EXPECT(is(&f, 4, 5));
+    f = drain(&other, second);
+    EXPECT(is(&f, 77, 77) && world_used(&sender) == 0);
+}
+static bool retire_after(void) {
+    bool refused = send_under(box, 3) == PORT_CLOSED && at_load(&cv_record_at(&w.map, box)->reuse) == 1;
+    it_changes_hands();
+    return refused;
+}
+static void reopen_before(void) { retire_before(), retire(); }
+static void reopen(void) { EXPECT(reopen_as("new") == (int64_t)(box | 1u << CV_INDEX_BITS)); }
+static bool reopen_after(void) {
+    bool open = (at_load(&cv_record_at(&w.map, box)->word) & 0xff) == CV_AGENT_OPEN;
+    EXPECT(open || cv_find(&w.map, box, "new", 3) == UINT32_MAX);
+    it_changes_hands();
+    return open;
+}
+
 static void add_before(void) { begin(8, CV_BLOCK_SENDER, 0), send_numbers(1, 1); }
 static void add(void) { world_mailbox(&w, &host, "new", 1000, CV_BLOCK_SENDER, cv_set_of(READER)); }
 static bool add_after(void) {
@@ -719,6 +765,8 @@ static const struct {
     {"attach", attach_before, attach, attach_after},
     {"trim", trim_before, trim, trim_after},
     {"close", close_before, close_all, close_after},
+    {"retire", retire_before, retire, retire_after},
+    {"reopen", reopen_before, reopen, reopen_after},
     {"recover", recover_before, recover, recover_after},
     {"directory_add", add_before, add, add_after},
     {"set_readers", readers_before, readers, readers_after},

@@ -130,6 +130,11 @@ RIGHT = [
         "-DSENDER_KILLS=1 -DREMOVER_KILLS=1 -DREADER_KILLS=1 -DPRIORITY_MESSAGES=0 -DCONTROL_MESSAGES=0",
     ),
     Case("lanes", "nobody_spins", "-DPRIORITY_MESSAGES=0", Search.CYCLES),
+    # --- a mailbox changes hands ---
+    Case("reuse", "two_sends_each", ""),
+    Case("reuse", "senders_killed", "-DKILLS=2 -DSENDS=1"),
+    Case("reuse", "host_killed", "-DHOST_KILLS=1 -DKILLS=1 -DSENDS=1"),
+    Case("reuse", "sender_stopped", "-DSTOPS=1 -DSENDS=1"),
     # --- waiting for room ---
     Case("room", "two_messages_each", "-DMESSAGES=2"),
     Case("room", "reader_killed", "-DMESSAGES=1 -DREADER_KILLS=1"),
@@ -324,6 +329,11 @@ MUTANTS = [
     Case("adoption", "names_removed_first", "-DMUTANT_NAMES_REMOVED_FIRST"),
     Case("adoption", "marked_first", "-DMUTANT_MARKED_FIRST"),
     Case("adoption", "mark_removed_last", "-DMUTANT_MARK_REMOVED_LAST"),
+    Case("reuse", "no_compare", "-DMUTANT_NO_COMPARE"),
+    Case("reuse", "no_number", "-DMUTANT_NO_NUMBER"),
+    Case("reuse", "no_wait", "-DMUTANT_NO_WAIT"),
+    Case("reuse", "probe_before_the_number", "-DMUTANT_PROBE_BEFORE_THE_NUMBER"),
+    Case("reuse", "stopped_taken_for_dead", "-DMUTANT_STOPPED_TAKEN_FOR_DEAD -DSTOPS=1"),
     Case("adoption", "who_adopts_leaves_no_mark", "-DMUTANT_WHO_ADOPTS_LEAVES_NO_MARK -DKILLS=2 -DUPGRADE -DFILES"),
 ]
 

@@ -24,7 +24,7 @@ import pytest
 pytest.importorskip("civitas_shm_transports.shm._shm", reason="the native part is not built")
 
 from civitas_shm.transport import CLOSED, SENT, MailboxSpec, MemoryPlan
-from civitas_shm_transports.shm import _shm, memory, names, segments, survey
+from civitas_shm_transports.shm import _shm, memory, names, recycling, segments, survey
 from civitas_shm_transports.shm.memory import ShmRunMemory, create
 from civitas_shm_transports.shm.survey import remove_stale, stale_runs
 
@@ -256,4 +256,59 @@ def test_a_host_killed_before_any_line_of_adopting_and_changing_loses_nothing_al
         while dice.random() < 0.5:
             dies_before_line(dice.randrange(1, lines + 1), lambda: adopt_and_change(runs))
         check(runs)
+        nothing_is_left(runs)
+
+
+# --- mailboxes that change hands --------------------------------------------------------------------------------------
+
+FEW = MemoryPlan(slots=4, mailboxes=3, arena_bytes=4 << 20, mailbox_bytes=1 << 20)
+
+
+def leave_agents_that_are_gone(runs: Path) -> None:
+    """A dead run with a message for `agent`, and no mailbox that was not used."""
+    run = create(NAME, FEW, run_dir=runs)
+    agent = run.add_mailbox(MailboxSpec("agent"))
+    sender = port(run, 1)
+    assert sender.post(agent, b"\1", "t", agent) == SENT
+    for name in ("one", "two"):
+        run.close_mailbox(run.add_mailbox(MailboxSpec(name)))
+    sender.close()
+    crash(run)
+
+
+def come_and_go(runs: Path) -> None:
+    run = create(NAME, FEW, run_dir=runs, resume=True)
+    for number in range(4):
+        run.close_mailbox(run.add_mailbox(MailboxSpec(f"agent-{number}")))
+    run.close(keep=True)
+
+
+def test_a_host_killed_before_any_line_of_giving_a_mailbox_to_another_agent_harms_neither(
+    in_memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "TRACED", {recycling.__file__})
+    runs = in_memory / "runs"
+    leave_agents_that_are_gone(runs)
+    lines = lines_of(lambda: come_and_go(runs))
+    create(NAME, FEW, run_dir=runs, fresh=True).close(keep=False)
+    assert lines > 40
+    for number in range(1, lines + 1, 2):
+        leave_agents_that_are_gone(runs)
+        for line in (number, number + 1):  # the second host dies a line later, over what the first has left
+            dies_before_line(line, lambda: come_and_go(runs))
+        run = create(NAME, FEW, run_dir=runs, resume=True)
+        agent = run.add_mailbox(MailboxSpec("agent"))
+        new = [run.add_mailbox(MailboxSpec(name)) for name in ("three", "four")]
+        sender, reader = port(run, 1), port(run, 2)
+        for mailbox in (agent, *new):
+            run.set_readers(mailbox, [2])
+        assert taken(reader, agent) == [(1, 1)]
+        assert [sender.find(name) for name in ("agent", "three", "four")] == [agent, *new]
+        for mailbox in new:
+            assert sender.post(mailbox, b"\7", "t", mailbox) == SENT
+            assert taken(reader, mailbox) == [(7, 1)]
+            assert sender.post(mailbox & _shm.INDEX_MASK, b"", "t", agent) == CLOSED, "what its first name was"
+        sender.close()
+        reader.close()
+        run.close(keep=False)
         nothing_is_left(runs)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 
 from civitas_shm.errors import AgentStopped, CivitasError, RunFailed, SpawnError
@@ -23,6 +24,8 @@ Agent = Callable[..., Any]
 Test = Callable[[], Coroutine[Any, Any, None]]
 
 KILLS = 30
+COME_AND_GO = 600
+"""On a run with 64 mailboxes, of which most agents are given up when their turn comes again."""
 HOST_KILLS = 12
 
 
@@ -112,6 +115,30 @@ def test_what_was_acknowledged_holds_whatever_is_killed(start_run: Any, agent: A
             assert len(run.named("process_died")) >= KILLS // 2
             with pytest.raises(AgentStopped):
                 await run.ask("n0-0" if "n0-0" not in there else leaving[0], {})
+
+    run_async(test)
+
+
+def test_agents_come_and_go_without_end_in_a_run_with_few_mailboxes(start_run: Any, agent: Agent) -> None:
+    async def test() -> None:
+        async with start_run(agent("Echo", process="keeper"), pool()) as run:
+
+            def used_bytes() -> list[int]:
+                pids = (run.client.host_pid, run.pid("keeper"), run.pid("w1"))
+                return [psutil.Process(pid).memory_info().rss for pid in pids]
+
+            handles, before = set(), [0]
+            for number in range(COME_AND_GO):
+                await spawn(run, f"n{number}")
+                handles.add(run.client.port.resolve(f"n{number}"))
+                if number % 50 == 0:
+                    assert (await run.ask(f"n{number}", {"n": number}))["n"] == number
+                if number == COME_AND_GO // 2:
+                    before = used_bytes()
+                await despawn(run, f"n{number}")
+            assert len(handles) == COME_AND_GO
+            grown = [now - then for now, then in zip(used_bytes(), before, strict=True)]
+            assert max(grown) < 2 << 20, "bytes that host, keeper and w1 took for the second half"
 
     run_async(test)
 

@@ -49,6 +49,9 @@ from civitas_shm.transport import (
 
 __all__ = ["InProcessPort", "transport"]
 
+CLOSED_KEPT: Final = 1000
+"""Mailboxes of agents that are gone whose names still say that they have stopped; of earlier ones a number is left."""
+
 PAYLOAD_BYTES_MAX: Final = 1 << 31
 """The payload length in the header has 32 bits; half of that keeps every sum inside of them."""
 
@@ -137,6 +140,10 @@ class InProcessPort:
         self._why = ""
         self._mailboxes: list[_Mailbox] = []
         self._by_name: dict[str, int] = {}
+        self._closed: deque[_Mailbox] = deque()
+        """The first closed first, CLOSED_KEPT of them."""
+        self._gone = _Mailbox(-1, MailboxSpec("_gone"))
+        self._gone.closed = True
         self._asks: dict[int, tuple[asyncio.Future[Reply], int]] = {}
         """Correlation -> (future, mailbox of the asker)."""
         self._last_correlation = 0
@@ -176,7 +183,16 @@ class InProcessPort:
         for lane in box.lanes:
             lane.clear()
         self._wake_for_room(box)
+        self._closed.append(box)
+        if len(self._closed) > CLOSED_KEPT and not self._closed[0].in_hand:
+            self._forget(self._closed.popleft())
         return removed
+
+    def _forget(self, box: _Mailbox) -> None:
+        """It was closed long ago: its number stays closed, its name is unknown again."""
+        if self._by_name.get(box.spec.name) == box.index:
+            del self._by_name[box.spec.name]
+        self._mailboxes[box.index] = self._gone
 
     def waiting(self) -> dict[str, int]:
         """Messages that wait or are in hand, by agent, news of the runtime not counted; only agents that have some."""

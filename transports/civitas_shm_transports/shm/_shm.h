@@ -28,7 +28,9 @@
 
 /* What this process knows about one mailbox; entries are in-hand entries, one bit each. */
 typedef struct {
-    PyObject *name;      /* str, made at first use */
+    PyObject *name;      /* str, made at first use of `handle` */
+    uint32_t named;      /* 1 + the handle that it is the name of */
+    uint32_t handle;     /* that this process listens under */
     uint64_t redeliver;  /* entries of dead readers that this process inherited */
     uint64_t taken;      /* entries that it took itself and has not released */
     bool listens;
@@ -79,11 +81,29 @@ static inline bool count_is(Py_ssize_t n, Py_ssize_t least, Py_ssize_t most, con
     PyErr_Format(PyExc_TypeError, "%s() takes %zd to %zd arguments, %zd given", name, least, most, n);
     return false;
 }
+/* A handle as an index. One whose mailbox is another agent's by now becomes NO_MAILBOX, as which nothing is found. */
+#define NO_MAILBOX (UINT32_MAX - 1)
+static inline bool as_mailbox(PortObject *self, PyObject *object, uint32_t *index) {
+    uint32_t handle;
+    if (!as_u32(object, "mailbox", &handle)) return false;
+    *index = cv_index(handle);
+    if (*index < cv_records(&self->port.run) && !cv_is_current(&self->port.run, handle)) *index = NO_MAILBOX;
+    return true;
+}
+/* As the mailbox of a post, which is compared with the record where it is published. */
+static inline bool as_recipient(PyObject *object, port_post *post) {
+    uint32_t handle;
+    if (!as_u32(object, "mailbox", &handle)) return false;
+    post->mailbox = cv_index(handle);
+    post->reuse = cv_reuse(handle);
+    return true;
+}
+
 /* A mailbox that exists. NULL: its header is damaged (then nothing can be had from it), or, with an exception set, there
  * is none of that number. */
 static inline cv_mailbox *mailbox_at(PortObject *self, uint32_t mailbox) {
     cv_mailbox *m = cv_mailbox_at(&self->port.run, mailbox);
-    if (!m && mailbox >= cv_records(&self->port.run)) PyErr_SetString(PyExc_IndexError, "no mailbox of that number");
+    if (!m && mailbox != NO_MAILBOX && mailbox >= cv_records(&self->port.run)) PyErr_SetString(PyExc_IndexError, "no mailbox of that number");
     return m;
 }
 
@@ -100,6 +120,7 @@ static inline cv_mailbox *mailbox_at(PortObject *self, uint32_t mailbox) {
     PORT_PLAIN(memory) PORT_FAST(trim)                                                                   \
     PORT_FAST(note_wait) PORT_FAST(clear_wait) PORT_PLAIN(waits)                        /* watching */   \
     PORT_FAST(probe) PORT_FAST(probe_open) PORT_PLAIN(held)                                              \
+    PORT_FAST(find) PORT_FAST(mailboxes) PORT_FAST(retire) PORT_FAST(reopen)                             \
     PORT_FAST(add_mailbox) PORT_FAST(set_readers) PORT_FAST(close_lanes)                /* host */       \
     PORT_FAST(begin_life) PORT_PLAIN(last_incarnation)                                                   \
     PORT_FAST(set_slot) PORT_FAST(slot) PORT_FAST(recover) PORT_PLAIN(ring_all) PORT_PLAIN(safety_poll)  \

@@ -5,7 +5,7 @@
 
 /* (mailbox, entry) of args; NULL: *none says whether there is no such thing (then no exception is set). */
 static cv_mailbox *entry_of(PortObject *self, PyObject *const *args, uint32_t *mailbox, uint32_t *entry) {
-    if (!as_u32(args[0], "mailbox", mailbox) || !as_u32(args[1], "token", entry)) return NULL;
+    if (!as_mailbox(self, args[0], mailbox) || !as_u32(args[1], "token", entry)) return NULL;
     return mailbox_at(self, *mailbox);
 }
 
@@ -114,7 +114,7 @@ static PyObject *letter_of(PortObject *self, uint32_t mailbox, cv_mailbox *m, un
     PyObject *sender = sound ? name_of(self, h->sender) : PyUnicode_FromString("");
     PyObject *tuple = NULL;
     if (type && sender)
-        tuple = Py_BuildValue("IIIIy#OOy#OO", mailbox, entry, cv_meta_deliveries(meta), cv_meta_strikes(meta), h,
+        tuple = Py_BuildValue("IIIIy#OOy#OO", cv_handle(run, mailbox), entry, cv_meta_deliveries(meta), cv_meta_strikes(meta), h,
                               (Py_ssize_t)sizeof *h, type, sender, sound ? (const char *)message.body + h->type_len : "",
                               (Py_ssize_t)(sound ? h->payload_len : 0), sound ? Py_True : Py_False,
                               meta & CV_META_ONCE ? Py_True : Py_False);
@@ -164,7 +164,7 @@ PyObject *port_repost_py(PyObject *object, PyObject *const *args, Py_ssize_t n) 
     bool present;
     char *bytes;
     Py_ssize_t size, type_size;
-    if (!is_open(self) || !count_is(n, 5, 5, "repost") || !as_u32(args[0], "mailbox", &post.mailbox) ||
+    if (!is_open(self) || !count_is(n, 5, 5, "repost") || !as_recipient(args[0], &post) ||
         !as_header(args[1], &original, &present) || PyBytes_AsStringAndSize(args[2], &bytes, &size) < 0 ||
         !as_u32(args[4], "sender", &post.sender))
         return NULL;

@@ -20,12 +20,38 @@ PyObject *port_add_mailbox_py(PyObject *object, PyObject *const *args, Py_ssize_
     return PyErr_SetFromErrno(PyExc_OSError);
 }
 
+/* retire(mailbox) -> bool: whether the closed mailbox was empty and is kept for another agent now */
+PyObject *port_retire_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
+    PortObject *self = (PortObject *)object;
+    uint32_t mailbox;
+    if (!is_open(self) || !count_is(n, 1, 1, "retire") || !as_mailbox(self, args[0], &mailbox)) return NULL;
+    if (!mailbox_at(self, mailbox)) return PyErr_Occurred() ? NULL : PyBool_FromLong(false);
+    return PyBool_FromLong(cv_retire(&self->port.run, mailbox));
+}
+
+/* reopen(index, name, control, priority, normal, overflow, replicas) -> handle; OSError: its rings are of another size */
+PyObject *port_reopen_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
+    PortObject *self = (PortObject *)object;
+    uint32_t index, capacity[CV_LANES], overflow, replicas;
+    Py_ssize_t size;
+    if (!is_open(self) || !count_is(n, 7, 7, "reopen") || !as_u32(args[0], "index", &index)) return NULL;
+    const char *name = PyUnicode_AsUTF8AndSize(args[1], &size);
+    if (!name || !as_u32(args[2], "control", &capacity[0]) || !as_u32(args[3], "priority", &capacity[1]) ||
+        !as_u32(args[4], "capacity", &capacity[2]) || !as_u32(args[5], "overflow", &overflow) ||
+        !as_u32(args[6], "replicas", &replicas))
+        return NULL;
+    int64_t handle = cv_reopen(&self->port.run, index, name, (size_t)size, capacity, overflow, replicas);
+    if (handle >= 0) return PyLong_FromLongLong(handle);
+    errno = (int)-handle;
+    return PyErr_SetFromErrno(PyExc_OSError);
+}
+
 /* set_readers(mailbox, slots that read, slots that are dead) */
 PyObject *port_set_readers_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
     cv_set readers, dead;
-    if (!is_open(self) || !count_is(n, 3, 3, "set_readers") || !as_u32(args[0], "mailbox", &mailbox) ||
+    if (!is_open(self) || !count_is(n, 3, 3, "set_readers") || !as_mailbox(self, args[0], &mailbox) ||
         !as_slots(self, args[1], &readers) || !as_slots(self, args[2], &dead))
         return NULL;
     cv_set_readers(&self->port.run, mailbox, readers, dead);
@@ -36,8 +62,9 @@ PyObject *port_set_readers_py(PyObject *object, PyObject *const *args, Py_ssize_
 PyObject *port_close_lanes_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
-    if (!is_open(self) || !count_is(n, 1, 1, "close_lanes") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
+    if (!is_open(self) || !count_is(n, 1, 1, "close_lanes") || !as_mailbox(self, args[0], &mailbox)) return NULL;
     if (!mailbox_at(self, mailbox) && PyErr_Occurred()) return NULL;
+    if (mailbox == NO_MAILBOX) Py_RETURN_TRUE; /* under that handle nothing can be committed any more */
     return PyBool_FromLong(cv_close(&self->port.run, mailbox));
 }
 
@@ -46,7 +73,7 @@ PyObject *port_begin_life_py(PyObject *object, PyObject *const *args, Py_ssize_t
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
     uint64_t incarnation;
-    if (!is_open(self) || !count_is(n, 2, 2, "begin_life") || !as_u32(args[0], "mailbox", &mailbox) ||
+    if (!is_open(self) || !count_is(n, 2, 2, "begin_life") || !as_mailbox(self, args[0], &mailbox) ||
         !as_u64(args[1], &incarnation))
         return NULL;
     if (mailbox >= cv_records(&self->port.run)) return outcome(PORT_UNKNOWN);

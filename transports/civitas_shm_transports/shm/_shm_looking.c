@@ -6,21 +6,49 @@ PyObject *port_records_py(PyObject *object, PyObject *unused) {
     PortObject *self = (PortObject *)object;
     return is_open(self) ? PyLong_FromUnsignedLong(cv_records(&self->port.run)) : NULL;
 }
+/* find(name) -> mailbox, an open one if there is one; -1: there is none of that name */
+PyObject *port_find_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
+    PortObject *self = (PortObject *)object;
+    Py_ssize_t size;
+    if (!is_open(self) || !count_is(n, 1, 1, "find")) return NULL;
+    const char *name = PyUnicode_AsUTF8AndSize(args[0], &size);
+    if (!name) return NULL;
+    uint32_t handle = cv_find(&self->port.run, self->port.run.slots + 1, name, (size_t)size); /* behind reply lanes and notes */
+    return PyLong_FromLongLong(handle == UINT32_MAX ? -1 : (long long)handle);
+}
+
+/* mailboxes(first, free=False) -> [mailbox] of the records from `first` on; `free`: those kept for other agents instead */
+PyObject *port_mailboxes_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
+    PortObject *self = (PortObject *)object;
+    uint32_t first;
+    if (!is_open(self) || !count_is(n, 1, 2, "mailboxes") || !as_u32(args[0], "first", &first)) return NULL;
+    bool free = n > 1 && args[1] == Py_True;
+    PyObject *list = PyList_New(0);
+    for (uint32_t index = first; list && index < cv_records(&self->port.run); index++) {
+        if (((at_load(&cv_record_at(&self->port.run, index)->word) & 0xff) == CV_AGENT_FREE) != free) continue;
+        PyObject *number = PyLong_FromUnsignedLong(cv_handle(&self->port.run, index));
+        if (!number || PyList_Append(list, number) < 0) Py_CLEAR(list);
+        Py_XDECREF(number);
+    }
+    return list;
+}
+
 /* record(mailbox) -> (name, open); half closed, or with a damaged header, it is not open */
 PyObject *port_record_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
-    if (!is_open(self) || !count_is(n, 1, 1, "record") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
+    if (!is_open(self) || !count_is(n, 1, 1, "record") || !as_mailbox(self, args[0], &mailbox)) return NULL;
+    if (mailbox == NO_MAILBOX) return Py_BuildValue("sO", "_gone", Py_False);
     if (mailbox >= cv_records(&self->port.run)) return outcome(PORT_UNKNOWN);
     cv_mailbox *m = cv_mailbox_at(&self->port.run, mailbox);
-    PyObject *name = name_of(self, mailbox);
+    PyObject *name = name_of(self, cv_handle(&self->port.run, mailbox));
     if (!name) return NULL;
     return Py_BuildValue("NN", name, PyBool_FromLong(m && !mb_is_closed(&self->port.run, m, mailbox)));
 }
 
 /* A cell's word of the form "1 + mailbox, 0 = none" as a mailbox or -1. */
 static long long mailbox_or_none(const cv_run *run, uint64_t word) {
-    return word - 1 < run->mailboxes ? (long long)(word - 1) : -1;
+    return word - 1 < UINT32_MAX && cv_index((uint32_t)(word - 1)) < run->mailboxes ? (long long)(word - 1) : -1;
 }
 
 static uint64_t news_in_hand(cv_mailbox *m) {
@@ -37,11 +65,11 @@ static uint64_t news_in_hand(cv_mailbox *m) {
 PyObject *port_stats_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
-    if (!is_open(self) || !count_is(n, 1, 1, "stats") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
+    if (!is_open(self) || !count_is(n, 1, 1, "stats") || !as_mailbox(self, args[0], &mailbox)) return NULL;
     cv_run *run = &self->port.run;
     cv_mailbox *m = mailbox_at(self, mailbox);
     if (!m && PyErr_Occurred()) return NULL;
-    cv_cell *c = cv_cell_at(run, mailbox);
+    cv_cell nothing = {0}, *c = mailbox == NO_MAILBOX ? &nothing : cv_cell_at(run, mailbox);
     cv_ring r;
     uint64_t waiting = 0, refs[CV_HAND];
     unsigned overflow = m ? m->overflow : CV_ERROR;
@@ -74,7 +102,7 @@ PyObject *port_stats_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
 PyObject *port_in_hand_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
-    if (!is_open(self) || !count_is(n, 1, 1, "in_hand") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
+    if (!is_open(self) || !count_is(n, 1, 1, "in_hand") || !as_mailbox(self, args[0], &mailbox)) return NULL;
     cv_run *run = &self->port.run;
     cv_mailbox *m = mailbox_at(self, mailbox);
     if (!m && PyErr_Occurred()) return NULL;

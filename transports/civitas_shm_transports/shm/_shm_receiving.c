@@ -57,7 +57,7 @@ static void release(PortObject *self, uint32_t mailbox, cv_mailbox *m, unsigned 
 PyObject *port_take_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
-    if (!is_open(self) || !count_is(n, 1, 2, "take") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
+    if (!is_open(self) || !count_is(n, 1, 2, "take") || !as_mailbox(self, args[0], &mailbox)) return NULL;
     cv_port *port = &self->port;
     cv_mailbox *m = mailbox_at(self, mailbox);
     if (!m && PyErr_Occurred()) return NULL;
@@ -84,7 +84,7 @@ PyObject *port_take_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
 PyObject *port_release_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox, token;
-    if (!is_open(self) || !count_is(n, 2, 2, "release") || !as_u32(args[0], "mailbox", &mailbox) ||
+    if (!is_open(self) || !count_is(n, 2, 2, "release") || !as_mailbox(self, args[0], &mailbox) ||
         !as_u32(args[1], "token", &token))
         return NULL;
     cv_mailbox *m = cv_mailbox_at(&self->port.run, mailbox);
@@ -96,13 +96,14 @@ PyObject *port_release_py(PyObject *object, PyObject *const *args, Py_ssize_t n)
 PyObject *port_listen_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
-    if (!is_open(self) || !count_is(n, 2, 2, "listen") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
+    if (!is_open(self) || !count_is(n, 2, 2, "listen") || !as_mailbox(self, args[0], &mailbox)) return NULL;
     int on = PyObject_IsTrue(args[1]);
     cv_run *run = &self->port.run;
     cv_mailbox *m = mailbox_at(self, mailbox);
     if (on < 0 || (!m && PyErr_Occurred())) return NULL;
     if (!m) Py_RETURN_NONE;
     self->views[mailbox].listens = on;
+    self->views[mailbox].handle = cv_handle(run, mailbox);
     port_remember(&self->port, mailbox, m, on);
     if (!on) {
         cv_set_leave(&m->listening, run->me);
@@ -193,7 +194,7 @@ PyObject *port_poll_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
             mine = true;
             continue;
         }
-        PyObject *number = PyLong_FromUnsignedLong(ready[i]);
+        PyObject *number = PyLong_FromUnsignedLong(self->views[ready[i]].handle);
         if (!number || PyList_Append(mailboxes, number) < 0) {
             Py_XDECREF(number);
             goto out;
@@ -241,7 +242,8 @@ PyObject *port_unpark_py(PyObject *object, PyObject *unused) {
 PyObject *port_want_room_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
-    if (!is_open(self) || !count_is(n, 1, 1, "want_room") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
+    if (!is_open(self) || !count_is(n, 1, 1, "want_room") || !as_mailbox(self, args[0], &mailbox)) return NULL;
     if (!mailbox_at(self, mailbox) && PyErr_Occurred()) return NULL;
+    if (mailbox == NO_MAILBOX) return PyLong_FromLong(PORT_ROOM_NOW); /* the next post is told that it is gone */
     return PyLong_FromLong(port_want_room(&self->port, mailbox));
 }

@@ -45,7 +45,7 @@ PyObject *port_post_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     port_post post = {0};
     cv_header cause;
-    if (!is_open(self) || !count_is(n, 4, 7, "post") || !as_u32(args[0], "mailbox", &post.mailbox) ||
+    if (!is_open(self) || !count_is(n, 4, 7, "post") || !as_recipient(args[0], &post) ||
         !fill_post(&post, args[1], args[2]) || !as_u32(args[3], "sender", &post.sender) ||
         !fill_optional(&post, args, n, 4, &cause))
         return NULL;
@@ -61,7 +61,7 @@ PyObject *port_post_ask_py(PyObject *object, PyObject *const *args, Py_ssize_t n
     PortObject *self = (PortObject *)object;
     port_post post = {.flags = CV_FLAG_ASK};
     cv_header cause;
-    if (!is_open(self) || !count_is(n, 6, 9, "post_ask") || !as_u32(args[0], "mailbox", &post.mailbox) ||
+    if (!is_open(self) || !count_is(n, 6, 9, "post_ask") || !as_recipient(args[0], &post) ||
         !fill_post(&post, args[1], args[2]) || !as_u32(args[3], "sender", &post.sender) ||
         !as_u64(args[5], &post.deadline_ns) || !fill_optional(&post, args, n, 6, &cause))
         return NULL;
@@ -70,7 +70,7 @@ PyObject *port_post_ask_py(PyObject *object, PyObject *const *args, Py_ssize_t n
     cv_port *port = &self->port;
     post.correlation = cv_correlation(port->run.me, port->run.incarnation, ++port->asks);
     cv_cell *cell = port_cell(port, post.sender);
-    if (cell) at_poke(&cell->asking, 1 + (uint64_t)post.mailbox);
+    if (cell) at_poke(&cell->asking, 1 + (uint64_t)(post.mailbox | post.reuse << CV_INDEX_BITS));
     PyObject *key = PyLong_FromUnsignedLongLong(post.correlation);
     if (!key || PyDict_SetItem(self->pending, key, args[4]) < 0) { /* before the post: then nothing can fail after it */
         Py_XDECREF(key);

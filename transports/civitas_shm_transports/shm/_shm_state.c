@@ -7,7 +7,7 @@ PyObject *port_commit_state_py(PyObject *object, PyObject *const *args, Py_ssize
     uint32_t mailbox;
     char *bytes;
     Py_ssize_t size;
-    if (!is_open(self) || !count_is(n, 3, 3, "commit_state") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
+    if (!is_open(self) || !count_is(n, 3, 3, "commit_state") || !as_mailbox(self, args[0], &mailbox)) return NULL;
     long token = PyLong_AsLong(args[1]);
     if ((token == -1 && PyErr_Occurred()) || PyBytes_AsStringAndSize(args[2], &bytes, &size) < 0) return NULL;
     cv_run *run = &self->port.run;
@@ -28,7 +28,7 @@ PyObject *port_commit_state_py(PyObject *object, PyObject *const *args, Py_ssize
 PyObject *port_stored_state_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
-    if (!is_open(self) || !count_is(n, 1, 1, "stored_state") || !as_u32(args[0], "mailbox", &mailbox)) return NULL;
+    if (!is_open(self) || !count_is(n, 1, 1, "stored_state") || !as_mailbox(self, args[0], &mailbox)) return NULL;
     mb_message state;
     if (!port_state(&self->port, mailbox, &state)) Py_RETURN_NONE;
     return Py_BuildValue("y#y#", state.body, (Py_ssize_t)state.header.payload_len, state.header.id,

@@ -24,19 +24,24 @@ static PyObject *text_of(const void *at, size_t size) {
     return text;
 }
 
-PyObject *name_of(PortObject *self, uint32_t mailbox) {
+/* A name is kept for the handle that it was read for: the mailbox may be another agent's by now. */
+PyObject *name_of(PortObject *self, uint32_t handle) {
     cv_run *run = &self->port.run;
-    if (mailbox == UINT32_MAX) return PyUnicode_FromString("_runtime"); /* SENDER_PROGRAM of transport.py */
-    if (mailbox >= cv_records(run)) return PyUnicode_FromString("?");
-    PyObject **name = &self->views[mailbox].name;
-    if (!*name) {
-        cv_record *r = cv_record_at(run, mailbox);
-        size_t size = r->name_len;
-        *name = text_of(r->name, size > CV_NAME_MAX ? CV_NAME_MAX : size);
-        if (!*name) return NULL;
+    if (handle == UINT32_MAX) return PyUnicode_FromString("_runtime"); /* SENDER_PROGRAM of transport.py */
+    if (cv_index(handle) >= cv_records(run)) return PyUnicode_FromString("?");
+    mailbox_view *view = &self->views[cv_index(handle)];
+    if (!view->name || view->named != 1 + handle) {
+        char bytes[CV_NAME_MAX];
+        size_t size = cv_name(run, handle, bytes);
+        if (!size) return PyUnicode_FromString("_gone");
+        PyObject *name = text_of(bytes, size);
+        if (!name) return NULL;
+        Py_XDECREF(view->name);
+        view->name = name;
+        view->named = 1 + handle;
     }
-    Py_INCREF(*name);
-    return *name;
+    Py_INCREF(view->name);
+    return view->name;
 }
 
 PyObject *type_of(PortObject *self, const uint8_t *at, size_t size) {

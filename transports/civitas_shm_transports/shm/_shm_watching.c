@@ -7,12 +7,13 @@ PyObject *port_note_wait_py(PyObject *object, PyObject *const *args, Py_ssize_t 
     uint32_t agent, target, kind;
     cv_wait wait = {0};
     Py_ssize_t size;
-    if (!is_open(self) || !count_is(n, 7, 7, "note_wait") || !as_u32(args[0], "agent", &agent) ||
+    if (!is_open(self) || !count_is(n, 7, 7, "note_wait") || !as_mailbox(self, args[0], &agent) ||
         !as_u32(args[1], "target", &target) || !as_u32(args[2], "kind", &kind) || !as_u64(args[3], &wait.id) ||
         !as_u64(args[4], &wait.since_ns) || !as_u64(args[5], &wait.seen_ns))
         return NULL;
     const char *type = PyUnicode_AsUTF8AndSize(args[6], &size);
     if (!type) return NULL;
+    if (agent == NO_MAILBOX) Py_RETURN_NONE;
     if (agent >= cv_records(&self->port.run)) return outcome(PORT_UNKNOWN);
     wait.on = target | (uint64_t)(kind & 1) << 32;
     memcpy(wait.type, type, size < (Py_ssize_t)CV_WAIT_TYPE ? (size_t)size : CV_WAIT_TYPE - 1);
@@ -24,7 +25,8 @@ PyObject *port_note_wait_py(PyObject *object, PyObject *const *args, Py_ssize_t 
 PyObject *port_clear_wait_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t agent;
-    if (!is_open(self) || !count_is(n, 1, 1, "clear_wait") || !as_u32(args[0], "agent", &agent)) return NULL;
+    if (!is_open(self) || !count_is(n, 1, 1, "clear_wait") || !as_mailbox(self, args[0], &agent)) return NULL;
+    if (agent == NO_MAILBOX) Py_RETURN_NONE;
     if (agent >= cv_records(&self->port.run)) return outcome(PORT_UNKNOWN);
     cv_wait_clear(&self->port.run, agent);
     Py_RETURN_NONE;
@@ -41,7 +43,7 @@ PyObject *port_waits_py(PyObject *object, PyObject *unused) {
         cv_wait wait;
         if (!cv_wait_read(run, agent, &wait)) continue;
         PyObject *type = PyUnicode_DecodeUTF8(wait.type, (Py_ssize_t)strlen(wait.type), "ignore");
-        PyObject *tuple = type ? Py_BuildValue("IIIKKKN", agent, cv_wait_target(&wait), cv_wait_kind(&wait), wait.id,
+        PyObject *tuple = type ? Py_BuildValue("IIIKKKN", cv_handle(run, agent), cv_wait_target(&wait), cv_wait_kind(&wait), wait.id,
                                                wait.since_ns, wait.seen_ns, type)
                                : NULL;
         if (!tuple || PyList_Append(list, tuple) < 0) Py_CLEAR(list);
@@ -77,7 +79,7 @@ PyObject *port_held_py(PyObject *object, PyObject *unused) {
     for (uint32_t mailbox = 0; list && mailbox < cv_records(&self->port.run); mailbox++) {
         const cv_account *account = self->port.ledger.account[mailbox];
         if (!account || !account->bytes) continue;
-        PyObject *tuple = Py_BuildValue("IK", mailbox, account->bytes);
+        PyObject *tuple = Py_BuildValue("IK", cv_handle(&self->port.run, mailbox), account->bytes);
         if (!tuple || PyList_Append(list, tuple) < 0) Py_CLEAR(list);
         Py_XDECREF(tuple);
     }

@@ -100,6 +100,7 @@ static int module_exec(PyObject *module) {
            PyModule_AddIntConstant(module, "REPLICAS_MAX", CV_REPLICAS_MAX) ||
            PyModule_AddIntConstant(module, "MAILBOXES_MAX", CV_MAILBOXES_MAX) ||
            PyModule_AddIntConstant(module, "REPLY_PLACES", PORT_REPLY_PLACES) ||
+           PyModule_AddIntConstant(module, "INDEX_MASK", (1 << CV_INDEX_BITS) - 1) ||
            PyModule_AddIntConstant(module, "CAPACITY_MAX", (1 << CV_RING_MAX_LOG2) - 1) ||
            PyModule_AddIntConstant(module, "NAME_MAX", CV_NAME_MAX) ||
            PyModule_AddIntConstant(module, "EFFECT_MAX", CV_EFFECT_MAX) ||

@@ -21,6 +21,7 @@ from civitas_shm.messages import LANE_CONTROL
 from civitas_shm.transport import SENDER_PROGRAM, SLOT_HOST, Buried, InHand, MailboxSpec, MailboxStats, MemoryPlan, Wait
 
 from . import _shm
+from .recycling import SLOT_LIVE, Recycler
 from .room import REMEDY, mapped_place, room_text
 from .segments import RunDirectory, RunFiles, Segments, UnreadableRun, new_run_files, runs_directory
 from .transport import OVERFLOW, WAIT_KINDS, read_stats
@@ -31,7 +32,6 @@ CONTROL_CAPACITY: Final = 63
 REPLY_CAPACITY: Final = 2 * _shm.REPLY_PLACES - 1
 """Twice as many places as asks at once: late replies of forgotten asks take places too, until they are collected."""
 
-SLOT_LIVE: Final = 1
 SLOT_DEAD: Final = 2
 
 TYPE_STOPPED: Final = "civitas.error"
@@ -64,6 +64,8 @@ class ShmRunMemory:
         self._native = _native_port(segments, self._doors, 1)
         self._notes = files.slots
         """Index of the mailbox NOTES."""
+        self._recycler: Recycler | None = None
+        """Once the run has begun."""
         self._notes_read: dict[bytes, tuple[int, bytes]] = {}
         """By key: (token, note) of those that are in the host's hand."""
         self.told: list[str] = []
@@ -110,6 +112,12 @@ class ShmRunMemory:
         return self._add(spec.name, spec.priority_capacity, spec.capacity, OVERFLOW.index(spec.overflow), spec.replicas)
 
     def _add(self, name: str, priority: int, normal: int, overflow: int, replicas: int) -> int:
+        if self._recycler is not None:
+            self._recycler.tend()
+            if self._native.records() >= self._segments.files.mailboxes:
+                capacities = (CONTROL_CAPACITY, priority, normal)
+                if (reused := self._recycler.take(name, capacities, overflow, replicas)) is not None:
+                    return reused
         try:
             return self._native.add_mailbox(
                 name, CONTROL_CAPACITY, priority, normal, overflow, replicas, self._first_lap
@@ -117,9 +125,11 @@ class ShmRunMemory:
         except OSError as error:
             records, most = self._native.records(), self._segments.files.mailboxes
             if records >= most:
+                held_up = self._recycler.held_up_by() if self._recycler is not None else []
+                late = f"those of agents that are gone wait for the loops of slots {held_up}; " if held_up else ""
                 raise ConfigurationError(
-                    f"agent {name!r}: the run has {most:,} mailboxes and all are taken, those of agents that are gone "
-                    "included; raise transport.mailboxes."
+                    f"agent {name!r}: the run has {most:,} mailboxes and all are taken; {late}raise "
+                    "transport.mailboxes."
                 ) from error
             if error.errno == errno.EINVAL:
                 raise ConfigurationError(
@@ -132,14 +142,11 @@ class ShmRunMemory:
             ) from error
 
     def _find(self, name: str) -> int | None:
-        for mailbox in self._agents():
-            known, is_open = self._native.record(mailbox)
-            if known == name and is_open:
-                return mailbox
-        return None
+        mailbox = self._native.find(name)
+        return mailbox if mailbox >= 0 and self._native.record(mailbox)[1] else None
 
-    def _agents(self) -> range:
-        return range(self._notes + 1, self._native.records())
+    def _agents(self) -> list[int]:
+        return self._native.mailboxes(self._notes + 1)
 
     def set_readers(self, mailbox: int, slots: list[int]) -> None:
         every = range(SLOT_HOST + 1, self._segments.files.slots)
@@ -162,6 +169,8 @@ class ShmRunMemory:
             removed.extend(one)
         self._native.listen(mailbox, False)
         self.set_readers(mailbox, [s for s in live if s != SLOT_HOST])
+        if self._recycler is not None:
+            self._recycler.closed(mailbox)
         return removed
 
     def _remove_one(self, mailbox: int, keep: Callable[[Buried], object] | None) -> Iterator[InHand]:
@@ -190,11 +199,7 @@ class ShmRunMemory:
     # --- messages that were given up ----------------------------------------------------------------------------------
 
     def resolve(self, name: str) -> int:
-        found = -1
-        for mailbox in self._agents():  # a later record of a name replaces an earlier one
-            if self._native.record(mailbox)[0] == name:
-                found = mailbox
-        return found
+        return self._native.find(name)
 
     def buried(self) -> list[Buried]:
         # Entries first, then notes: the note of every message that is buried was committed before it.
@@ -321,6 +326,8 @@ class ShmRunMemory:
         self._native.set_readers(self._notes, [SLOT_HOST], [])
         self._native.set_slot(SLOT_HOST, self.incarnation(SLOT_HOST) + 1, SLOT_LIVE, os.getpid())
         self._native.listen(self._notes, True)  # what an earlier host had in hand comes first
+        files = self._segments.files
+        self._recycler = Recycler(self._native, files.mailboxes, files.slots, self._notes + 1)
 
     def _adopt(self) -> None:
         """Repair what the dead processes left half done. All are dead: the lock of each slot was had."""
@@ -465,7 +472,7 @@ def _native_port(segments: Segments, doors: list[int], incarnation: int) -> _shm
     return _shm.Port(directory, cells, mail, arenas, doors, SLOT_HOST, incarnation)
 
 
-def _waiting(native: _shm.Port, mailboxes: range, *, news: bool = False) -> dict[str, int]:
+def _waiting(native: _shm.Port, mailboxes: list[int], *, news: bool = False) -> dict[str, int]:
     found: dict[str, int] = {}
     for mailbox in mailboxes:
         stats = read_stats(native, mailbox)
@@ -481,7 +488,7 @@ def count_waiting(files: RunFiles, directory: Path) -> dict[str, int]:
     doors = [_shm.eventfd() for _ in range(files.slots)]
     try:
         native = _native_port(segments, doors, 0)
-        waiting = _waiting(native, range(files.slots + 1, native.records()))
+        waiting = _waiting(native, native.mailboxes(files.slots + 1))
         native.close()
         return waiting
     finally:

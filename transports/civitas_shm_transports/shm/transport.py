@@ -86,8 +86,6 @@ class ShmPort:
         self._handlers: dict[int, Callable[[], None]] = {}
         self._room: list[asyncio.Future[None]] = []
         self._noted: set[int] = set()
-        self._names: dict[str, int] = {}
-        self._records_read = 0
         # The hot operations, without a Python frame between.
         self.post = native.post
         self.post_reply = native.post_reply
@@ -237,19 +235,11 @@ class ShmPort:
     # --- names --------------------------------------------------------------------------------------------------------
 
     def resolve(self, name: str) -> int:
-        if self._native.records() != self._records_read:
-            self._read_records()
-        return self._names.get(name, -1)
+        return self._native.find(name)
 
     def names(self) -> list[str]:
-        self._read_records()
-        return [name for name, mailbox in self._names.items() if self._native.record(mailbox)[1]]
-
-    def _read_records(self) -> None:
-        count = self._native.records()
-        for mailbox in range(max(self._records_read, self._slots + 1), count):  # behind reply lanes and notes
-            self._names[self._native.record(mailbox)[0]] = mailbox  # a later record of a name replaces an earlier one
-        self._records_read = count
+        records = map(self._native.record, self._native.mailboxes(self._slots + 1))  # behind reply lanes and notes
+        return [name for name, is_open in records if is_open]
 
     # --- receiving ----------------------------------------------------------------------------------------------------
 

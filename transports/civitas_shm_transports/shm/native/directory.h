@@ -81,6 +81,108 @@ static inline int64_t cv_directory_add(cv_run *run, int mail_fd, const char *nam
     return index;
 }
 
+/* --- a mailbox for another agent: LAYOUT.md, "A mailbox changes hands" ------------------------------------------------ */
+
+/* Nothing waits in it, nobody has anything of it in hand, and nobody listens. */
+static inline bool cv_is_empty(cv_run *run, uint32_t index, cv_mailbox *m) {
+    for (unsigned lane = 0; lane < CV_LANES; lane++) {
+        cv_ring r;
+        if (!cv_ring_of(run, index, m, lane, &r) || mb_waiting(&r)) return false;
+        uint64_t tail = at_load(r.tail), word = at_load(mb_slot(&r, tail));
+        if (cv_word_state(word) != CV_MARK || cv_lap_ahead(word, mb_lap(&r, tail)) != 0) return false;
+    }
+    for (unsigned e = 0; e < CV_HAND; e++)
+        if (cv_meta_state(at_load(&m->hand[e].meta)) != CV_HAND_FREE) return false;
+    return !cv_set_any(cv_set_load(&m->listening));
+}
+
+/* Give up a closed, empty mailbox and its name: whoever looks up its old handle from now on is refused. A process that has
+ * looked before may still be on its way to its CAS, and finds the MARK; so the MARK stays until every process has been
+ * seen outside of such a call (the host's probe). False: it is not empty, or has been reused as often as handles count. */
+static inline bool cv_retire(cv_run *run, uint32_t index) {
+    cv_mailbox *m = cv_mailbox_at(run, index);
+    cv_record *r = cv_record_at(run, index);
+    uint64_t word = at_load(&r->word), reuse = at_load(&r->reuse);
+    if (!m || (word & 0xff) == CV_AGENT_OPEN || reuse >= CV_REUSE_MAX) return false;
+    if ((word & 0xff) == CV_AGENT_CLOSED && !cv_is_empty(run, index, m)) return false;
+    at_store(&r->word, cv_agent_word(CV_AGENT_FREE, cv_agent_incarnation(word)));
+    at_store(&r->reuse, reuse + 1); /* SYNC POINT "old handle refused" */
+    return true;
+}
+
+/* Let publish go on behind the MARK, which counts as a message that was taken: its word comes never again, so no CAS that
+ * was prepared before the close can succeed. */
+static inline void cv_reopen_lane(const cv_ring *r) {
+    uint64_t tail = mb_help_tail(r), word = at_load(mb_slot(r, tail)), lap = mb_lap(r, tail);
+    if (cv_word_state(word) == CV_MARK && cv_lap_ahead(word, lap) == 0)
+        at_cas(mb_slot(r, tail), word, cv_word(lap + 1, CV_EMPTY, 0, 0));
+    mb_help_tail(r);
+    mb_help_head(r);
+}
+
+/* A retired mailbox, which no process can be publishing to any more, for an agent of this name. Its rings are what they are:
+ * the capacities must want the same. Ends in one word; a host that dies before it leaves the mailbox retired. -EINVAL. */
+static inline int64_t cv_reopen(cv_run *run, uint32_t index, const char *name, size_t name_len,
+                                const uint32_t capacity[CV_LANES], unsigned overflow, uint32_t replicas) {
+    cv_mailbox *m = index < cv_records(run) ? cv_mailbox_at(run, index) : NULL;
+    cv_record *r = cv_record_at(run, index);
+    if (!m || (at_load(&r->word) & 0xff) != CV_AGENT_FREE || !name_len || name_len > CV_NAME_MAX || overflow > CV_LATEST ||
+        !replicas || replicas > CV_REPLICAS_MAX)
+        return -EINVAL;
+    for (unsigned lane = 0; lane < CV_LANES; lane++)
+        if (!capacity[lane] || m->ring_log2[lane] != cv_ring_log2(capacity[lane])) return -EINVAL;
+    cv_set_store(&m->readers, (cv_set){{0}});
+    at_store(&m->state_ref, 0);
+    at_store(&m->log_ref, 0);
+    at_store(&m->log_count, 0);
+    at_store(&m->log_key, 0);
+    at_store(&m->open_number, 0);
+    m->overflow = overflow;
+    m->replicas = replicas;
+    cv_cell *cell = cv_cell_at(run, index);
+    for (unsigned i = 0; i < sizeof *cell / 8; i++) at_poke((at_u64 *)cell + i, 0);
+    for (unsigned lane = 0; lane < CV_LANES; lane++) {
+        cv_ring ring;
+        m->capacity[lane] = r->capacity[lane] = capacity[lane];
+        if (!cv_ring_of(run, index, m, lane, &ring)) return -EINVAL;
+        cv_reopen_lane(&ring);
+    }
+    r->overflow = (uint8_t)overflow;
+    r->replicas = replicas;
+    r->name_len = (uint8_t)name_len;
+    memcpy(r->name, name, name_len);
+    /* SYNC POINT "record complete": all of it, before somebody finds the name */
+    at_store(&r->word, cv_agent_word(CV_AGENT_OPEN, cv_agent_incarnation(at_load(&r->word))));
+    return cv_handle(run, index);
+}
+
+/* The name of a record as it is for this handle; its length, 0: the handle is not the record's any more. Copied between two
+ * looks, because the host may be writing another one. */
+static inline size_t cv_name(const cv_run *run, uint32_t handle, char out[CV_NAME_MAX]) {
+    if (cv_index(handle) >= cv_records(run)) return 0;
+    cv_record *r = cv_record_at(run, cv_index(handle));
+    if ((at_load(&r->word) & 0xff) == CV_AGENT_FREE || at_load(&r->reuse) != cv_reuse(handle)) return 0;
+    size_t size = r->name_len;
+    if (size > CV_NAME_MAX) size = CV_NAME_MAX;
+    memcpy(out, r->name, size);
+    return at_load(&r->reuse) == cv_reuse(handle) ? size : 0;
+}
+
+/* The mailbox of a name among the records from `first` on: an open one, else the last that was closed; UINT32_MAX: there is none. */
+static inline uint32_t cv_find(const cv_run *run, uint32_t first, const char *name, size_t name_len) {
+    uint32_t found = UINT32_MAX;
+    for (uint32_t index = first; index < cv_records(run); index++) {
+        cv_record *r = cv_record_at(run, index);
+        char its[CV_NAME_MAX];
+        if (r->name_len != name_len) continue;
+        uint32_t handle = cv_handle(run, index);
+        if (cv_name(run, handle, its) != name_len || memcmp(its, name, name_len)) continue;
+        found = handle;
+        if ((at_load(&r->word) & 0xff) == CV_AGENT_OPEN) break;
+    }
+    return found;
+}
+
 /* This incarnation of the agent is about to be started; stored before it is. False, and nothing changes, when the word has
  * come as far already (another replica, a damaged word): the number never goes back, not by closing either. */
 static inline bool cv_begin_life(cv_run *run, uint32_t mailbox, uint64_t incarnation) {

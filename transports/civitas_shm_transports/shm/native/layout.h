@@ -53,7 +53,7 @@ typedef struct {
 /* --- directory segment ------------------------------------------------------------------------------------------
  * page 0            cv_segment, then at CV_DIR_COUNT the number of records (host writes, release)
  * CV_DIR_SLOTS      slot table, cv_slot_stride(mailboxes) bytes each
- * after it          records, CV_RECORD bytes each, append-only
+ * after it          records, CV_RECORD bytes each
  */
 #define CV_DIR_COUNT 512u
 #define CV_DIR_MAIL_END 640u /* bytes of the mail segment that are laid out; host only */
@@ -104,13 +104,24 @@ typedef struct {
     uint8_t ring_log2[CV_LANES];
     uint8_t overflow;
     uint32_t replicas;
-    uint8_t reserved[24];
+    uint32_t pad;
+    at_u64 reuse; /* how often the record was given up for another agent: the upper part of its handle; host only */
+    uint8_t reserved[12];
     uint8_t name_len;
     char name[CV_NAME_MAX];
 } cv_record;
 _Static_assert(sizeof(cv_record) == CV_RECORD, "a record is 256 bytes");
 
-enum { CV_AGENT_OPEN = 1, CV_AGENT_CLOSED = 2 };
+enum { CV_AGENT_OPEN = 1, CV_AGENT_CLOSED = 2, CV_AGENT_FREE = 3 }; /* FREE: kept for another agent, see cv_retire */
+
+/* A mailbox as everybody names it outside of native/: index 14 | reuse 18. So a name that was looked up before the mailbox
+ * went to another agent fits nothing any more. */
+#define CV_INDEX_BITS 14u
+#define CV_REUSE_MAX ((1u << (32 - CV_INDEX_BITS)) - 2) /* one below what SENDER_PROGRAM has */
+_Static_assert(CV_MAILBOXES_MAX <= 1u << CV_INDEX_BITS, "an index fits a handle");
+static inline uint32_t cv_index(uint32_t handle) { return handle & ((1u << CV_INDEX_BITS) - 1); }
+static inline uint32_t cv_reuse(uint32_t handle) { return handle >> CV_INDEX_BITS; }
+
 #define CV_INCARNATION_MAX ((1ull << 56) - 1)
 static inline uint64_t cv_agent_word(uint64_t state, uint64_t incarnation) { return state | incarnation << 8; }
 static inline uint64_t cv_agent_incarnation(uint64_t word) { return word >> 8; }

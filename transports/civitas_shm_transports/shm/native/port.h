@@ -76,7 +76,9 @@ static inline void port_count(cv_mailbox *m, at_u64 *counter, uint64_t by) {
 }
 
 typedef struct {
-    uint32_t mailbox, sender;
+    uint32_t mailbox;  /* index */
+    uint32_t reuse;    /* of the handle that the sender has */
+    uint32_t sender;   /* handle */
     unsigned lane;
     uint8_t flags;
     int32_t priority;
@@ -161,8 +163,9 @@ static inline uint64_t port_chunk(cv_port *p, const port_post *post, cv_header *
     return ref;
 }
 
-static inline cv_cell *port_cell(cv_port *p, uint32_t mailbox) {
-    return mailbox < p->run.mailboxes ? cv_cell_at(&p->run, mailbox) : NULL;
+/* The cell of a sender; NULL: it is no agent, or is gone and its cell is another one's. */
+static inline cv_cell *port_cell(cv_port *p, uint32_t handle) {
+    return cv_is_current(&p->run, handle) ? cv_cell_at(&p->run, cv_index(handle)) : NULL;
 }
 
 static inline int port_reply(cv_port *p, const cv_header *cause, port_post *post);
@@ -203,6 +206,8 @@ static inline int port_send(cv_port *p, const port_post *post) {
     cv_ring r;
     if (post->mailbox >= cv_records(&p->run) || post->lane >= CV_LANES || post->type_len > UINT16_MAX) return PORT_UNKNOWN;
     if (!m || !cv_ring_of(&p->run, post->mailbox, m, post->lane, &r)) return PORT_CLOSED; /* damaged: nobody can read it */
+    /* SYNC POINT "old handle refused": from here to the CAS under the GIL; pairs with cv_retire and what the host waits for. */
+    if (at_load(&cv_record_at(&p->run, post->mailbox)->reuse) != post->reuse) return PORT_CLOSED;
     bool drops = m->overflow >= CV_DROP_OLDEST;
     cv_header *h;
     int outcome = drops ? MB_OK : mb_refuses(&r);
@@ -239,7 +244,7 @@ static inline int port_send(cv_port *p, const port_post *post) {
 /* What is remembered of the handler that sends, or NULL: the program itself, a task that has outlived its handler, an agent
  * that shares its mailbox. */
 static inline cv_effect *port_handler(const cv_port *p, const port_post *post) {
-    cv_effect *e = post->cause && post->sender < p->run.mailboxes ? p->effect[post->sender] : NULL;
+    cv_effect *e = post->cause && cv_index(post->sender) < p->run.mailboxes ? p->effect[cv_index(post->sender)] : NULL;
     return e && e->current == cv_id_low(post->cause->id) ? e : NULL;
 }
 
@@ -247,7 +252,7 @@ static inline void port_one_more(at_u64 *counter) { at_poke(counter, at_peek(cou
 
 /* port_send, once: what an earlier life of the running handler has sent is not sent again. `e` from port_handler. */
 static inline int port_send_once(cv_port *p, port_post *post, cv_effect *e) {
-    cv_cell *cell = cv_cell_at(&p->run, post->sender);
+    cv_cell *cell = cv_cell_at(&p->run, cv_index(post->sender));
     bool diverged = e->unmet, remembered = false;
     if (diverged || !cv_log_is_full(e)) {
         uint64_t digest = cv_digest(cv_digest(post->mailbox, post->type, post->type_len), post->payload, post->payload_len);
@@ -256,7 +261,7 @@ static inline int port_send_once(cv_port *p, port_post *post, cv_effect *e) {
             port_one_more(&cell->replay_dropped);
             return PORT_SENT;
         }
-        if ((remembered = cv_log_ready(&p->ledger, post->sender, e))) {
+        if ((remembered = cv_log_ready(&p->ledger, cv_index(post->sender), e))) {
             if (p->number == p->numbers) at_store(&cv_slot_at(&p->run, p->run.me)->numbers, p->numbers += CV_NUMBERS);
             post->effect = e;
             post->digest = digest;

@@ -101,6 +101,15 @@ static inline cv_cell *cv_cell_at(const cv_run *run, uint32_t index) {
 /* Bytes of the mail segment that are laid out and backed by memory. The host writes it before it counts a record there. */
 static inline at_u64 *cv_mail_end(const cv_run *run) { return (at_u64 *)(run->directory + CV_DIR_MAIL_END); }
 
+/* The handle of a record as it is now, and whether one that somebody has kept still is the record's. */
+static inline uint32_t cv_handle(const cv_run *run, uint32_t index) {
+    return index | (uint32_t)at_load(&cv_record_at(run, index)->reuse) << CV_INDEX_BITS;
+}
+static inline bool cv_is_current(const cv_run *run, uint32_t handle) {
+    uint32_t index = cv_index(handle);
+    return index < run->mailboxes && at_load(&cv_record_at(run, index)->reuse) == cv_reuse(handle);
+}
+
 /* A mailbox, or NULL when its record or header does not check out. */
 static inline cv_mailbox *cv_mailbox_at(const cv_run *run, uint32_t index) {
     if (index >= cv_records(run)) return NULL;

@@ -54,7 +54,7 @@ static inline bool cv_wait_read(cv_run *run, uint32_t agent, cv_wait *out) {
         memcpy(out->type + 8 * i, &word, 8);
     }
     out->type[CV_WAIT_TYPE - 1] = 0;
-    return at_load(&cell->wait.id) == out->id && cv_wait_target(out) < cv_records(run);
+    return at_load(&cell->wait.id) == out->id && cv_index(cv_wait_target(out)) < cv_records(run);
 }
 
 #endif
