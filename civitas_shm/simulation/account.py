@@ -11,22 +11,21 @@ at the end of the step that nothing is missing (`turns`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..supervision.events import AddChild
 from ..topology.model import SupervisorSpec
 from .asked import Violation
+from .found import Found, found_down
 from .turns import Turns
 from .units import (
     CLEARING,
-    DOWN,
     ENDING,
     FAILED,
     FINISHED,
     HALTED,
     HOLDING,
     OFF,
-    OVER,
     READY,
     STARTING,
     STOPPING,
@@ -35,24 +34,21 @@ from .units import (
     Supervisor,
     Unit,
     add_living,
-    children_below,
     forget,
 )  # fmt: skip
 
-__all__ = ["ORDERS", "Account"]
-
-ORDERS = 5
-"""In how many orders the account tries to find supervisors down in one step; see `Auditor`."""
+__all__ = ["Account"]
 
 
 class Account(Turns):
     """Of one tree, from its Start to its end. Events say whether they concern anything."""
 
-    order = 0
-    """Of the supervisors that nothing lives in any more, all in one step, which is found to be down first: 0 the one
-    that the tree has evidently gone on with, else the one that came up first; others: without evidence, parents first,
-    children first.
+    choices: Sequence[int] = ()
+    """Which of the supervisors that nothing lives in any more is found to be down first in this step, second, …: by its
+    place among those that `found_down` offers then. Beyond its end the likeliest.
     """
+    offered: list[int]
+    """How many could be chosen from, each time in this step."""
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -413,61 +409,21 @@ class Account(Turns):
         self._insist()
 
     def _one_is_down(self) -> bool:
-        """One of them is found to be down. Which is the first is the tree's choice: see `order`."""
-        if self.order == 0:
-            for supervisor in self.supervisors:
-                if supervisor.mode == CLEARING and self._goes_on(supervisor):
-                    self._cleared(supervisor)
-                    return True
-                if supervisor.mode == CLEARING and self._has_passed(supervisor):
-                    return True
-        waits: Supervisor | None = None
-        for supervisor in self._candidates():
-            if supervisor.mode == ENDING and not any(supervisor.living):
-                self._all_down(supervisor)
-                return True
-            if supervisor.mode == CLEARING and not any(supervisor.living[supervisor.scope :]):
-                if self.now_s < supervisor.hold_lo_s and self.order != ORDERS - 1:
-                    waits = supervisor  # without a timer: right only if one above is found to go down
-                    continue
-                self._cleared(supervisor)
-                return True
-        if waits is not None:
-            self._cleared(waits)
-            return True
-        return False
-
-    def _candidates(self) -> Iterable[Supervisor]:
-        if self.order <= 1:
-            return [*self._queue, *self._children_first]
-        return self.supervisors if self.order == 2 else self._children_first
-
-    def _goes_on(self, supervisor: Supervisor) -> bool:
-        """Whether the tree has set its timer, or starts what it starts next."""
-        if any(supervisor.living[supervisor.scope :]):
+        """One of them is found to be down. Which is the first is the tree's choice: see `choices`."""
+        found = found_down(self.supervisors, self._queue, self.asked, self.now_s)
+        if not found:
             return False
-        lo_s, hi_s = supervisor.hold_lo_s, supervisor.hold_hi_s
-        if any(timer.children == (supervisor.key,) and lo_s <= timer.at_s <= hi_s for timer in self.asked.timers):
-            return True
-        if self.now_s < lo_s:
-            return False
-        return any(unit.key in self.asked.starts for unit in supervisor.groups[max(supervisor.scope - 1, 0)])
-
-    def _has_passed(self, supervisor: Supervisor) -> bool:
-        """Whether the tree has given up one below that is temporary and whose turn to stop has come, with nothing of it
-        alive; also if one above is found to go down later in this step, when nothing would be given up any more.
-        """
-        for index in range(len(supervisor.groups) - 1, supervisor.scope - 1, -1):
-            if supervisor.living[index]:
-                return False
-            for unit in supervisor.groups[index]:
-                if not isinstance(unit, Supervisor) or unit.mode in (DOWN, OVER) or unit.restart != "temporary":
-                    continue
-                if any(c.key in self.asked.give_ups or c.key in self.asked.removals for c in children_below(unit)):
-                    forget(unit)
-                    self._rest(supervisor, unit)
-                    return True
-        return False
+        decision = len(self.offered)
+        self.offered.append(len(found))
+        what, supervisor = found[self.choices[decision] if decision < len(self.choices) else 0]
+        if isinstance(what, Supervisor):
+            forget(what)
+            self._rest(supervisor, what)
+        elif what is Found.DOWN:
+            self._all_down(supervisor)
+        else:
+            self._cleared(supervisor)
+        return True
 
     def _all_down(self, supervisor: Supervisor) -> None:
         fall = supervisor.fall

@@ -52,11 +52,11 @@ from ..supervision.events import (
     Timer,
 )
 from ..supervision.state import Tree, is_settled, running_children
-from .account import ORDERS, Account
+from .account import Account
 from .asked import Violation
 from .units import CLEARING, DOWN, ENDING, FAILED, GONE, HALTED, HOLDING, READY, STOPPING, UP, Child, Supervisor, Unit
 
-__all__ = ["INVARIANTS", "Auditor", "Violation"]
+__all__ = ["INVARIANTS", "Auditor", "Violation", "next_choices"]
 
 INVARIANTS: Final = (
     "one life", "incarnations", "start order", "stop order", "stop wins", "told once", "only what must", "no limbo",
@@ -66,6 +66,20 @@ INVARIANTS: Final = (
 """The first column of the table above."""
 
 
+ORDERS_MAX: Final = 100
+"""A step in which that many orders are possible, and none of them explains what the tree did, is wrong."""
+
+
+def next_choices(choices: Sequence[int], offered: Sequence[int]) -> list[int] | None:
+    """The choices that come after these, in an order that has all of them; None: these were the last."""
+    padded = [*choices, *[0] * (len(offered) - len(choices))]
+    while padded:
+        if padded[-1] + 1 < offered[len(padded) - 1]:
+            return [*padded[:-1], padded[-1] + 1]
+        padded.pop()
+    return None
+
+
 class Auditor:
     """Of one tree, from its Start to its end."""
 
@@ -73,8 +87,8 @@ class Auditor:
         self.account = account
         self._log: list[tuple[Event, float, Sequence[Action], bool]] = []
         """(event, time, actions, whether the tree stayed the very same) of all steps."""
-        self._orders: dict[int, int] = {}
-        """Steps that needed another order than the first guess."""
+        self._choices: dict[int, list[int]] = {}
+        """Of steps that needed another order than the first guess."""
 
     def check(self, event: Event, now_s: float, before: Tree, after: Tree, actions: Sequence[Action]) -> None:
         """One step. Violation at the first thing that is wrong, whatever the order of what does not depend on it."""
@@ -90,23 +104,27 @@ class Auditor:
         """The order in which supervisors are found to be down within one step is the tree's choice, and seldom matters.
         Where it does, and the first guess was wrong, the account is made anew with another one for this step.
         """
-        for order in range(1, ORDERS):
+        last = len(self._log) - 1
+        account, choices = self.account, next_choices([], self.account.offered)
+        for _ in range(ORDERS_MAX):
+            if choices is None:
+                break
             account = Account(self.account.root.spec)
             try:
                 for number, told in enumerate(self._log):
-                    last = number == len(self._log) - 1
-                    account.order = order if last else self._orders.get(number, 0)
+                    account.choices = choices if number == last else self._choices.get(number, ())
                     self._compare(account, *told)
             except Violation:
+                choices = next_choices(choices, account.offered)
                 continue
-            account.fired, account.order = self.account.fired, 0
-            self._orders[len(self._log) - 1] = order
+            account.fired, account.choices = self.account.fired, ()
+            self._choices[last] = choices
             self.account = account
             return True
         return False
 
     def _compare(self, account: Account, event: Event, now_s: float, actions: Sequence[Action], same: bool) -> None:
-        account.now_s = now_s
+        account.now_s, account.offered = now_s, []
         if actions:
             account.asked.put(actions)
         if not self._take(account, event):

@@ -42,7 +42,6 @@ class Turns:
         self.supervisors: list[Supervisor] = []
         """Parents first."""
         self.root = self._plant(spec, None, 0)
-        self._children_first = self.supervisors[::-1]
         self._queue: list[Supervisor] = []
         """Supervisors that something has happened to in this step, in order."""
         self.by_name = {supervisor.key: supervisor for supervisor in self.supervisors}

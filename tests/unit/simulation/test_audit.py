@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from civitas_shm.simulation import INVARIANTS, Violation
+from civitas_shm.simulation import INVARIANTS, Violation, simulate
 from civitas_shm.simulation.account import Account
-from civitas_shm.simulation.audit import Auditor
+from civitas_shm.simulation.audit import Auditor, next_choices
 from civitas_shm.supervision import (
     Action,
     AddChild,
@@ -148,3 +148,25 @@ def test_a_tree_that_says_something_else_at_rest_is_found() -> None:
 
 def test_every_invariant_is_broken_here() -> None:
     assert {invariant for invariant, _, _ in LIES} | {"at rest"} == set(INVARIANTS)
+
+
+def test_every_order_in_which_supervisors_may_be_found_down_is_tried_once() -> None:
+    """A walk through a tree of choices, whose later numbers depend on the earlier ones: 3 + 1 + 2 ways."""
+
+    def offered(choices: list[int]) -> list[int]:
+        first = choices[0] if choices else 0
+        return [3, (3, 1, 2)[first]]
+
+    seen: list[tuple[int, ...]] = []
+    choices: list[int] | None = []
+    while choices is not None:
+        counts = offered(choices)
+        seen.append((*choices, *[0] * (len(counts) - len(choices))))
+        choices = next_choices(choices, counts)
+    assert seen == [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (2, 1)]
+
+
+@pytest.mark.parametrize("seed", [883, 11007])
+def test_a_step_whose_order_is_not_the_likeliest_is_explained(seed: int) -> None:
+    """One in ten thousand: a tree that did right was blamed, as long as only five orders were thought of."""
+    assert simulate(seed).failure is None
