@@ -115,6 +115,8 @@ class Driver:
         self._stop_code: int | None = None
         self._stop_asked = False
         self._drain_mode: Drain = placement.spec.stop.drain
+        self._drained_at: dict[str, int] | None = None
+        """What each agent had handled at the last look of a drain."""
         self._begun = False
         self._verdict: Outcome | None = None
         """Why the run must end though the tree would go on."""
@@ -412,10 +414,16 @@ class Driver:
         self.feed(ChildFailed(resident.child, resident.incarnation, why, counts))
 
     def _drain(self) -> None:
-        """`drain: all`: a message may make others anywhere, so the first agent is stopped when none is left at all."""
+        """`drain: all`: a message may make others anywhere, so the first agent is stopped when none is left at all.
+
+        Mailboxes are looked at one after the other, and what goes meanwhile from a later one to an earlier one is seen
+        in neither; so it takes two looks with nothing left between which nobody has finished anything.
+        """
         if self.ended.done():
             return
-        if self._memory.waiting(news=True):
+        handled = {reading.name: reading.handled for reading in self._memory.stats()}
+        if self._memory.waiting(news=True) or handled != self._drained_at:
+            self._drained_at = handled
             self._loop.call_later(DRAIN_LOOK_S, self._drain)
         else:
             self.feed(StopRequested())

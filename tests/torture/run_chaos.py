@@ -146,6 +146,10 @@ class Life:
         self._stopped: dict[int, float] = {}
         self._folder = folder
         self.run_ids: set[str] = set()
+        self.kept: dict[str, int] = {}
+        """What waited when it ended in order."""
+        self.failures: list[str] = []
+        """Agents that raised, messages that were given up: nobody here is told to do either."""
         self._sizes = {name: _size(folder / name) for name in os.listdir(folder)}
         self.log = folder / f"log-{number}"
         with self.log.open("wb") as log:
@@ -230,6 +234,10 @@ class Life:
             event = json.loads(line)
             if event["event"] == "run_started":
                 self.run_ids.add(event["run_id"])
+            if event["event"] == "run_stopped":
+                self.kept = event.get("waiting") or {}
+            if event["event"] in ("agent_failed", "dead_letter"):
+                self.failures.append(f"{event['event']} of {event['agent']}: {event['cause']}")
             if event["event"] == "process_died":
                 self._blows.in_hand_kills += bool(event.get("in_hand"))
                 self._blows.in_hand += sum(entry["agent"] in SINKS for entry in event.get("in_hand") or [])
@@ -268,6 +276,9 @@ def play(
         code = life.caller.wait()
         life.count()
         runs |= life.run_ids
+        if last and life.kept:  # they are not lost, but the drain has ended too early, or not at all
+            wrong.append(f"the last life was to drain and kept {life.kept}")
+        wrong += [f"life {number}: {failure}" for failure in life.failures[:5]]
         if code != (0 if last else 1) or not killed:
             wrong.append(f"life {number} ended with exit code {code}: {life.last_words()}")
             if code not in (0, 1):

@@ -34,7 +34,7 @@ from civitas_shm.topology.model import (
     SupervisorSpec,
     TopologySpec,
 )
-from civitas_shm.transport import FULL, SENT, Buried, InHand, MailboxSpec, MemoryPlan
+from civitas_shm.transport import FULL, SENT, Buried, InHand, MailboxSpec, MailboxStats, MemoryPlan
 
 KILLED = Exit(0, 9)
 
@@ -50,6 +50,9 @@ class Memory:
     held: list[InHand] = field(default_factory=list)
     notices: list[tuple[int, str, Any]] = field(default_factory=list)
     full: bool = False
+    finishing: int = 0
+    """So many messages are finished, one before each look."""
+    handled: int = 0
     last: int = 0
     """Incarnation of agents in the run that is adopted."""
     run_dir: Path = Path("/nowhere")
@@ -99,6 +102,12 @@ class Memory:
 
     def waiting(self, *, news: bool = False) -> dict[str, int]:
         return self.left
+
+    def stats(self) -> list[MailboxStats]:
+        if self.finishing:
+            self.finishing -= 1
+            self.handled += 1
+        return [MailboxStats("a", 100, 0, 0, self.handled, 0, 0, 0, 0, 0)]
 
 
 class Pool:
@@ -518,6 +527,22 @@ def test_a_drain_of_all_stops_nobody_while_anything_waits() -> None:
         while not world.stopped():
             await asyncio.sleep(0.005)
         assert world.stopped() == [("w1", "a", "all")]
+
+    run(test)
+
+
+def test_a_drain_is_not_done_while_agents_finish_messages_between_two_looks_that_see_none() -> None:
+    """One that goes from a mailbox not yet looked at to one that was looked at already is seen in neither."""
+
+    async def test() -> None:
+        world = World(agent("a"), stop=StopSpec(drain="all"))
+        world.ready()
+        world.says("w1", "AgentStarted", "a")
+        world.memory.finishing = 20
+        world.driver.stop()
+        while not world.stopped():
+            await asyncio.sleep(0.001)
+        assert (world.memory.finishing, world.memory.handled) == (0, 20)
 
     run(test)
 

@@ -304,11 +304,19 @@ def test_a_run_that_was_resumed_from_the_first_moments_of_another_is_as_sure_of_
     create(name, PLAN, run_dir=runs, fresh=True).close(keep=False)
 
 
-def test_after_a_reboot_nothing_is_left_to_keep(name: str, runs: Path) -> None:
+@pytest.mark.parametrize("resume", [False, True])
+def test_after_a_reboot_nothing_is_left_to_keep_and_that_is_told(name: str, runs: Path, resume: bool) -> None:
     crash(with_messages(name, runs))
     for entry in segments_of(name):
         os.unlink(f"/dev/shm/{entry}")
-    create(name, PLAN, run_dir=runs).close(keep=False)
+    run = create(name, PLAN, run_dir=runs, resume=resume)
+    assert not run.adopted
+    [told] = run.told
+    assert told.startswith(f"The memory of the run {name!r} is gone, with whatever waited in it: ")
+    run.close(keep=False)
+    run = create(name, PLAN, run_dir=runs, resume=resume)
+    assert run.told == []
+    run.close(keep=False)
 
 
 # --- who lives --------------------------------------------------------------------------------------------------------

@@ -380,14 +380,16 @@ def create(
                     + "Go on with them with the version that made it; drop them: --fresh."
                 ) from reason
             directory = _emptied(directory, None, undo)
+        lost: list[str] = []
         if old is not None:
             directory.wait_for_the_dead(old.slots)
+            lost = [] if fresh else _about_lost_memory(directory, old)
             memory = None if fresh else _adopt(directory, old, plan, resume)
             if memory is not None:
                 undo.pop_all()
                 return memory
             directory = _emptied(directory, old, undo)
-        told = _about_letters(directory, fresh)
+        told = lost + _about_letters(directory, fresh)
         if fresh:
             directory.drop_rest()
         files = new_run_files(name, plan)
@@ -402,6 +404,16 @@ def create(
         directory.mark_made()
         undo.pop_all()
         return memory
+
+
+def _about_lost_memory(directory: RunDirectory, old: RunFiles) -> list[str]:
+    """A run that had begun, and whose memory nobody here has removed, is gone with all that waited in it."""
+    if not directory.is_made() or Segments.remains(old, directory.path):
+        return []
+    return [
+        f"The memory of the run {old.name!r} is gone, with whatever waited in it: the machine was started anew, or "
+        "somebody has removed its segments (gc --yes under another CIVITAS_SHM_DIR does). It begins anew."
+    ]
 
 
 def _about_letters(directory: RunDirectory, fresh: bool) -> list[str]:

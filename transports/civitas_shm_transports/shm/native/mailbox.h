@@ -18,6 +18,7 @@
 #include "park.h"
 
 enum { MB_OK = 0, MB_FULL = -1, MB_CLOSED = -2, MB_AGAIN = -3 };
+#define MB_LOOKS 16u
 #define MB_TRIES 100000u /* more than this many lost races in a row means corrupt words, not contention */
 
 static inline uint64_t mb_lap(const cv_ring *r, uint64_t position) { return position >> r->log2; }
@@ -480,10 +481,14 @@ static inline unsigned mb_recover(cv_mailbox *m, const cv_ring rings[CV_LANES], 
 }
 
 /* Messages that wait in a lane; out of date at once. Helps both hints first: a producer that is stopped between commit
- * and help must not hide its message from those who look. */
+ * and help must not hide its message from those who look. Whoever is stopped itself in between may find that head has
+ * passed the tail that it read: looked at again, because "none" would say that everything is done. */
 static inline uint64_t mb_waiting(const cv_ring *r) {
-    uint64_t tail = mb_help_tail(r), n = tail - mb_help_head(r);
-    return n > r->mask + 1 ? 0 : n;
+    for (unsigned looks = 0; looks < MB_LOOKS; looks++) {
+        uint64_t tail = mb_help_tail(r), n = tail - mb_help_head(r);
+        if (n <= r->mask + 1) return n;
+    }
+    return 0; /* damaged words */
 }
 
 /* Whether a mailbox is closed, or half closed by a host that died over it: then nothing comes through all of it either. */
