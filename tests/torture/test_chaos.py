@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.process
 
-KILLS, HOSTS, STOPS = 200, 6, 10
+KILLS, HOSTS, STOPS = 1000, 15, 50
 PAUSE_S = 0.004
 
 
