@@ -8,7 +8,9 @@ say `fired(…)` with the evidence. A marked test in which nothing has fired fai
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NoReturn
+
+import pytest
 
 __all__ = ["FAULTS", "Fault", "Fired"]
 
@@ -101,6 +103,11 @@ class Fired:
         """Note that it came. AssertionError when the count says that it did not."""
         assert count, f"{self.fault}: {what}: none"
         self.evidence.append(f"{count} {what}")
+
+    def skip(self, why: str) -> NoReturn:
+        """It cannot be played here: the test is skipped, and asked for no evidence."""
+        self.evidence.append(f"skipped: {why}")
+        pytest.skip(why)
 
     def missing(self) -> str:
         """Why the test has failed though all that it asserts holds; empty when the fault was seen."""
