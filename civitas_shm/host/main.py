@@ -10,6 +10,7 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -452,6 +453,7 @@ def _create_memory(spec: TopologySpec, boot: Boot, slots: int) -> RunMemory:
 def main(argv: list[str]) -> int:
     """The process's whole life."""
     keep_descriptors_here()
+    gc.freeze()  # what was imported stays; collections need not look at it
     kernel.set_name("civ-host")
     kernel.become_subreaper()
     sock = socket.socket(fileno=int(argv[0]))

@@ -93,6 +93,14 @@ static inline at_u64 *cv_extent_word(cv_arena *a, uint64_t extent) {
     return (at_u64 *)(a->run->arena[a->run->me] + CV_ARENA_EXTENTS) + extent / 64;
 }
 
+/* Whether any extent has memory. Without, there is no chunk in this arena, so nothing that refers to one either. */
+static inline bool cv_arena_has_memory(cv_arena *a) {
+    uint64_t extents = (a->run->arena_size[a->run->me] + CV_EXTENT - 1) / CV_EXTENT;
+    for (uint64_t e = 0; e < extents; e += 64)
+        if (at_peek(cv_extent_word(a, e))) return true;
+    return false;
+}
+
 /* Make sure that blocks [first, first+n) are backed by memory. */
 static inline bool cv_back(cv_arena *a, uint32_t first, uint32_t n) {
     for (uint64_t e = first / CV_EXTENT_BLOCKS; e <= (first + n - 1) / CV_EXTENT_BLOCKS; e++) {

@@ -227,6 +227,7 @@ static inline bool cv_ledger_rebuild_one(cv_ledger *l, uint64_t *adopted, uint32
  * then hands, then states. Whatever nothing refers to is free. -1: out of memory. */
 static inline int cv_ledger_rebuild(cv_ledger *l) {
     cv_run *run = l->run;
+    if (!cv_arena_has_memory(l->arena)) return 0; /* the slot's first process: every mailbox is a page it need not touch */
     uint64_t *adopted = calloc(run->arena_size[run->me] / CV_GRANULE / 64 + 1, sizeof *adopted);
     if (!adopted) return -1;
     bool done = true;
