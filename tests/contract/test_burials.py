@@ -325,6 +325,20 @@ def test_a_note_whose_message_was_handled_after_all_is_let_go(play: Any) -> None
     play(scene)
 
 
+def test_what_is_no_note_among_the_notes_is_let_go(play: Any) -> None:
+    async def scene(world: Any) -> None:
+        world.need("succession")
+        world.mailbox("sink")
+        notes = world.admin._notes
+        for foreign in (b"", b"short", bytes(24), b"\xff" * 24 + b"no note"):
+            assert world.a._native.post(notes, foreign, "note", SENDER_PROGRAM, None, 0) == SENT
+        assert world.admin.buried() == []
+        assert world.admin._notes_read == {}
+        assert world.admin._native.in_hand(notes) == []
+
+    play(scene)
+
+
 def test_a_note_that_is_read_just_before_its_burial_stays_for_the_letter(play: Any) -> None:
     async def scene(world: Any) -> None:
         world.need("succession")

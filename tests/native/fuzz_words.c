@@ -5,7 +5,8 @@
  * one at a time, or by chance; here an input is a program of damages and of operations between them, and the fuzzer keeps
  * those that reach new branches.
  *
- *   input = steps of 4 to 12 bytes: operation (1), argument (1), word (2), and for a damage its value (8)
+ *   input = steps of 4 to 12 bytes: operation (1; from COURT on: what becomes of a message in hand), argument (1), word (2),
+ *           and for a damage its value (8)
  *
  * A step whose operation is below DAMAGES changes a word; others are one operation of one process. At the end everybody
  * works; nothing may crash (AddressSanitizer), loop (-timeout), or harm the mailbox beside.
@@ -20,6 +21,9 @@
 enum { SET, FLIP, SMALL, COPY_WORD, SHIFT, NEAR, DAMAGES };
 enum { SEND = DAMAGES, SEND_OTHER, SEND_REMEMBERED, TAKE, RELEASE, REDELIVER, STATE, LOOK, ROOM, COLLECT, DEATH, READERS, REPLY,
        WAITS, CLOSE, OBSERVE, REATTACH, OPERATIONS };
+
+/* Behind COURT, modulo their number; `argument` is the entry, and a few that cannot be. */
+enum { COURT = 0xf0, JUDGE = 0, BEGIN, STRIKE, FORGO, BURY, DISCARD, LETTER, FAR_DISCARD, CASES };
 
 static mb_message in_hand;
 static bool holds;
@@ -112,6 +116,30 @@ static void operate(unsigned operation, unsigned argument, uint16_t word) {
     }
 }
 
+static void decide(unsigned what_now, unsigned entry, uint16_t word) {
+    cv_mailbox *m = cv_mailbox_at(&w.map, hurt);
+    mb_message message;
+    if (!m) return;
+    switch (what_now % CASES) {
+    case JUDGE: mb_judge(m, entry, READER, word & 15, word >> 4 & 15, word >> 8 & 1); break;
+    case BEGIN: mb_begin(&reader.run, m, entry); break;
+    case STRIKE: mb_strike(&reader.run, m, entry); break;
+    case FORGO: mb_forgo(&reader.run, m, entry); break;
+    case BURY: mb_bury(&reader.run, m, entry); break;
+    case DISCARD: mb_discard(&host.run, m, entry, (cv_set){{word}}); break;
+    case LETTER: /* as the host reads it, state or not */
+        if (entry < CV_HAND) {
+            uint64_t ref = at_load(&m->hand[entry].ref), bytes = 0;
+            if (mb_read(&w.map, hurt, (unsigned)(ref >> 40) & 3u, cv_meta_position(at_load(&m->hand[entry].meta)),
+                        cv_word_ref(ref), &message))
+                for (uint32_t i = 0; i < message.header.type_len + message.header.payload_len; i++) bytes += message.body[i];
+            EXPECT(bytes != ~0ull);
+        }
+        break;
+    default: mb_discard(&host.run, m, entry, (cv_set){{~0ull, ~0ull}}); break;
+    }
+}
+
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -128,6 +156,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         uint16_t word;
         uint64_t value;
         memcpy(&word, data + at + 2, 2);
+        if (data[at] >= COURT) {
+            decide(data[at] - COURT, data[at + 1] == 255 ? ~0u : data[at + 1] % (CV_HAND + 1), word);
+            at += 4;
+            continue;
+        }
         if (operation >= DAMAGES) {
             operate(operation, data[at + 1], word);
             at += 4;

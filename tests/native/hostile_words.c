@@ -1,6 +1,7 @@
 /* Every word of shared memory that belongs to one mailbox, set to hostile values: its record, its header, hints, in-hand
- * entries and slots, the header of a chunk, the map of extents, its reader's process slot, its cell. First one word at a
- * time, then several at once by chance.
+ * entries (one runs, one waits, one is buried) and slots, the headers of chunks (a message that waits, those in hand, the
+ * state, the log of sends), the map of extents, its reader's process slot, its cell with what its handler waits for. First
+ * one word at a time, then several at once by chance. README.md has the table: word, who checks it, who damages it.
  *
  * hostile_words [SEED [ROUNDS]]
  *
@@ -8,19 +9,20 @@
  * crashed (run it under AddressSanitizer), none looped (a watchdog of ten seconds for each), the mailbox beside it lost,
  * doubled and changed nothing, and every damaged chunk was counted as garbage and not handed over.
  */
+#include "waits.h"
 #include "world.h"
 
 #include <signal.h>
 #include <sys/time.h>
 
 enum { HOST, SENDER, READER, OTHER, SLOTS };
-enum { TAKES_MAX = 4096, COPY = 256 << 10 };
+enum { TAKES_MAX = 4096, CHUNKS = 4 }; /* of messages 1 to 4: one runs, one waits, one is buried, one is in its slot */
 
 static world w;
 static cv_port host, sender, reader, other;
 static uint32_t hurt, outbox, beside;
 static uint64_t *words[16384];
-static uint32_t n_words, chunk_from, chunk_to;
+static uint32_t n_words, chunk_from, state_from, state_to;
 static char what[128];
 
 static void too_long(int signal_number) {
@@ -98,11 +100,17 @@ static void prepare(void) {
     outbox = world_mailbox(&w, &host, "outbox", 63, CV_BLOCK_SENDER, cv_set_of(OTHER));
     beside = world_mailbox(&w, &host, "beside", 8, CV_BLOCK_SENDER, cv_set_of(READER));
     mb_message m;
-    for (uint64_t n = 1; n <= 4; n++) EXPECT(world_send_number(&sender, hurt, n) == PORT_SENT);
-    EXPECT(port_take(&reader, hurt, &m) == 1);
+    for (uint64_t n = 1; n <= 6; n++) EXPECT(world_send_number(&sender, hurt, n) == PORT_SENT);
+    mb_message waits, buried;
+    EXPECT(port_take(&reader, hurt, &m) == 1 && port_take(&reader, hurt, &waits) == 1 && port_take(&reader, hurt, &buried) == 1);
+    cv_wait wait = {.id = 7, .on = beside, .since_ns = 1, .seen_ns = 2, .type = "t"};
+    cv_wait_note(&reader.run, hurt, &wait);
+    EXPECT(mb_strike(&reader.run, cv_mailbox_at(&w.map, hurt), waits.entry) == 1);
+    EXPECT(mb_bury(&reader.run, cv_mailbox_at(&w.map, hurt), buried.entry));
     EXPECT(port_commit_state(&reader, hurt, &m.header, "state", 5) == PORT_SENT);
     port_remember(&reader, hurt, cv_mailbox_at(&w.map, hurt), true);
     handler_sends(&reader, &m);
+    const mb_message m_hurt = m;
     EXPECT(at_load(&cv_mailbox_at(&w.map, hurt)->log_count) == 20);
     for (uint64_t n = 1; n <= 3; n++) EXPECT(world_send_number(&other, beside, n) == PORT_SENT);
     EXPECT(port_take(&reader, beside, &m) == 1);
@@ -114,10 +122,12 @@ static void prepare(void) {
     add_words(cv_slot_at(&w.map, READER), cv_slot_stride(w.map.mailboxes));
     add_words(cv_cell_at(&w.map, hurt), sizeof(cv_cell));
     add_words(w.map.arena[SENDER] + CV_ARENA_EXTENTS, 64);
-    uint64_t ref = cv_word_ref(at_load(mb_slot(&r, at_load(r.head))));
+    const uint64_t chunks[CHUNKS] = {m_hurt.ref, waits.ref, buried.ref, cv_word_ref(at_load(mb_slot(&r, at_load(r.head))))};
     chunk_from = n_words;
-    add_words(w.map.arena[SENDER] + cv_ref_granule(ref) * CV_GRANULE, sizeof(cv_header));
-    chunk_to = n_words;
+    for (unsigned i = 0; i < CHUNKS; i++) add_words(w.map.arena[SENDER] + cv_ref_granule(chunks[i]) * CV_GRANULE, sizeof(cv_header));
+    state_from = n_words;
+    add_words(w.map.arena[READER] + cv_ref_granule(at_load(&box->state_ref)) * CV_GRANULE, sizeof(cv_header));
+    state_to = n_words;
     uint64_t log = at_load(&box->log_ref);
     add_words(w.map.arena[READER] + cv_ref_granule(log) * CV_GRANULE, sizeof(cv_header) + 20 * 8);
     forget_all();
@@ -162,6 +172,33 @@ static void handler_runs_again(void) {
     cv_slot_recover(&host.run, READER);
 }
 
+/* The court and the dead letters, over whatever is in hand; entries that cannot be, too. */
+static void host_judges(void) {
+    cv_mailbox *m = cv_mailbox_at(&w.map, hurt);
+    mb_message letter;
+    cv_wait wait;
+    cv_wait_read(&host.run, hurt, &wait);
+    for (unsigned e = 0; m && e < CV_HAND + 2; e++) {
+        unsigned entry = e < CV_HAND ? e : e == CV_HAND ? CV_HAND : ~0u;
+        mb_judge(m, entry, READER, e & 1, e & 2, e & 4);
+        mb_begin(&reader.run, m, entry);
+        if (e & 1) mb_strike(&reader.run, m, entry);
+        if (e & 2) mb_forgo(&reader.run, m, entry);
+        if (e & 4) mb_bury(&reader.run, m, entry);
+        if (entry < CV_HAND && cv_meta_state(at_load(&m->hand[entry].meta)) == CV_HAND_BURIED) {
+            uint64_t meta = at_load(&m->hand[entry].meta), word = at_load(&m->hand[entry].ref), bytes = 0;
+            if (mb_read(&w.map, hurt, (unsigned)(word >> 40) & 3u, cv_meta_position(meta), cv_word_ref(word), &letter))
+                for (uint32_t i = 0; i < letter.header.type_len + letter.header.payload_len; i++) bytes += letter.body[i];
+            EXPECT(bytes != ~0ull);
+        }
+        mb_discard(&host.run, m, entry, cv_set_of(READER));
+        EXPECT(!mb_discard(&host.run, m, entry, cv_set_of(READER))); /* once only */
+    }
+    cv_wait_note(&reader.run, hurt, &(cv_wait){.id = 8, .on = beside});
+    EXPECT(cv_wait_read(&host.run, hurt, &wait) && wait.id == 8);
+    cv_wait_clear(&reader.run, hurt);
+}
+
 static void observe(uint32_t mailbox) {
     cv_mailbox *m = cv_mailbox_at(&w.map, mailbox);
     uint64_t refs[CV_HAND];
@@ -180,7 +217,10 @@ static void observe(uint32_t mailbox) {
                 cv_word_ref(at_load(&m->hand[e].ref)), &message);
 }
 
+static bool courts; /* every second time: what is in hand goes to the dead letters instead of its reader */
+
 static void everybody_works(void) {
+    courts = !courts;
     uint32_t ready[256];
     uint64_t alarm, n = 9;
     attach_all(2); /* successors of all: each reads every mailbox */
@@ -194,6 +234,7 @@ static void everybody_works(void) {
     cv_park(&reader.run);
     cv_collect(&reader.run, ready, 256, &alarm);
     cv_rise(&reader.run);
+    if (courts) host_judges();
     drain(hurt);
     port_commit_state(&reader, hurt, NULL, "another", 7);
     cv_ledger_look_all(&sender.ledger);
@@ -225,11 +266,34 @@ static void the_mailbox_beside_is_unharmed(void) {
     CHECK(other.ledger.account[beside]->bytes == 0, "memory of the mailbox beside was not given back: %s", what);
 }
 
-static void damaged_chunk_is_garbage(void) {
+/* Neither handed over nor taken for a letter; all others come. */
+static void damaged_message_is_garbage(unsigned number) {
     attach_all(2);
-    unsigned n = drain(hurt);
-    CHECK(n == 3 && numbers[0] == 1 && numbers[1] == 3 && numbers[2] == 4, "%u messages came, the damaged one too? %s", n, what);
-    CHECK(at_load(&cv_cell_at(&w.map, hurt)->garbage) == 1, "garbage was not counted: %s", what);
+    mb_message message;
+    unsigned n = drain(hurt), expected = 0;
+    for (unsigned i = 1; i <= 6; i++) {
+        if (i == number || i == 3) continue;
+        CHECK(expected < n && numbers[expected] == i, "message %u did not come, message %u damaged: %s", i, number, what);
+        expected++;
+    }
+    CHECK(n == expected, "%u messages came instead of %u, the damaged one too? %s", n, expected, what);
+    CHECK(at_load(&cv_cell_at(&w.map, hurt)->garbage) == (number == 4), "garbage was not counted: %s", what);
+    cv_mailbox *m = cv_mailbox_at(&w.map, hurt);
+    unsigned letters = 0, unsound = 0;
+    for (unsigned e = 0; e < CV_HAND; e++) {
+        uint64_t meta = at_load(&m->hand[e].meta), word = at_load(&m->hand[e].ref);
+        if (cv_meta_state(meta) != CV_HAND_BURIED) continue;
+        letters++;
+        unsound += !mb_read(&w.map, hurt, (unsigned)(word >> 40) & 3u, cv_meta_position(meta), cv_word_ref(word), &message);
+    }
+    CHECK(letters == (number == 3 ? 1 : 2) && unsound == 1, "%u letters, %u unsound: %s", letters, unsound, what);
+    forget_all();
+}
+
+static void damaged_state_is_none(void) {
+    mb_message stored;
+    attach_all(2);
+    CHECK(!port_state(&reader, hurt, &stored), "a damaged state was handed out: %s", what);
     forget_all();
 }
 
@@ -261,9 +325,10 @@ int main(int argc, char **argv) {
             snprintf(what, sizeof what, "word %u of %u, %#llx instead of %#llx", i, n_words, (unsigned long long)values[v],
                      (unsigned long long)was);
             watch(10);
-            if (i >= chunk_from && i < chunk_to) {
+            if (i >= chunk_from && i < state_to) {
                 *words[i] = values[v];
-                damaged_chunk_is_garbage();
+                if (i < state_from) damaged_message_is_garbage(1 + (i - chunk_from) / (sizeof(cv_header) / 8));
+                else damaged_state_is_none();
                 restore_all();
             }
             *words[i] = values[v];

@@ -24,6 +24,7 @@ static unsigned elsewhere = READER + 1; /* slot of `other`, the last one of the 
 static const cv_set NOBODY, EVERYBODY = {{~0ull, ~0ull}};
 static uint32_t box, second;
 static mb_message in_hand;
+static bool has_garbage; /* this operation's own */
 
 /* --- what is there before, and what is found after ------------------------------------------------------------------- */
 
@@ -86,7 +87,7 @@ static found drain(cv_port *p, uint32_t mailbox) {
         f.deliveries[f.n++] = message.deliveries;
         EXPECT(mb_release(&p->run, m, message.entry));
     }
-    EXPECT(at_load(&cv_cell_at(&w.map, mailbox)->garbage) == 0);
+    EXPECT(has_garbage || at_load(&cv_cell_at(&w.map, mailbox)->garbage) == 0);
     return f;
 }
 static bool is(const found *f, uint64_t from, uint64_t to) { /* from, from+1, … to, in this order, once each */
@@ -222,6 +223,25 @@ static bool take_after(void) {
     succeed(&reader, READER);
     found f = drain(&reader, box);
     EXPECT(is(&f, 1, 3) && f.deliveries[0] <= 2 && f.deliveries[1] == 1 && f.deliveries[2] == 1);
+    everything_works();
+    return f.deliveries[0] == 2;
+}
+
+static void take_garbage_before(void) { /* of the first message the length has changed */
+    take_before();
+    cv_ring r = world_lane(&w, box, CV_LANE_NORMAL);
+    uint64_t ref = cv_word_ref(at_load(mb_slot(&r, at_load(r.head))));
+    ((cv_header *)cv_chunk_at(&w.map, ref, sizeof(cv_header)))->payload_len ^= 1;
+    has_garbage = true;
+}
+static bool take_garbage_after(void) { /* put aside once, whoever dies over it; the next one comes */
+    cv_mailbox *m = cv_mailbox_at(&w.map, box);
+    succeed(&reader, READER);
+    found f = drain(&reader, box);
+    EXPECT(is(&f, 2, 3) && f.deliveries[0] <= 2 && f.deliveries[1] == 1);
+    unsigned buried = 0;
+    for (unsigned e = 0; e < CV_HAND; e++) buried += mb_discard(&host.run, m, e, NOBODY);
+    EXPECT(buried == 1);
     everything_works();
     return f.deliveries[0] == 2;
 }
@@ -598,6 +618,42 @@ static bool trim_after(void) {
     return true;
 }
 
+/* Announcements: of who waits for room, and of what a handler waits for. The dead wait for nothing. */
+
+static void want_room_before(void) { begin(2, CV_BLOCK_SENDER, 0), send_numbers(1, 2); }
+static void want_room(void) {
+    EXPECT(world_send_number(&sender, box, 3) == PORT_FULL);
+    EXPECT(port_want_room(&sender, box) == PORT_ROOM_LATER);
+}
+static bool want_room_after(void) {
+    cv_mailbox *m = cv_mailbox_at(&w.map, box);
+    bool announced = cv_set_has(cv_set_load(&m->waiters), SENDER);
+    EXPECT(!announced || cv_set_has(cv_set_load(&m->wanting), SENDER)); /* the poll's bit first */
+    succeed(&sender, SENDER);
+    EXPECT(!cv_set_any(cv_set_load(&m->waiters)) && !cv_set_any(cv_set_load(&m->wanting)));
+    found f = drain(&reader, box);
+    EXPECT(is(&f, 1, 2));
+    everything_works();
+    return announced;
+}
+
+static void note_wait_before(void) { release_before(); }
+static void note_wait(void) {
+    cv_wait wait = {.id = 9, .on = second, .since_ns = 5, .seen_ns = 6, .type = "a question of some length"};
+    cv_wait_note(&reader.run, box, &wait);
+}
+static bool note_wait_after(void) { /* all of it or nothing */
+    cv_wait noted;
+    bool is_noted = cv_wait_read(&host.run, box, &noted);
+    if (is_noted) EXPECT(noted.id == 9 && noted.on == second && noted.since_ns == 5 && !strcmp(noted.type, "a question of some length"));
+    succeed(&reader, READER);
+    EXPECT(!cv_wait_read(&host.run, box, &noted));
+    found f = drain(&reader, box);
+    EXPECT(is(&f, 1, 2));
+    everything_works();
+    return is_noted;
+}
+
 /* The host's operations. */
 
 static void close_before(void) { begin(8, CV_BLOCK_SENDER, 0), send_numbers(1, 2); }
@@ -741,6 +797,7 @@ static const struct {
     {"reply", reply_before, reply, reply_after},
     {"take", take_before, take_one, take_after},
     {"take_before_the_wrap", take_wrap_before, take_one, take_after},
+    {"take_garbage", take_garbage_before, take_one, take_garbage_after},
     {"release", release_before, release, release_after},
     {"redeliver", redeliver_before, redeliver, redeliver_after},
     {"bury", release_before, bury, bury_after},
@@ -764,6 +821,8 @@ static const struct {
     {"settle_what_was_not", settle_is_not_before, settle, settle_after},
     {"attach", attach_before, attach, attach_after},
     {"trim", trim_before, trim, trim_after},
+    {"want_room", want_room_before, want_room, want_room_after},
+    {"note_wait", note_wait_before, note_wait, note_wait_after},
     {"close", close_before, close_all, close_after},
     {"retire", retire_before, retire, retire_after},
     {"reopen", reopen_before, reopen, reopen_after},

@@ -76,6 +76,22 @@ MUTANTS = {
         "        if (cv_meta_state(at_load(&m->hand[e].meta)) > CV_HAND_RUNNING) refs",
         "mailbox_cases", ("message_in_hand_is_never_dropped",),
     ),
+    "garbage_leaves_its_slot_before_it_is_put_aside": Mutant(
+        "mailbox.h",
+        "            mb_bury_garbage(m, run->me, lane, out->position, ref);\n"
+        "            at_store(slot, cv_word(lap + 1, CV_EMPTY, 0, 0));\n",
+        "            at_store(slot, cv_word(lap + 1, CV_EMPTY, 0, 0));\n"
+        "            mb_bury_garbage(m, run->me, lane, out->position, ref);\n",
+        "kill_sweep", ("take_garbage",),
+    ),
+    "announcement_of_the_dead_left": Mutant(
+        "directory.h", "        cv_set_leave(&m->wanting, dead);\n", "", "kill_sweep", ("want_room",),
+    ),
+    "wait_named_before_it_is_written": Mutant(
+        "waits.h", "        at_store(&cell->wait.id, 0);\n        at_store(&cell->wait.on, w->on);\n",
+        "        at_store(&cell->wait.id, w->id);\n        at_store(&cell->wait.on, w->on);\n",
+        "kill_sweep", ("note_wait",),
+    ),
     "publish_without_order": Mutant(
         "mailbox.h", "if (at_cas(slot, word, cv_word(lap, CV_FULL, h->flags & CV_FLAG_ASK, ref)))",
         "if (atomic_compare_exchange_strong_explicit(slot, &word, cv_word(lap, CV_FULL, 0, ref), memory_order_relaxed,"

@@ -34,12 +34,15 @@ for number in range(3):
     assert run.ports[3].post(beside, bytes([number]), "type", beside) == 0
 token = run.ports[2].take(hurt)[0]
 run.ports[2].commit_state(hurt, token, b"state")
+run.ports[2].bury(hurt, run.ports[2].take(hurt)[0])
+run.ports[2].strike(hurt, run.ports[2].take(hurt)[0])
+run.ports[2].note_wait(hurt, beside, 0, 7, 1, 2, "type")
 maps = {name: mmap.mmap(fd, 0) for name, fd in zip(("directory", "cells", "mail", "arena"), [*fds[:3], fds[5]])}
 record = maps["directory"].find(b"hurt") - 69  # its name is the end of a record
 stride = (record - hurt * 256 - 4096) // run.memory._segments.files.slots
 mail_at, mail_size = (int.from_bytes(maps["directory"][record + 8 + i : record + 16 + i], "little") for i in (0, 8))
 places = [
-    ("directory", record, 256), ("directory", 4096 + 2 * stride, stride), ("cells", 4096 + hurt * 384, 384),
+    ("directory", record, 256), ("directory", 4096 + 2 * stride, stride), ("cells", 4096 + hurt * 512, 512),
     ("mail", mail_at, 5 * 128 + 6 * 128 + 64 * 16 + 128), ("mail", mail_at + mail_size - 1024 * 8, 256),
     ("arena", 4096, 16), ("arena", 65536, 1024),
 ]
@@ -68,8 +71,16 @@ for where, start, size in places:
             run.memory.stats(), run.memory.waiting(), run.memory.in_hand(2), run.memory.safety_poll()
             for lane in (0, 1, 2):
                 attempt(run.ports[1].post, hurt, b"more", "type", hurt, None, lane)
-            run.memory.slot_died(2)
+            for entry in run.memory.slot_died(2):
+                run.memory.judge(entry, 1, 1, True)
+                run.memory.read(entry)
+            run.memory.waits()
+            for grave in run.memory.buried():
+                run.memory.discard(grave.mailbox, grave.token)
             run.ports[2].poll(0, False)
+            for entry in (0, 1, 2, 63):
+                for call in (run.ports[2].begin, run.ports[2].forgo, run.ports[2].strike, run.ports[2].bury):
+                    attempt(call, hurt, entry)
             for _ in range(3000):
                 got = attempt(run.ports[2].take, hurt)
                 if got is None:

@@ -206,6 +206,9 @@ class ShmRunMemory:
         entries = self._native.buried()
         while (taken := self._native.take(self._notes)) is not None:
             token, _, _, _, note, _ = taken
+            if len(note) < _NOTE_KEY.size:  # no note of ours
+                self._native.release(self._notes, token)
+                continue
             self._let_go_of_note(note[: _NOTE_KEY.size])
             self._notes_read[note[: _NOTE_KEY.size]] = (token, note[_NOTE_KEY.size :])
         found = [self._read(entry) for entry in entries]
