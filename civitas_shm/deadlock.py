@@ -1,19 +1,23 @@
 """Deadlocks: agents whose handlers wait for one another in a circle. Pure: from noted waits to who gets an error.
 
-What counts as a wait (`transport.Wait`): what the handler itself awaits, an ask or room in a full mailbox. What a task
+What counts as a wait (`transport.Wait`): what the handler itself awaits, an ask or room in a full mailbox, and each of
+those that it awaits together in `asyncio.gather`, because it cannot go on before all of them have ended. What a task
 waits for that the handler has started does not count, because the handler may go on and answer meanwhile; such an ask
-ends at its deadline. An agent waits for one thing at a time, so the waits form a graph with one edge out of each agent,
-and a deadlock is a circle in it.
+ends at its deadline. An agent notes one thing at a time (of several one after the other, `suspended`), so the waits
+form a graph with one edge out of each agent, and a deadlock is a circle in it.
 
 Guarantees:
 - no innocent: a circle is told only if all of its waits overlap in one instant, which is a proof, because an agent that
   waits for another one answers nobody meanwhile; and only if every wait of it was seen again in the next reading, the
   same one by its id, so that one which has just been broken otherwise (deadline, death, stop) is left alone;
-- found in the second reading after the last wait of the circle was noted;
+- found in the second reading after the last wait of the circle was noted: within a second, but for circles through a
+  handler that gathers several, which note the right one by chance, once a second;
 - told once; told again only if it is still there AGAIN readings later (its process was stopped, say).
 
-What is not found: circles through an agent with replicas (another replica may answer), or through waits for memory (any
-of many receivers may give it back). These end at their deadlines.
+What is not found: circles through an agent with replicas (another replica may answer), through waits for memory (any of
+many receivers may give it back), or through what a handler awaits by other means than `await` and `asyncio.gather`
+(`asyncio.wait`, a TaskGroup, `shield`, threads of its own: it may be a race, which goes on without the one that is
+stuck). These end at their deadlines.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from .plugins.installed import Plugins
 from .process import AgentProcess, Supervise
 from .seat import BATCH_MESSAGES, Seat
 from .state import InMemoryStateStore, StateStore
+from .suspended import GatheredWaits, direct, gathered
 from .topology.model import AgentSpec, Drain
 from .transport import Port
 
@@ -87,6 +88,7 @@ class AgentRunner:
         self.bus.waits.on_look = self._look
         self.bus.own_handler = self._own_handler
         self._alone = Alone(expected)
+        self._gathered = GatheredWaits()
 
     @property
     def agents(self) -> dict[str, AgentProcess]:
@@ -154,14 +156,16 @@ class AgentRunner:
         seen_ns = time.monotonic_ns()  # what has come by now is collected, so whoever waits after it did so then
         self.port.collect()
         awaited: dict[asyncio.Future[Any], int] = {}
+        several: dict[asyncio.Future[Any], int] = {}
         for seat in self._seats.values():
-            task = seat.own_task
-            # The future that the task itself is suspended on, which asyncio keeps under this name in all versions;
-            # where it does not, nothing is found and the deadlines remain.
-            future = getattr(task, "_fut_waiter", None)
-            if isinstance(future, asyncio.Future) and not future.done():
+            future = direct(seat.own_task)
+            if future is not None:
                 awaited[future] = seat.mailbox
-        self.port.note_waits(self.bus.waits.of(awaited, seen_ns))
+                several.update(dict.fromkeys(gathered(future), seat.mailbox))
+        waits = self.bus.waits
+        self.port.note_waits(
+            [*waits.of(awaited, seen_ns), *self._gathered.of(waits.of(several, seen_ns) if several else (), seen_ns)]
+        )
         if self.on_look is not None:
             self.on_look()
 

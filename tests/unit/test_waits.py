@@ -157,6 +157,58 @@ def test_what_a_task_beside_the_handler_asks_does_not_count() -> None:
     play([Front("front"), behind], scene)
 
 
+class Gathers(AgentProcess):
+    """Asks several at once, and awaits them in the way that its config names."""
+
+    async def on_error(self, exc: Exception, message: Message) -> ErrorAction:
+        return ErrorAction.SKIP
+
+    async def handle(self, message: Message) -> Message | None:
+        if message.type != "message":
+            return self.reply({"by": self.name})
+        asks = [asyncio.ensure_future(self.ask(to, {}, "go_on", timeout=30)) for to in self.config["to"]]
+        if self.config["how"] == "gather":
+            try:
+                await asyncio.gather(*asks)
+            except DeadlockError as error:
+                return self.reply({"cycle": [list(wait[:4]) for wait in error.cycle]})
+            finally:
+                for ask in asks:
+                    ask.cancel()
+        else:
+            await asyncio.wait(asks, return_when=asyncio.FIRST_COMPLETED)
+        return self.reply({"answered": True})
+
+
+class AsksBack(AgentProcess):
+    """Answers with what it was answered itself, late enough for the one who asks to wait for it."""
+
+    async def on_error(self, exc: Exception, message: Message) -> ErrorAction:
+        return ErrorAction.SKIP
+
+    async def handle(self, message: Message) -> Message | None:
+        reply = await self.ask(self.config["to"], {}, "back", timeout=30)
+        return self.reply(reply.payload)
+
+
+def test_a_circle_through_one_of_several_asks_that_a_handler_gathers_is_found() -> None:
+    async def scene(runtime: Runtime) -> None:
+        reply = await runtime.ask("front", {}, timeout=30)
+        circle = [["back", "front", "ask", "back"], ["front", "back", "ask", "go_on"]]
+        assert sorted(reply.payload["cycle"]) == circle
+
+    front = Gathers("front", config={"to": ["slow", "back"], "how": "gather"})
+    play([front, AsksBack("back", config={"to": "front"}), Slow("slow")], scene)
+
+
+def test_a_race_that_is_won_by_another_ask_is_no_deadlock() -> None:
+    async def scene(runtime: Runtime) -> None:
+        assert (await runtime.ask("front", {}, timeout=30)).payload == {"answered": True}
+
+    front = Gathers("front", config={"to": ["slow", "back"], "how": "race"})
+    play([front, AsksBack("back", config={"to": "front"}), Slow("slow")], scene)
+
+
 @pytest.mark.parametrize(
     ("how", "expected"),
     [
