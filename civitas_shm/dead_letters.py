@@ -309,10 +309,12 @@ class DeadLetterOffice:
     def collect(self) -> int:
         """Store what was buried, then let it go; how many letters that were. Cheap when there is nothing."""
         written = 0
-        while buried := self._memory.buried():
+        done: set[tuple[int, int, bytes]] = set()  # what is still there after its discard: damaged words are in the way
+        while buried := [each for each in self._memory.buried() if (each.mailbox, each.token, each.header) not in done]:
             self._keep([self._letter(each, _note_of(each)) for each in buried])
             for each in buried:
                 self._memory.discard(each.mailbox, each.token)
+                done.add((each.mailbox, each.token, each.header))
             written += len(buried)
         return written
 

@@ -264,6 +264,21 @@ def test_what_is_buried_becomes_letters_and_only_then_is_let_go(make: Make) -> N
     assert len(told) == office.written == 5
 
 
+def test_what_cannot_be_let_go_is_stored_and_left(make: Make) -> None:
+    """A damaged word may be in the way of a discard: the host must not collect the same for ever."""
+
+    class Stuck(Memory):
+        def discard(self, mailbox: int, token: int) -> None:
+            self.log.append(("discard", mailbox, token))
+            assert len(self.log) < 10, "for ever"
+
+    memory, store = Stuck(), make()
+    memory.waiting = [buried(1), buried(2)]
+    assert office_over(memory, store).collect() == 2
+    assert memory.log == [("discard", 7, 1), ("discard", 7, 2)]
+    assert len(store) == 2
+
+
 def test_garbage_is_kept_as_what_it_is(make: Make) -> None:
     memory, store = Memory(), make()
     memory.waiting = [Buried(7, n, 0, 0, b"\xff" * 128, "", "", b"", b"", sound=False) for n in range(2)]

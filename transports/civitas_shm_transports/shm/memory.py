@@ -217,7 +217,10 @@ class ShmRunMemory:
         return found
 
     def discard(self, mailbox: int, token: int) -> None:
-        header = self._native.read(mailbox, token)[4]
+        try:
+            header = self._native.read(mailbox, token)[4]
+        except LookupError:  # its record was damaged since it was read
+            return
         self._native.discard(mailbox, token)
         self._let_go_of_note(_NOTE_KEY.pack(mailbox, token, header[_ID]))
 
