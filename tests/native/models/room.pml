@@ -55,11 +55,13 @@
 #define WORD(p) (p)                   /* one bit in each */
 #define BIT(p) 1
 #define MINE(p) (p == word)
+#define NEXT_WORD told
 #else
 #define WORDS 1
 #define WORD(p) 0
 #define BIT(p) (1 << (p))
 #define MINE(p) true
+#define NEXT_WORD take
 #endif
 
 /* ---- shared memory and doorbells ---- */
@@ -170,7 +172,7 @@ looked:
 #ifdef MUTANT_SECOND_WORD_WITH_THE_FIRST
     :: w == 0 -> goto all_told
 #else
-    :: w == 0 -> goto told
+    :: w == 0 -> goto NEXT_WORD
 #endif
     :: w != 0
     fi;
@@ -198,16 +200,20 @@ looked:
 #ifdef MUTANT_CLEAR_WAITERS_LAST
     R(waiters[word] = 0);
 #endif
+#ifdef TWO_WORDS
 told:
     if
-    :: d_step { word < WORDS - 1 -> word++; w = 0 } goto look
-    :: d_step { word == WORDS - 1 -> skip }
+    :: d_step { word == 0 -> word++; w = 0 } goto look
+    :: d_step { word == 1 -> skip }
     fi;
 #ifdef MUTANT_SECOND_WORD_WITH_THE_FIRST
 all_told:
     skip;
 #endif
     d_step { w = 0; word = 0; early = 0 }
+#else
+    w = 0;
+#endif
     goto take;
 stopped:
     skip
