@@ -1,9 +1,10 @@
 """The host is killed before every line of making, changing, adopting and removing a run; then the next one comes.
 
 Here the host's own code runs in a forked child, with a trace that kills it for good (SIGKILL) before its n-th line in
-`memory.py`, `segments.py`, `names.py` and `survey.py`, for every n up to the last. What happens between two lines is
-at most one call of the kernel, which is done or not, or one native operation, for which `tests/native/kill_sweep.c`
-does the same at every instruction. A second death, while the first is being repaired, comes at a line that is drawn.
+`memory.py`, `segments.py`, `names.py`, `survey.py` and `waiting.py`, for every n up to the last (of `recycling.py` in a
+test of its own). What happens between two lines is at most one call of the kernel, which is done or not, or one native
+operation, for which `tests/native/kill_sweep.c` does the same at every instruction. A second death, while the first is
+being repaired, comes at a line that is drawn.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ import pytest
 pytest.importorskip("civitas_shm_transports.shm._shm", reason="the native part is not built")
 
 from civitas_shm.transport import CLOSED, SENT, MailboxSpec, MemoryPlan
-from civitas_shm_transports.shm import _shm, memory, names, recycling, segments, survey
+from civitas_shm_transports.shm import _shm, memory, names, recycling, segments, survey, waiting
 from civitas_shm_transports.shm.memory import ShmRunMemory, create
 from civitas_shm_transports.shm.survey import remove_stale, stale_runs
 
 pytestmark = pytest.mark.process
 
 PLAN = MemoryPlan(slots=4, mailboxes=16, arena_bytes=4 << 20, mailbox_bytes=1 << 20)
-TRACED = {module.__file__ for module in (memory, names, segments, survey)}
+TRACED = {module.__file__ for module in (memory, names, segments, survey, waiting)}
 NAME = f"anywhere-{os.getpid()}"
 
 LINES_MIN = 150

@@ -25,8 +25,9 @@ from .recycling import SLOT_LIVE, Recycler
 from .room import REMEDY, mapped_place, room_text
 from .segments import RunDirectory, RunFiles, Segments, UnreadableRun, new_run_files, runs_directory
 from .transport import OVERFLOW, WAIT_KINDS, read_stats
+from .waiting import host_port, waiting_in
 
-__all__ = ["ShmRunMemory", "count_waiting", "create"]
+__all__ = ["ShmRunMemory", "create"]
 
 CONTROL_CAPACITY: Final = 63
 REPLY_CAPACITY: Final = 2 * _shm.REPLY_PLACES - 1
@@ -61,7 +62,7 @@ class ShmRunMemory:
         segments.hold()
         self._slot_locks = directory.open_slot_locks()
         self._doors = [_shm.eventfd() for _ in range(files.slots)]
-        self._native = _native_port(segments, self._doors, 1)
+        self._native = host_port(segments, self._doors, 1)
         self._notes = files.slots
         """Index of the mailbox NOTES."""
         self._recycler: Recycler | None = None
@@ -299,7 +300,7 @@ class ShmRunMemory:
     # --- looking ------------------------------------------------------------------------------------------------------
 
     def waiting(self, *, news: bool = False) -> dict[str, int]:
-        return _waiting(self._native, self._agents(), news=news)
+        return waiting_in(self._native, self._agents(), news=news)
 
     def stats(self) -> list[MailboxStats]:
         return [stats for mailbox in self._agents() if not (stats := read_stats(self._native, mailbox)).closed]
@@ -483,33 +484,3 @@ def _adopt(directory: RunDirectory, old: RunFiles, plan: MemoryPlan, resume: boo
             "Go on with them: --resume. Drop them: --fresh."
         )
     return None
-
-
-def _native_port(segments: Segments, doors: list[int], incarnation: int) -> _shm.Port:
-    directory, cells, mail, *arenas = segments.fds
-    return _shm.Port(directory, cells, mail, arenas, doors, SLOT_HOST, incarnation)
-
-
-def _waiting(native: _shm.Port, mailboxes: list[int], *, news: bool = False) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for mailbox in mailboxes:
-        stats = read_stats(native, mailbox)
-        count = stats.unfinished + (stats.news if news else 0)
-        if count:  # closed ones too: their host may have died before it had stored the letters
-            found[stats.name] = count
-    return found
-
-
-def count_waiting(files: RunFiles, directory: Path) -> dict[str, int]:
-    """Messages in a dead run, by agent. The caller holds its lock."""
-    segments = Segments.open(files, directory)
-    doors = [_shm.eventfd() for _ in range(files.slots)]
-    try:
-        native = _native_port(segments, doors, 0)
-        waiting = _waiting(native, native.mailboxes(files.slots + 1))
-        native.close()
-        return waiting
-    finally:
-        for fd in doors:
-            os.close(fd)
-        segments.close()

@@ -23,9 +23,9 @@ from civitas_shm.errors import RunAlive
 from civitas_shm.letters import count_letters
 from civitas_shm.runs import ABANDONED_S, LOGS, RunFound, RunState
 
-from .memory import count_waiting
 from .names import SHM, groups_by_name, in_use, opened_segments, owners, remove_named, run_directory_of
 from .segments import RunDirectory, Segments, UnreadableRun, is_held, runs_directory
+from .waiting import count_waiting
 
 __all__ = ["find_runs", "hold", "remove_stale", "run_directory", "stale_runs"]
 
