@@ -179,15 +179,18 @@ RIGHT = [
     Case("recovery", "reader_and_host_killed", "-DREADER_KILLS=1 -DHOST_KILLS=1"),
     Case("recovery", "reader_killed_while_one_waits_for_room", "-DWAITER -DREADER_KILLS=1"),
     Case("recovery", "the_one_that_waits_for_room_and_the_host_killed", "-DWAITER -DWAITER_KILLS=1 -DHOST_KILLS=1"),
+    Case("recovery", "nobody_spins", "-DREADER_KILLS=1", Search.CYCLES),
     # --- given up ---
     Case("burial", "reader_killed_twice", "-DREADER_KILLS=2"),
-    Case("burial", "reader_and_host_killed", "-DREADER_KILLS=1 -DHOST_KILLS=1"),
+    Case("burial", "reader_and_host_killed", BOTH_KILLED),
+    Case("burial", "nobody_spins", BOTH_KILLED, Search.CYCLES),
     # --- structural changes, one by one ---
     Case("change", "mailbox_added", "-DADD -DKILLS=2"),
     Case("change", "extent_backed_and_given_back", "-DEXTENT -DKILLS=2"),
     Case("change", "mailbox_given_up", "-DEND -DKILLS=2"),
     # --- whose a run is, and what is left of one ---
     Case("adoption", "hosts_killed_twice", "-DKILLS=2"),
+    Case("adoption", "nobody_spins", "", Search.CYCLES),
     Case("adoption", "another_version_and_segments_without_names", "-DKILLS=2 -DUPGRADE -DFILES"),
 ]
 
