@@ -45,6 +45,23 @@ class Clocks(AgentProcess):
         return self.reply({"wall_s": time.time(), "pid": os.getpid(), "id": message.id})
 
 
+class FailsAtFirst(AgentProcess):
+    """Its start fails as often as it is told, over all its lives: raises, then ends its process, in turn."""
+
+    async def on_start(self) -> None:
+        tries = Path(self.config["tries"])
+        with open(tries, "a", encoding="ascii") as file:
+            file.write("x")
+        count = tries.stat().st_size
+        if count <= self.config["failures"]:
+            if count % 2:
+                raise LookupError(f"start {count} fails")
+            os._exit(3)
+
+    async def handle(self, message: Message) -> Message:
+        return self.reply({"delivery": message.delivery})
+
+
 class Poison(AgentProcess):
     """Notes each hand-over, then waits for the word to end its process: a file, which it takes away."""
 

@@ -73,7 +73,7 @@ FAULTS: Final[dict[str, Fault]] = {
         "it alone is convicted, also when the host is killed in between; its asker is told",
     ),
     "start-up failure": Fault(
-        "`on_start` that raises, hangs or blocks; a class that cannot be imported",
+        "`on_start` that raises, ends its process, hangs or blocks",
         "`agent_failed`, or the end of its process",
         "counted, tried again or given up by the budget; the run says what it was",
     ),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from civitas_shm.host import kernel
-from civitas_shm.topology.model import PoolSpec
+from civitas_shm.topology.model import AgentSpec, PoolSpec
 
 from .load import DRAINED, Load
 
@@ -46,6 +46,30 @@ def test_whoever_is_stopped_and_continued_goes_on_and_nothing_is_lost_or_doubled
             await run.until(lambda: len(run.named("verdict")) >= 4)  # both were told well again
             assert not run.named("process_died")
             assert await load.finish(run) > 100
+
+    asyncio.run(test())
+
+
+@pytest.mark.fault("start-up failure")
+def test_starts_that_fail_under_load_are_counted_and_tried_again_and_what_waits_is_handled(
+    start_run: Any, tmp_path: Path, fired: Any
+) -> None:
+    load = Load(tmp_path)
+    config = {"tries": str(tmp_path / "tries"), "failures": 4}
+    fails = AgentSpec("fails", "fault_agents.FailsAtFirst", process="p-fails", config=config)
+
+    async def test() -> None:
+        supervision = {"max_restarts": 4, "backoff_base_s": 0.01}
+        async with start_run(*load.agents(), fails, supervision=supervision, **DRAINED) as run:
+            fired(len(run.named("agent_failed")), "starts that raised")
+            fired(len(run.named("process_died")), "starts that ended their process")
+            assert [event["cause"] for event in run.named("agent_failed")] == [
+                "LookupError: start 1 fails", "LookupError: start 3 fails",
+            ]  # fmt: skip
+            assert [death["cause"] for death in run.named("process_died")] == ["exit code 3"] * 2
+            assert await run.ask("fails", {}) == {"delivery": 1}
+            await load.flows(run)
+            await load.finish(run)
 
     asyncio.run(test())
 
