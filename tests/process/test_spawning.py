@@ -248,9 +248,10 @@ def test_no_run_is_kept_for_news_that_nobody_has_read(start_run: Any, agent: Age
         name = f"news-{os.getpid()}"
         async with start_run(*agents, supervision={"backoff_base_s": 0.0}, options={"name": name}) as run:
             await run.client.orders.runner.bus.ask("watcher", {"name": "echo"}, "monitor")
+            watcher = run.client.port.resolve("watcher")
+            await run.until(lambda: run.client.port.stats(watcher).in_hand == 0)  # the answer comes before the release
             os.kill(run.pid("w1"), signal.SIGSTOP)
             os.kill(run.pid("w2"), signal.SIGKILL)
-            watcher = run.client.port.resolve("watcher")
             await run.until(lambda: run.client.port.stats(watcher).news == 1)
             assert run.client.port.stats(watcher).waiting == 1
             await run.client.stop(now=True)
