@@ -159,9 +159,13 @@ class _Step(Work):
                 return self._stop_tree()
 
     def settle(self) -> None:
-        """Let every supervisor concerned look at its children until nothing is left to do."""
+        """Let every supervisor concerned look at its children until nothing is left to do. Who does not come up looks
+        first: what that takes down with it is not started in vain.
+        """
         while self._queue:
-            self._advance(self._supervisors[self._queue.popleft()])
+            name = next((name for name in self._queue if self._supervisors[name].phase is not Phase.UP), self._queue[0])
+            self._queue.remove(name)
+            self._advance(self._supervisors[name])
 
     def _start_tree(self) -> bool:
         if self._supervisors[self._before.root].phase is not Phase.DOWN:
