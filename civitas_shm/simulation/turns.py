@@ -32,6 +32,8 @@ from .units import (
 
 __all__ = ["Turns"]
 
+RUNNING = "that all is up for the first time"
+
 
 class Turns:
     """The state of the account, and what is due by the order of groups."""
@@ -89,6 +91,8 @@ class Turns:
         while self._coming_up:
             supervisor, _ = self._coming_up.popitem()
             late = self._bring_up(supervisor)
+            if late == RUNNING:
+                raise Violation("running", "all is up for the first time, and Running is not said")
             if late:
                 raise Violation("no limbo", f"{late} of {supervisor.key} is due, and is not started")
         late = self._bring_down(over=True)
@@ -123,7 +127,9 @@ class Turns:
         self._coming_up[supervisor] = None
 
     def _bring_up(self, supervisor: Supervisor) -> str | None:
-        """Groups from the frontier on are due, each when the one before is up. A child that is due and not started."""
+        """Groups from the frontier on are due, each when the one before is up. What is due and was not asked for: a
+        child, or RUNNING.
+        """
         if supervisor.mode != UP:
             return None
         late = self._start_groups(supervisor)
@@ -133,6 +139,8 @@ class Turns:
             elif supervisor.up_since_s is None:
                 supervisor.up_since_s = self.now_s
         if not supervisor.ready and supervisor.frontier == len(supervisor.groups):
+            if supervisor.parent is None and not self.has_run and not self.asked.running:
+                return RUNNING  # unless it is found to fall in this very step
             supervisor.ready = True
             if supervisor.parent is not None:
                 self._coming_up[supervisor.parent] = None
@@ -296,8 +304,6 @@ class Turns:
         return True
 
     def _take_running(self) -> None:
-        if not self.asked.running:
-            raise Violation("running", "all is up for the first time, and Running is not said")
         self.fired["start: running"] += 1
         self.asked.running, self.has_run = False, True
 
