@@ -43,6 +43,8 @@ KEPT_OPEN = ("/dev/urandom", "/dev/null")
 SESSION_MARK = "CIVITAS_SHM_TEST_SESSION"
 """Environment variable that all descendants of this session inherit. Other sessions may run on the same machine."""
 
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP, signal.SIGPIPE)
+
 SHM = Path("/dev/shm")
 
 NATIVE = Path(__file__).parent / "native"
@@ -188,12 +190,15 @@ class Left:
     pids: set[int] = field(init=False)
     descriptors: dict[int, str] = field(init=False)
     files: dict[str, int] = field(init=False)
+    handlers: dict[int, Any] = field(init=False)
+    """What this process does at each signal."""
     segments: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.pids = _pids()
         self.descriptors = _descriptors()
         self.files = _files(self.runs)
+        self.handlers = {number: signal.getsignal(number) for number in HANDLED}
         self.segments = _segments()
 
     def folders_of_others(self) -> list[Path]:
@@ -215,6 +220,11 @@ class Left:
             f"{self.runs}/{name}: {size - before.files.get(name, 0)} bytes more"
             for name, size in self.files.items()
             if size > before.files.get(name, -1)
+        ]
+        said += [
+            f"{signal.Signals(number).name}: {handler} instead of {before.handlers[number]}"
+            for number, handler in self.handlers.items()
+            if handler != before.handlers[number]
         ]
         segments = {name for name, size in self.segments.items() if size > before.segments.get(name, -1)}
         if segments:

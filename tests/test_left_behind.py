@@ -25,6 +25,7 @@ LEAVE = {
         "import os, pathlib\n    (pathlib.Path(os.environ['CIVITAS_SHM_DIR']) / 'was_there').write_text('ab')",
         "was_there: 1 bytes more",
     ),
+    "a_signal_handler": ("import signal; signal.signal(signal.SIGTERM, lambda *_: None)", "SIGTERM: <function"),
     "a_segment": ("open(f'/dev/shm/civitas-left-{__import__(\"os\").getpid()}', 'x').close()", "/dev/shm/civitas-left"),
     "nothing": ("pass", ""),
 }

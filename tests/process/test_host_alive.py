@@ -134,15 +134,15 @@ def test_a_dead_host_whose_pid_somebody_else_has_now_is_dead(tree: Any) -> None:
 def _write_pid(name: str, slot: int, pid: int) -> None:
     """Into the slot's word in the directory segment, as the kernel's reuse of a pid would look."""
     from civitas_shm_transports.shm import _shm
-    from civitas_shm_transports.shm.memory import _native_port
     from civitas_shm_transports.shm.segments import RunDirectory, Segments, runs_directory
+    from civitas_shm_transports.shm.waiting import host_port
 
     path = runs_directory() / name
     files = RunDirectory(path, -1).files()
     assert files is not None
     segments = Segments.open(files, path)
     doors = [_shm.eventfd() for _ in range(files.slots)]
-    native = _native_port(segments, doors, 1)
+    native = host_port(segments, doors, 1)
     native.set_slot(slot, native.slot(slot)[0], 1, pid)
     native.close()
     segments.close()

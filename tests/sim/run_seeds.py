@@ -151,7 +151,6 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = parser.parse_args(arguments)
     seeds = wanted.seeds if wanted.seeds or wanted.seconds is not None else 100_000
     first = int(time.time() * 1000) if wanted.first is None else wanted.first
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with results(wanted.results) as (folder, commit):
             total = play(folder, first, seeds, wanted.seconds)
@@ -166,4 +165,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no child is left
     sys.exit(main())
