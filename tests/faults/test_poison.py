@@ -70,6 +70,7 @@ def test_strikes_survive_the_host_and_a_death_that_no_host_has_judged_counts_for
             await run.until(scene.handed_over)
             scene.die()  # the first strike
             await run.until(lambda: len(scene.handed_over()) == 2)
+            await run.until(lambda: len(run.named_process("process_started", "p-bad")) == 2)
             worker = run.pid("p-bad")
             os.kill(run.client.host_pid, signal.SIGSTOP)
             scene.die()  # unseen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -106,6 +107,8 @@ def start_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start
             await run.client.running()
             yield run
         finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(run.client.host_pid, signal.SIGCONT)  # of a test that failed while its host was stopped
             await run.client.stop(now=True)
             with contextlib.suppress(CivitasError):
                 await run.client.wait()
