@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 GRACE_S = 5.0
 """How long what was told to end may take. Killed processes are gone within milliseconds; reaping on a machine with
 many busy processes is what takes time."""
+
+TEARDOWN_S = 60.0
+"""How long it may take to tidy up."""
 
 KEPT_OPEN = ("/dev/urandom", "/dev/null")
 """What Python or a library opens once, at its first use, and keeps."""
@@ -91,6 +94,17 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
 
 def pytest_timeout_cancel_timer(item: pytest.Item) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None, None, None]:
+    """What tidies up behind a failed test may wait for ever as well, and pytest-timeout has called its timer off."""
+    if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:  # the watchdog's, installed before the test
+        signal.setitimer(signal.ITIMER_REAL, TEARDOWN_S)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 # --- reading what is there ---------------------------------------------------------------------------------------
