@@ -294,8 +294,7 @@ class ArenaFull(SharedMemoryFull, TimeoutError):
         holders = ", ".join(f"{agent} {_size(size)}" for agent, size in self.held) or "nobody"
         hold = f"{holders} hold{'s' if len(self.held) < 2 else ''} what has not been handled"
         if refusal:
-            why = f"{refusal}; of this process's messages {hold}. Make it larger (docker run --shm-size=1g), remove "
-            why += "what dead runs left there (civitas-shm gc), or let them keep up."
+            why = f"{refusal} Or let the receivers keep up: {hold}."
         else:
             why = (
                 f"of the {_size(limit_bytes)} that all messages of this process may take (transport.arena_mb; one "

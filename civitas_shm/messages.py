@@ -17,11 +17,11 @@ from typing import Any, Final, Self
 __all__ = [
     "FLAGS_AT",
     "FLAG_ASK",
-    "ID_AT",
     "FLAG_FAILED",
     "FLAG_REPEATED",
     "FLAG_REPLY",
     "HEADER",
+    "ID_AT",
     "LANE_CONTROL",
     "LANE_NORMAL",
     "LANE_PRIORITY",

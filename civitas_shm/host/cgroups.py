@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from .kernel import counted
+
 __all__ = ["PLACE_VARIABLE", "Group", "Groups", "Place", "find_place", "sweep"]
 
 PLACE_VARIABLE: Final = "CIVITAS_SHM_CGROUP"
@@ -32,6 +34,7 @@ DELEGATED: Final = ("trusted.delegate", "user.delegate")
 """What systemd writes (value 1) on groups that it has given away."""
 
 PREFIX: Final = "civitas."
+EVENTS: Final = "memory.events"
 
 SWEEP_TRIES: Final = 100
 SWEEP_TRY_S: Final = 0.002
@@ -152,17 +155,10 @@ class Group:
 
     def oom_kills(self) -> int:
         """How many of its processes the kernel has killed for want of memory, its own limit's or another's."""
-        return self._event("oom_kill")
+        return counted(self.path / EVENTS, "oom_kill") or 0
 
     def reached_its_limit(self) -> bool:
-        return bool(self.memory_max_bytes and self._event("oom"))
-
-    def _event(self, name: str) -> int:
-        for line in _read(self.path / "memory.events").splitlines():
-            key, _, value = line.partition(" ")
-            if key == name:
-                return int(value)
-        return 0
+        return bool(self.memory_max_bytes and counted(self.path / EVENTS, "oom"))
 
     def end(self) -> bool:
         """Kill whatever is in it and remove it. False: something is still dying; call again."""

@@ -59,7 +59,7 @@ class Deaths:
             in_hand=in_hand_plain(in_hand, self._homes.agent_of),
             tail=worker.tail,
         )
-        self._oom_kills = kills
+        self._oom_kills = max(self._oom_kills, kills)  # 0 where it could not be read: no descriptor left, say
         report = death_report(death)
         blame = blame_of(
             forgiven=seat.forgiven or pardoned,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import fcntl
 import os
 import select
@@ -27,6 +26,7 @@ __all__ = [
     "available_cpus",
     "become_subreaper",
     "children",
+    "counted",
     "cpu_list",
     "die_with_parent",
     "kill",
@@ -240,30 +240,28 @@ def oom_kills() -> int:
     cgroup v2: `memory.events`, v1: `memory.oom_control`; where neither can be read, the machine's count in
     `/proc/vmstat`, which may be somebody else's.
     """
-    for path in _oom_counters():
-        try:
-            with open(path, encoding="ascii") as lines:
-                for line in lines:
-                    key, _, value = line.partition(" ")
-                    if key == "oom_kill":
-                        return int(value)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.EACCES, errno.ENODEV):
-                raise
-    return 0
+    return next((count for path in _oom_counters() if (count := counted(path, "oom_kill")) is not None), 0)
+
+
+def counted(path: str | os.PathLike[str], key: str) -> int | None:
+    """The number behind a key in a file of such lines; None when it is not there, or cannot be read just now."""
+    with contextlib.suppress(OSError), open(path, encoding="ascii") as lines:
+        for line in lines:
+            name, _, value = line.partition(" ")
+            if name == key:
+                return int(value)
+    return None
 
 
 def _oom_counters() -> list[str]:
     paths: list[str] = []
-    try:
-        with open("/proc/self/cgroup", encoding="utf-8") as lines:
-            for line in lines:
-                _, controllers, path = line.rstrip("\n").split(":", 2)
-                if controllers == "memory":
-                    paths += [f"/sys/fs/cgroup/memory{path}/memory.oom_control"]
-                    paths += ["/sys/fs/cgroup/memory/memory.oom_control"]  # a container sees its own group as the root
-                elif controllers == "":
-                    paths += [f"/sys/fs/cgroup{path}/memory.events", "/sys/fs/cgroup/memory.events"]
-    except FileNotFoundError:  # a kernel without cgroups
-        pass
+    # OSError: a kernel without cgroups, no descriptor left.
+    with contextlib.suppress(OSError), open("/proc/self/cgroup", encoding="utf-8") as lines:
+        for line in lines:
+            _, controllers, path = line.rstrip("\n").split(":", 2)
+            if controllers == "memory":
+                paths += [f"/sys/fs/cgroup/memory{path}/memory.oom_control"]
+                paths += ["/sys/fs/cgroup/memory/memory.oom_control"]  # a container sees its own group as the root
+            elif controllers == "":
+                paths += [f"/sys/fs/cgroup{path}/memory.events", "/sys/fs/cgroup/memory.events"]
     return [*paths, "/proc/vmstat"]

@@ -8,7 +8,8 @@ Three contracts, from the inside out:
 Rules of this package: no implementation, no I/O but the import in `loading.load_transport`. Implementations live in
 `civitas_shm_transports` and import from here; the core never imports them by name. This file is the only door.
 
-Words: a *mailbox* is a number (its index in the directory of the run); a *slot* is a process's number, 0 the host,
+Words: a *mailbox* is a number that means one agent's mailbox as long as the run's memory lives (it never comes again,
+though the memory behind it may be another agent's by then); a *slot* is a process's number, 0 the host,
 1 the caller, 2 and up the workers; a *lane* is one of three rings of a mailbox, served control, priority, normal;
 a *token* names a message in hand between `take` and `release`.
 """

@@ -175,7 +175,7 @@ class Port(Protocol):
 
     def held(self) -> tuple[int, list[tuple[str, int]], str]:
         """(bytes that all messages of this process may take, [(receiver, bytes that it has not given back)], why the
-        kernel gave no more the last time, empty where it did).
+        kernel gave no more the last time, with the way out; empty where it did).
 
         The largest first, five at most; for the text of an error. Slow.
         """

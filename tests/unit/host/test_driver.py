@@ -13,6 +13,7 @@ import pytest
 
 from civitas_shm.clock import ManualClock
 from civitas_shm.errors import SharedMemoryFull
+from civitas_shm.host import kernel
 from civitas_shm.host.cgroups import Group
 from civitas_shm.host.driver import Driver
 from civitas_shm.host.events import EventLog
@@ -318,6 +319,24 @@ def test_what_its_own_cgroup_says_of_a_sigkill_is_believed(
         [death] = [event for event in world.events if event["event"] == "process_died"]
         assert death["cause"] == cause
         assert ("judge", 11, *judged, True) in world.memory.calls
+
+    run(test)
+
+
+def test_a_count_that_could_not_be_read_once_makes_no_later_death_one_for_want_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts = iter([5, 0, 5, 6])
+    monkeypatch.setattr(kernel, "oom_kills", lambda: next(counts))
+
+    def test() -> None:
+        world = World(agent("a"), supervision={"backoff_base_s": 0.0})
+        for _ in range(3):
+            world.ready()
+            world.says("w1", "AgentStarted", "a")
+            world.driver.died(world.worker(), KILLED)
+        causes = [event["cause"] for event in world.events if event["event"] == "process_died"]
+        assert causes == ["SIGKILL", "SIGKILL", "SIGKILL (out of memory: killed by the kernel)"]
 
     run(test)
 

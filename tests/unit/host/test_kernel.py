@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -122,5 +123,13 @@ def test_a_set_of_cores_is_read_as_the_kernel_writes_it(text: str, cpus: list[in
 def test_what_the_machine_says_about_itself_can_be_read() -> None:
     assert kernel.available_cpus() == sorted(os.sched_getaffinity(0))
     assert kernel.oom_kills() >= 0
+
+
+def test_what_cannot_be_counted_is_not_known_and_no_error(tmp_path: Path) -> None:
+    (tmp_path / "events").write_text("low 3\noom_kill 12\n")
+    assert kernel.counted(tmp_path / "events", "oom_kill") == 12
+    assert kernel.counted(tmp_path / "events", "oom") is None
+    assert kernel.counted(tmp_path / "nowhere", "oom_kill") is None
+    assert kernel.counted(tmp_path, "oom_kill") is None, "open says something else than that it is not there"
     nodes = kernel.numa_nodes()
     assert not nodes or set(kernel.available_cpus()) <= {cpu for cpus in nodes.values() for cpu in cpus}

@@ -438,6 +438,16 @@ def test_the_death_of_a_process_is_decided_by_the_parent_first() -> None:
     assert driver.kill("b", "a") == [StopChild("c", 1, 1005.0)]
 
 
+def test_what_goes_down_in_a_step_starts_nobody_in_it() -> None:
+    failing = supervisor(supervisor(name="empty"), "a", name="failing", max_restarts=0)
+    beside = supervisor(supervisor(agent("b", "temporary"), name="inner"), "c", name="beside")
+    driver = Driver(supervisor(failing, beside, strategy="ONE_FOR_ALL"))
+    driver.send(Start())
+    assert started(driver.ready("a")) == ["b"]
+    actions = driver.kill("a", "b")  # `c` would be the next to start, were not all of it about to fall
+    assert (started(actions), told_to_stop(actions)) == (["a"], [])
+
+
 # --- stop ------------------------------------------------------------------------------------------------------------
 
 

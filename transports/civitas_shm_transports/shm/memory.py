@@ -22,7 +22,7 @@ from civitas_shm.transport import SENDER_PROGRAM, SLOT_HOST, Buried, InHand, Mai
 
 from . import _shm
 from .recycling import SLOT_LIVE, Recycler
-from .room import REMEDY, mapped_place, room_text
+from .room import mapped_place, room_text
 from .segments import RunDirectory, RunFiles, Segments, UnreadableRun, new_run_files, runs_directory
 from .transport import OVERFLOW, WAIT_KINDS, read_stats
 from .waiting import host_port, waiting_in
@@ -138,8 +138,7 @@ class ShmRunMemory:
                     f"{len(name.encode())}), and replicas are 1 to {_shm.REPLICAS_MAX} (here {replicas})."
                 ) from error
             raise SharedMemoryFull(
-                f"There is no shared memory for the mailbox of {name!r}: {error.strerror}; "
-                f"{room_text(mapped_place())}. {REMEDY}"
+                f"There is no shared memory for the mailbox of {name!r}: {error.strerror}; {room_text(mapped_place())}"
             ) from error
 
     def _find(self, name: str) -> int | None:

@@ -24,6 +24,7 @@ __all__ = [
     "owners",
     "remove_named",
     "run_directory_of",
+    "segment_owner",
 ]
 
 SHM: Final = Path("/dev/shm")

@@ -12,7 +12,7 @@ from typing import Final
 
 from .names import SHM, segment_owner
 
-__all__ = ["REMEDY", "mapped_place", "room_text"]
+__all__ = ["mapped_place", "room_text"]
 
 REMEDY: Final = (
     "Make it larger (docker run --shm-size=1g; Kubernetes: an emptyDir with medium Memory at /dev/shm), or remove what "
@@ -37,7 +37,11 @@ def mapped_place() -> Path | None:
 
 
 def room_text(place: Path | None) -> str:
-    """`/dev/shm has 0.0 MiB free of 16.0 MiB: the run 'a' holds 9.0 MiB, other files 7.0 MiB`, without a full stop."""
+    """`/dev/shm has 0.0 MiB free of 16.0 MiB: the run 'a' holds 9.0 MiB, other files 7.0 MiB.`, and the way out."""
+    return f"{_room(place)}. {REMEDY}"
+
+
+def _room(place: Path | None) -> str:
     if place is None:
         return "the kernel gives no more memory (a memory limit of the container?)"
     try:

@@ -36,7 +36,7 @@ from civitas_shm.transport import MemoryPlan
 
 from . import _shm
 from .names import SHM, groups_by_name, in_use, is_locked, open_named, remove_named
-from .room import REMEDY, room_text
+from .room import room_text
 
 __all__ = [
     "KIND_ARENA", "KIND_CELLS", "KIND_DIRECTORY", "KIND_MAIL", "RunDirectory", "RunFiles", "Segments",
@@ -437,7 +437,7 @@ def _shm_has_room() -> bool:
 def _no_room(files: RunFiles, directory: Path) -> str:
     if files.place == "memfd":
         return "The kernel gave no memory for the run's segments (memory limit of the container?)."
-    return f"There is too little room to begin: {room_text(SHM if files.place == 'shm' else directory)}. {REMEDY}"
+    return f"There is too little room to begin: {room_text(SHM if files.place == 'shm' else directory)}"
 
 
 def _open(place: Place, directory: Path, name: str, *, create: bool) -> int:

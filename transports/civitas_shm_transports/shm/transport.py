@@ -25,7 +25,7 @@ from civitas_shm.messages import HEADER, LANE_CONTROL
 from civitas_shm.transport import FULL, NO_MEMORY, SENDER_PROGRAM, SENT, MailboxStats, Overflow, Reply, Wait
 
 from . import _shm
-from .room import REMEDY, mapped_place, room_text
+from .room import mapped_place, room_text
 
 __all__ = ["ShmPort", "attach", "read_stats"]
 
@@ -205,7 +205,7 @@ class ShmPort:
         if refusal:
             return (
                 f"Shared memory cannot grow: {os.strerror(refusal)}; this process has {backed >> 20} MiB of it, and "
-                f"{room_text(mapped_place())}. {REMEDY}"
+                f"{room_text(mapped_place())}"
             )
         return (
             f"The states of this process's agents take {used >> 20} of the {limit >> 20} MiB of its arena and leave no "
