@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """How long a death is felt: kills of workers and hosts with a real run, by the monotonic clock that all share.
 
-    scripts/bench --recovery            all of it, about two minutes; writes results/<date>-<machine>-recovery.json
+    scripts/bench --recovery            all of it, about four minutes; writes RECOVERY.md, and every figure into
+                                        results/<date>-<machine>-recovery.json
     python bench/recovery.py --quick    a tenth of it, prints only
 
 - *worker*: from `kill(pid, SIGKILL)` to the first instruction of the handler that gets the message in hand again, in
@@ -10,6 +11,8 @@
   has ended; in one case a worker is stopped and another one holds the GIL in C;
 - *host, resumed*: from SIGKILL of the host to the first instruction of the handler in the run that resumed it; a fresh
   host is started at once by the same program, so its imports are in the figure;
+- *floor*: the same as *worker* with bare processes, which have our modules in memory and nothing else of ours
+  (`bare_deaths.py`): what the kernel and the interpreter take on this machine;
 - *start*: from the host's `run_started` to the last worker's `process_started`, of 100 workers without a standby.
 """
 
@@ -43,7 +46,7 @@ STARTS = 5
 SETTLE_S = 0.1
 """After each recovery: the next standby is there, and everything sleeps."""
 
-BARS_MS = {
+BARS_MS: dict[str, dict[str, float]] = {
     "worker, with a standby": {"p50": 3.0, "p99": 15.0},
     "worker, without one": {"p50": 10.0, "p99": 40.0},
     "host, workers gone": {"max": 20.0},
@@ -112,6 +115,16 @@ async def worker_deaths(standby: int, kills: int) -> list[float]:
             os.kill(pid, signal.SIGKILL)
             took_ms.append(((await asked)["at_ns"] - killed_ns) / 1e6)
     return took_ms
+
+
+async def bare_deaths(how: str, kills: int) -> list[float]:
+    """In a fresh interpreter, for its children are copies of it."""
+    program = [sys.executable, str(BENCH / "bare_deaths.py"), str(kills), how]
+    process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE)
+    said, _ = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(program)} ended with {process.returncode}")
+    return list(json.loads(said))
 
 
 async def host_deaths(hosts: int, *, hard: bool) -> list[float]:
@@ -188,6 +201,8 @@ async def measure(scale: float, only: str) -> dict[str, list[float]]:
     cases: dict[str, Callable[[], Awaitable[list[float]]]] = {
         "worker, with a standby": lambda: worker_deaths(1, kills),
         "worker, without one": lambda: worker_deaths(0, kills),
+        "floor of these, with a standby": lambda: bare_deaths("standby", kills),
+        "floor of these, without one": lambda: bare_deaths("fork", kills),
         "host, workers gone": lambda: host_deaths(hosts, hard=False),
         "host, workers gone, one stopped, one in C": lambda: host_deaths(hosts, hard=True),
         "host, resumed": lambda: host_resumes(hosts),
@@ -202,12 +217,23 @@ def table(cases: dict[str, list[float]]) -> str:
         "| --- | ---: | ---: | ---: | ---: | --- | --- |",
     ]
     for name, took_ms in cases.items():
-        found, bars = figures(took_ms), BARS_MS[name]
+        found, bars = figures(took_ms), BARS_MS.get(name, {})
         holds = all(found[which] <= most for which, most in bars.items())
         bar = ", ".join(f"{which} ≤ {most:g}" for which, most in bars.items())
         cells = [f"{found['n']:.0f}", *(f"{found[which]:.1f}" for which in ("p50", "p99", "max"))]
-        rows.append(f"| {name} | {' | '.join(cells)} | {bar} | {'holds' if holds else '**does not hold**'} |")
+        rows.append(
+            f"| {name} | {' | '.join(cells)} | {bar} | {('holds' if holds else '**does not hold**') if bars else ''} |"
+        )
     return "\n".join(rows) + "\n"
+
+
+def page(date: str, machine: dict[str, object], cases: dict[str, list[float]]) -> str:
+    facts = ", ".join(f"{machine[key]}" for key in ("cpu", "kernel", "python"))
+    return (
+        f"# Recovery\n\nMade by `scripts/bench --recovery` on {date}: {facts}, {machine['cores']} cores, "
+        f"load before {machine['load_before']:.2f}.\nWhat each row is: [recovery.py](recovery.py).\n\n"
+        f"{table(cases)}"
+    )
 
 
 def main() -> int:
@@ -215,14 +241,16 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a tenth of it; prints, and keeps nothing")
     parser.add_argument("--only", default="", help="one case, by a part of its name")
     arguments = parser.parse_args()
+    machine = describe()
     with tempfile.TemporaryDirectory() as directory:
         os.environ["CIVITAS_SHM_DIR"] = directory
         cases = asyncio.run(measure(0.1 if arguments.quick else 1.0, arguments.only))
     print(table(cases))
     if not arguments.quick and not arguments.only:
-        now, machine = datetime.now(UTC).isoformat(timespec="seconds"), describe()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         path = BENCH / "results" / f"{now[:10]}-{slug(machine)}-recovery.json"
         path.write_text(json.dumps({"date": now, "machine": machine, "took_ms": cases}, indent=1) + "\n")
+        (BENCH / "RECOVERY.md").write_text(page(now[:10], machine, cases))
         print(f"kept: {path.relative_to(BENCH.parent)}", file=sys.stderr)
     return 0
 
