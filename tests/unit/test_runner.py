@@ -168,7 +168,7 @@ def test_stop_ends_the_agent_without_a_crash() -> None:
     play(scene)
 
 
-def test_retry_runs_again_in_place_before_any_other_message() -> None:
+def test_defect_30_retry_runs_again_in_place_before_any_other_message() -> None:
     async def scene(it: Stage) -> None:
         agent = Failing()
         agent.action = ErrorAction.RETRY
