@@ -182,8 +182,8 @@ class RunFailed(CivitasError):
 # --- a send or an ask failed: nothing was committed ----------------------------------------------------------------
 
 
-class MessageValidationError(CivitasError):
-    """A message is not allowed or cannot be encoded; the text has the path of the field."""
+class MessageValidationError(CivitasError, ValueError):
+    """A message is not allowed or cannot be encoded; the text has the path of the field. A ValueError too."""
 
 
 class PayloadTooLarge(MessageValidationError):

@@ -9,6 +9,7 @@ Rules of this file:
 from __future__ import annotations
 
 import os
+import re
 import struct
 import time
 import uuid
@@ -25,8 +26,10 @@ __all__ = [
     "LANE_CONTROL",
     "LANE_NORMAL",
     "LANE_PRIORITY",
+    "SYSTEM_MESSAGE_TYPES",
     "Cause",
     "Message",
+    "cause_of",
     "is_system_type",
     "new_header",
 ]
@@ -59,6 +62,8 @@ ID_AT: Final = slice(32, 48)
 _TRACE = slice(80, 96)
 _SPAN = slice(96, 104)
 _PARENT = slice(104, 112)
+_CORRELATION: Final = re.compile(r"[0-9a-f]{16}")
+_TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")
 _U64 = struct.Struct("<Q")
 _I32 = struct.Struct("<i")
 _U32 = struct.Struct("<I")
@@ -70,6 +75,16 @@ Cause = bytes
 _new: Final = object.__new__
 
 
+SYSTEM_MESSAGE_TYPES: Final = frozenset(
+    f"_agency.{name}"
+    for name in (
+        "heartbeat", "heartbeat_ack", "shutdown", "restart", "register", "deregister", "health_probe", "health_ack",
+        "suspend", "resume", "force_restart", "child_crashed",
+    )
+)  # fmt: skip
+"""The types of Civitas's runtime, by name. Reserved are all that begin so, these and those to come."""
+
+
 def is_system_type(message_type: str) -> bool:
     """Whether a type is reserved for the runtime: agents may not send it (a peer could be stopped by it)."""
     return message_type.startswith("_agency.")
@@ -78,7 +93,17 @@ def is_system_type(message_type: str) -> bool:
 _newest_ms = 0
 
 
-def _uuid7() -> bytes:
+def _uuid7() -> str:
+    """A new message id as text, 36 characters."""
+    return str(uuid.UUID(bytes=_uuid7_bytes()))
+
+
+def _new_span_id() -> str:
+    """16 hex digits."""
+    return os.urandom(8).hex()
+
+
+def _uuid7_bytes() -> bytes:
     """16 bytes: 48 bits of wall-clock milliseconds, then random (RFC 9562, version 7).
 
     The milliseconds of one process never go back, whatever its clock does.
@@ -109,7 +134,7 @@ def new_header(
     span = os.urandom(8)
     trace, parent = (cause[_TRACE], cause[_SPAN]) if cause else (os.urandom(16), bytes(8))
     return HEADER.pack(
-        0, 0, payload_len, 0, 1, flags, mailbox, 0, lane, 0, hops, _uuid7(), sender, priority,
+        0, 0, payload_len, 0, 1, flags, mailbox, 0, lane, 0, hops, _uuid7_bytes(), sender, priority,
         correlation, deadline_ns, time.time_ns(), trace, span, parent, seq, 0, 0,
     )  # fmt: skip
 
@@ -122,6 +147,8 @@ class Message:
     `reply_to`, `timestamp` (seconds since 1970), `trace_id` (32 hex), `span_id` (16 hex), `parent_span_id`,
     `attempt` (counts RETRY), `delivery` (1, 2, …: counts hand-overs, kept in shared memory, so a message that is
     seen again after a crash has 2), `priority` (> 0 overtakes), `ttl` (seconds or None), `seq` (of a stream, or None).
+
+    One that is made by hand with a payload that cannot be sent is refused: MessageValidationError, a ValueError.
     """
 
     __slots__ = ("_cause", "_header", "_over", "_recipient", "attempt", "delivery", "payload", "sender", "type")
@@ -155,6 +182,10 @@ class Message:
         seq: int | None = None,
         delivery: int = 1,
     ) -> None:
+        from .serializer import encode  # what checks every send
+
+        if payload is not None:
+            encode(payload)
         self.type = type
         self.sender = sender
         self._recipient = recipient
@@ -164,7 +195,7 @@ class Message:
         self._header = None
         self._cause = None
         self._over = {
-            "id": str(uuid.UUID(bytes=_uuid7())) if id is None else id,
+            "id": _uuid7() if id is None else id,
             "correlation_id": correlation_id,
             "reply_to": reply_to,
             "timestamp": time.time() if timestamp is None else timestamp,
@@ -238,7 +269,7 @@ class Message:
         if over is None:
             self._over = over = {}
         if "id" not in over:
-            over["id"] = str(uuid.UUID(bytes=_uuid7()))
+            over["id"] = _uuid7()
         return str(over["id"])
 
     @property
@@ -340,6 +371,20 @@ class Message:
         return isinstance(other, Message) and self.to_dict() == other.to_dict()
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def cause_of(message: Message, asker: int) -> Cause | None:
+    """A header to answer by, of a message that has none because it was made by hand or from its dictionary.
+
+    `asker`: the mailbox of its sender. None: nobody waits for an answer, or its correlation is not one of ours.
+    """
+    number = message.correlation_id
+    if number is None or not _CORRELATION.fullmatch(number):
+        return None
+    header = bytearray(new_header(flags=FLAG_ASK, sender=asker, correlation=int(number, 16)))
+    if _TRACE_ID.fullmatch(message.trace_id):
+        header[_TRACE] = bytes.fromhex(message.trace_id)
+    return bytes(header)
 
 
 _FIELDS: Final = (

@@ -27,15 +27,17 @@ from typing import Any, Literal, Self, TypeVar
 
 from .bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S, MessageBus
 from .current import AGENT, HANDLED
-from .errors import ErrorAction, MessageValidationError
+from .errors import ErrorAction
 from .events import EventHandler, StopRuntime
-from .messages import Message, is_system_type
+from .mailbox import Mailbox
+from .messages import Message
 from .plugins.equipment import Equipped
 from .state import StateKind, StateStore
+from .talking import Talking, reply_type
 from .topology.model import DeliveryMode, OnCrash, Restart
 from .transport import Overflow
 
-__all__ = ["AGENT", "HANDLED", "AgentProcess", "Attachment", "Birth", "ProcessStatus", "Supervise"]
+__all__ = ["AGENT", "HANDLED", "AgentProcess", "Attachment", "Birth", "Mailbox", "ProcessStatus", "Supervise"]
 
 T = TypeVar("T")
 
@@ -76,7 +78,7 @@ class Attachment:
     supervise: Supervise
 
 
-class AgentProcess(Equipped):
+class AgentProcess(Equipped, Talking):
     """Base class of all agents. Subclasses override `handle` and, where wanted, the other hooks."""
 
     process: str | None = None
@@ -251,12 +253,7 @@ class AgentProcess(Equipped):
         handled = HANDLED.get()
         if handled is None:
             raise RuntimeError("reply() works only inside of handle(): there is no message to answer")
-        named = payload.get("type") if isinstance(payload, dict) else None
-        if not isinstance(named, str):
-            return Message.answering(handled, self.name, payload, "reply")
-        if is_system_type(named):
-            raise MessageValidationError(f"payload.type: message type {named!r} is kept for the runtime.")
-        return Message.answering(handled, self.name, payload, named)
+        return Message.answering(handled, self.name, payload, reply_type(payload))
 
     def checkpoint(self, *, now: bool = False) -> Coroutine[Any, Any, None]:
         """Save `state`, so that a new incarnation begins with it; to be awaited. What it may be: what can be sent

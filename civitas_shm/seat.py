@@ -162,7 +162,7 @@ class Seat:
         port, mailbox, name = self._port, self.mailbox, self.agent.name
         take, handle, set_handled, now = port.take, self._code.handle, HANDLED.set, time.monotonic
         post_reply, received, keeper = port.post_reply, Message.received, self._keeper
-        alone, once = self._alone, self.spec.delivery == "at_most_once"
+        alone, once, checked = self._alone, self.spec.delivery == "at_most_once", self._bus.known_types
         worked, goes_on = False, True
         while goes_on:
             goes_on = False
@@ -199,7 +199,9 @@ class Seat:
                             if not isinstance(answer, Message):
                                 raise TypeError(_NO_MESSAGE.format(type(answer).__name__))
                             if header[FLAGS_AT] & FLAG_ASK:  # else nobody waits for it
-                                post_reply(header, encode(answer.payload), answer.type, mailbox)
+                                if (kind := answer.type) not in checked:
+                                    self._bus.check_type(kind)
+                                post_reply(header, encode(answer.payload), kind, mailbox)
                     except GeneratorExit:
                         raise  # the loop is being torn down: nothing may be awaited any more
                     except BaseException as error:  # noqa: BLE001 - the user's code, see the guarantees
@@ -277,6 +279,7 @@ class Seat:
             raise TypeError(_NO_MESSAGE.format(type(answer).__name__))
         header = message.header
         if header is not None and header[FLAGS_AT] & FLAG_ASK:
+            self._bus.check_type(answer.type)
             self._port.post_reply(header, encode(answer.payload), answer.type, self.mailbox)
 
     # --- what fails -----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from typing import Any
 
@@ -9,7 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from civitas_shm.messages import FLAG_ASK, HEADER, LANE_PRIORITY, Message, is_system_type, new_header
+from civitas_shm.messages import (
+    FLAG_ASK,
+    HEADER,
+    LANE_PRIORITY,
+    SYSTEM_MESSAGE_TYPES,
+    Message,
+    _new_span_id,
+    _uuid7,
+    is_system_type,
+    new_header,
+)
+from civitas_shm.serializer import decode, encode
 
 
 def received(**fields: Any) -> Message:
@@ -99,3 +111,39 @@ def test_changing_a_received_message_changes_no_header() -> None:
 @pytest.mark.parametrize(("kind", "system"), [("_agency.shutdown", True), ("agency", False), ("message", False)])
 def test_types_of_the_runtime_are_known(kind: str, system: bool) -> None:
     assert is_system_type(kind) is system
+
+
+def test_the_types_of_civitas_runtime_are_known_by_name_and_all_are_reserved() -> None:
+    assert {"_agency.shutdown", "_agency.heartbeat", "_agency.child_crashed"} <= SYSTEM_MESSAGE_TYPES
+    assert len(SYSTEM_MESSAGE_TYPES) == 12
+    assert all(is_system_type(kind) for kind in SYSTEM_MESSAGE_TYPES)
+
+
+def test_the_helpers_that_tests_of_civitas_use() -> None:
+    assert uuid.UUID(_uuid7()).version == 7
+    assert len(_new_span_id()) == 16
+    assert int(_new_span_id(), 16) >= 0
+
+
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [
+        ({"fn": print}, "payload.fn"),
+        ({"big": 1 << 64}, "65 bits"),
+        ({"a": {("t",): 1}}, "keys are str or int"),
+        (["no", "dict"], "payload must be a dict"),
+    ],
+)
+def test_a_payload_that_cannot_be_sent_is_a_value_error_where_the_message_is_made(payload: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Message(payload=payload)
+
+
+def test_defect_32_int_keys_tuples_nan_and_large_ints_are_sent_whole_or_refused_by_the_sender() -> None:
+    for payload in ({1: "int key"}, {"t": (1, (2, 3))}, {"n": (1 << 64) - 1}, {"n": -(1 << 63)}):
+        message = Message.from_dict(Message(payload=payload).to_dict())
+        assert decode(encode(message.payload)) == payload
+        assert type(decode(encode({"t": (1,)}))["t"]) is tuple
+    assert math.isnan(decode(encode({"x": float("nan")}))["x"])
+    with pytest.raises(ValueError, match="limit is 64 bits"):
+        Message(payload={"n": -(1 << 63) - 1})

@@ -1,0 +1,124 @@
+"""Every transport: answers that come later, and types that nobody may answer with."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from civitas_shm.errors import AgentError
+from civitas_shm.messages import Message
+from civitas_shm.process import AgentProcess
+from civitas_shm.runner import AgentRunner
+from civitas_shm.topology.model import AgentSpec
+
+
+async def started(world: Any, agent: AgentProcess, **spec: Any) -> AgentRunner:
+    runner = AgentRunner(world.b)
+    mailbox = world.b.resolve(agent.name)
+    if mailbox < 0:
+        mailbox = world.mailbox(agent.name)
+    assert await runner.start(agent, mailbox, AgentSpec(agent.name, "tests.Agent", **spec))
+    return runner
+
+
+class Later(AgentProcess):
+    """Answers the question before when the next message comes."""
+
+    asked: Message | None = None
+    outcomes: list[bool]
+
+    async def handle(self, message: Message) -> Message | None:
+        if message.type == "question":
+            self.asked = message
+            return None
+        assert self.asked is not None
+        self.outcomes = [await self.reply_to(self.asked, {"answer": 42, "type": "later"}) for _ in range(2)]
+        return None
+
+
+def test_an_answer_may_come_after_the_handler_has_returned_and_only_once(play: Any) -> None:
+    async def scene(world: Any) -> None:
+        later = Later("later")
+        runner = await started(world, later)
+        bus = world.bus
+        asking = asyncio.create_task(bus.ask("later", {}, "question"))
+        while later.asked is None:
+            await asyncio.sleep(0)
+        assert not asking.done()
+        await bus.send("later", {})
+        reply = await asking
+        assert (reply.type, reply.payload["answer"], reply.sender) == ("later", 42, "later")
+        assert reply.trace_id == later.asked.trace_id
+        await runner.stop_all("all")
+        assert later.outcomes[0]
+
+    play(scene)
+
+
+def test_an_answer_that_nobody_waits_for_is_reported_as_such(play: Any) -> None:
+    async def scene(world: Any) -> None:
+        agent = AgentProcess("agent")
+        runner = await started(world, agent)
+        sent = Message(sender="other", payload={})
+        foreign = Message(sender="other", correlation_id="0190-of-another-system")
+        assert [await agent.reply_to(one, {}) for one in (sent, foreign)] == [False, False]
+        asked = Message(correlation_id="0000000000000001")
+        with pytest.raises(ValueError, match=r"payload\.fn: function cannot be sent"):
+            await agent.reply_to(asked, {"fn": play})
+        await runner.stop_all()
+
+    play(scene)
+
+
+class Keeper(AgentProcess):
+    """Keeps the question in its state, and answers in its next life."""
+
+    async def on_start(self) -> None:
+        if "asked" in self.state:
+            assert await self.reply_to(Message.from_dict(self.state["asked"]), {"from": "the next life"})
+
+    async def handle(self, message: Message) -> None:
+        self.state["asked"] = message.to_dict()
+
+
+def test_a_question_that_is_kept_in_the_state_can_be_answered_by_the_next_life(play: Any) -> None:
+    async def scene(world: Any) -> None:
+        world.need("succession")
+        await started(world, Keeper("keeper"), state="shm")
+        asking = asyncio.create_task(world.bus.ask("keeper", {}))
+        mailbox = world.b.resolve("keeper")
+        while world.b.stored_state(mailbox) is None:
+            await asyncio.sleep(0)
+        world.successor()
+        runner = await started(world, Keeper("keeper"), state="shm")
+        assert (await asking).payload == {"from": "the next life"}
+        await runner.stop_all()
+
+    play(scene)
+
+
+@pytest.mark.parametrize("how", ["reply", "by hand", "afterwards", "reply_to"])
+def test_defect_25_no_answer_can_bear_a_type_of_the_runtime(play: Any, how: str) -> None:
+    class Bad(AgentProcess):
+        async def handle(self, message: Message) -> Message | None:
+            reserved = {"type": "_agency.shutdown"}
+            if how == "reply":
+                return self.reply(reserved)
+            if how == "reply_to":
+                await self.reply_to(message, reserved)
+                return None
+            if how == "by hand":
+                return Message(type="_agency.shutdown", payload={})
+            answer = self.reply({})
+            answer.type = "_agency.shutdown"
+            return answer
+
+    async def scene(world: Any) -> None:
+        runner = await started(world, Bad("bad"))
+        with pytest.raises(AgentError, match=r"'_agency\.shutdown' is kept for the runtime"):
+            await world.bus.ask("bad", {})
+        await runner.stop_all()
+
+    play(scene)
