@@ -51,6 +51,8 @@ if TYPE_CHECKING:
         TransportClosed,
         TransportUnavailable,
     )
+    from .evalloop import CorrectionSignal, EvalAgent, EvalEvent, EvalExporter
+    from .genserver import GenServer
     from .messages import Message
     from .process import AgentProcess
     from .runtime import Runtime
@@ -64,10 +66,15 @@ __all__ = [
     "ArenaFull",
     "CivitasError",
     "ConfigurationError",
+    "CorrectionSignal",
     "DeadlockError",
     "DeserializationError",
     "DynamicSupervisor",
     "ErrorAction",
+    "EvalAgent",
+    "EvalEvent",
+    "EvalExporter",
+    "GenServer",
     "LinkedAgentDown",
     "MailboxFull",
     "Message",
@@ -98,7 +105,12 @@ __version__ = "0.1.0"
 
 _HOMES: Final = {
     "AgentProcess": ".process",
+    "CorrectionSignal": ".evalloop",
     "DynamicSupervisor": ".supervisor",
+    "EvalAgent": ".evalloop",
+    "EvalEvent": ".evalloop",
+    "EvalExporter": ".evalloop",
+    "GenServer": ".genserver",
     "Message": ".messages",
     "Runtime": ".runtime",
     "Supervisor": ".supervisor",

@@ -30,8 +30,10 @@ from .errors import (
     MessageDropped,
     MessageValidationError,
     PayloadTooLarge,
+    SpawnError,
 )
 from .messages import LANE_NORMAL, LANE_PRIORITY, Cause, Message, is_system_type
+from .petitions import PETITIONS, Supervise, answer_of
 from .registry import Registry
 from .serializer import decode, encode
 from .transport import (
@@ -48,7 +50,7 @@ from .transport import (
 )
 from .waits import NEVER_NS, Expired, Waits
 
-__all__ = ["ASK_TIMEOUT_S", "SEND_TIMEOUT_S", "MessageBus"]
+__all__ = ["ASK_TIMEOUT_S", "SEND_TIMEOUT_S", "MessageBus", "nobody_supervises"]
 
 SEND_TIMEOUT_S: Final = 30.0
 """How long `send` waits for room in a full mailbox unless told otherwise."""
@@ -95,6 +97,8 @@ class MessageBus:
         self._lines = self.waits.lines
         self.own_handler: Callable[[int], bool] = _never
         """Whether the code that runs now is the handler of that mailbox itself; who runs agents sets it."""
+        self.supervise: Supervise = nobody_supervises
+        """Asked what only supervision can answer (`petitions`); who runs agents sets it."""
         # What has been looked up and checked once. A mailbox that was closed is looked up again (`_settled`).
         self._mailboxes: dict[str, int] = {}
         self.known_types = {"message", "reply"}
@@ -148,6 +152,9 @@ class MessageBus:
     ) -> None:
         """Commit one message; waits only while the mailbox is full."""
         if message_type not in self.known_types:
+            if message_type in PETITIONS:
+                await self._petition(recipient, payload, message_type, timeout, sender)
+                return
             self.check_type(message_type)
         mailbox = self._mailboxes.get(recipient, -1)
         if mailbox < 0:
@@ -204,6 +211,29 @@ class MessageBus:
         if failed:
             raise ExceptionGroup(f"broadcast to {pattern!r}: {len(failed)} of {len(names)} failed", failed)
 
+    async def notify(
+        self,
+        recipient: str,
+        data: bytes,
+        message_type: str,
+        sender: int,
+        cause: Cause | None,
+        timeout: float | None = SEND_TIMEOUT_S,
+    ) -> None:
+        """Commit one of the runtime's own messages (`notices`), before all others; waits only while that lane is full.
+
+        For the runtime's own code only: no type is refused.
+        """
+        mailbox = self._mailboxes.get(recipient, -1)
+        if mailbox < 0:
+            mailbox = self._lookup(recipient)
+
+        def attempt(mailbox: int) -> int:
+            return self.port.post(mailbox, data, message_type, sender, cause, LANE_PRIORITY, 1)
+
+        if attempt(mailbox) != SENT:
+            await self._when_room(mailbox, recipient, attempt, _deadline_ns(timeout), len(data), message_type, sender)
+
     # --- question and answer --------------------------------------------------------------------------------------
 
     async def ask(
@@ -220,6 +250,9 @@ class MessageBus:
         """The reply. TimeoutError at the deadline, AgentError if the other side raised, AgentStopped if it ended,
         MessageDropped if a full mailbox dropped the question."""
         if message_type not in self.known_types:
+            if message_type in PETITIONS:
+                answer = await self._petition(recipient, payload, message_type, timeout, sender)
+                return Message(type="reply", sender=recipient, recipient=asker, payload=answer)
             self.check_type(message_type)
         mailbox = self._mailboxes.get(recipient, -1)
         if mailbox < 0:
@@ -273,6 +306,14 @@ class MessageBus:
                 raise MessageDropped(recipient, message_type, stats.overflow, stats.capacity, stats.dropped)
             raise _remote_error(recipient, reply_data)
         return Message.received(header, reply_type, replier, asker, decode(reply_data), 1)
+
+    async def _petition(
+        self, supervisor: str, payload: dict[str, Any], kind: str, timeout: float | None, sender: int
+    ) -> dict[str, Any]:
+        """What supervision answers in a supervisor's name."""
+        asker = "" if sender == SENDER_PROGRAM else self.port.stats(sender).name
+        async with asyncio.timeout(timeout if timeout is not None and timeout > 0 else None):
+            return await answer_of(self.supervise, asker, supervisor, kind, payload)
 
     # --- looking up -----------------------------------------------------------------------------------------------
 
@@ -355,6 +396,11 @@ class MessageBus:
 
 def _never(mailbox: int) -> bool:
     return False
+
+
+async def nobody_supervises(asker: str, what: str, fields: dict[str, Any]) -> Any:
+    """Of agents that run alone, in tests for example."""
+    raise SpawnError(f"{asker!r} cannot {what}: it runs without supervision.")
 
 
 def _deadline_ns(timeout: float | None) -> int:

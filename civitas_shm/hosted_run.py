@@ -148,9 +148,9 @@ class HostedRun:
         """Whether it has begun and not ended yet."""
         return self._end is not None and not self._end.done()
 
-    async def supervise(self, what: str, fields: dict[str, Any]) -> None:
+    async def supervise(self, what: str, fields: dict[str, Any]) -> Any:
         """Ask supervision for something, as the program."""
-        await self._client.orders.supervise("", what, fields)
+        return await self._client.orders.supervise("", what, fields)
 
     def agent_names(self) -> list[str]:
         """All agents that there are just now."""

@@ -152,24 +152,28 @@ class LocalDriver:
 
     # --- what agents ask for: see `requests` ----------------------------------------------------------------------
 
-    async def supervise(self, asker: str, what: str, fields: dict[str, Any]) -> None:
-        """Do it; raises why not. `asker`: an agent, or empty: the program."""
-        answered: asyncio.Future[None] = self._loop.create_future()
+    async def supervise(self, asker: str, what: str, fields: dict[str, Any]) -> Any:
+        """Do it; the answer. Raises why not. `asker`: an agent, or empty: the program."""
+        answered: asyncio.Future[Any] = self._loop.create_future()
 
-        def answer(error: str, text: str) -> None:
+        def answer(error: str, text: str, value: Any = None) -> None:
             if answered.done():
                 return  # whoever asked was cancelled
             if error:
                 answered.set_exception(error_of(error, text))
             else:
-                answered.set_result(None)
+                answered.set_result(value)
 
         self.requests.take(asker, what, fields, answer)
-        await answered
+        return await answered
 
     @property
     def stopping(self) -> bool:
         return self._stop_by_s is not None or self.ended.done()
+
+    @property
+    def now_s(self) -> float:
+        return self._clock.monotonic_s()
 
     def feed(self, event: Event) -> None:
         self._feed(event)

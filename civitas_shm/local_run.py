@@ -148,9 +148,9 @@ class LocalRun:
         """Whether it has not ended yet."""
         return not self._finished.done()
 
-    async def supervise(self, what: str, fields: dict[str, Any]) -> None:
+    async def supervise(self, what: str, fields: dict[str, Any]) -> Any:
         """Ask supervision for something, as the program."""
-        await self._driver.supervise("", what, fields)
+        return await self._driver.supervise("", what, fields)
 
     def agent_names(self) -> list[str]:
         """All agents that there are just now."""

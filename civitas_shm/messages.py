@@ -16,11 +16,13 @@ import uuid
 from typing import Any, Final, Self
 
 __all__ = [
+    "CORRECTION",
     "FLAGS_AT",
     "FLAG_ASK",
     "FLAG_FAILED",
     "FLAG_REPEATED",
     "FLAG_REPLY",
+    "HALT",
     "HEADER",
     "ID_AT",
     "LANE_CONTROL",
@@ -32,6 +34,7 @@ __all__ = [
     "cause_of",
     "is_system_type",
     "new_header",
+    "new_uuid7",
 ]
 
 HEADER: Final = struct.Struct("<QIIHBBIIBBH16sIiQQQ16s8s8sIIQ")
@@ -72,6 +75,12 @@ Cause = bytes
 """The 128 header bytes of the message that is being handled: where a send gets its trace and parent span."""
 
 
+CORRECTION: Final = "civitas.eval.correction"
+"""{severity, reason, …} from an EvalAgent. Calls `on_correction`."""
+HALT: Final = "civitas.eval.halt"
+"""From an EvalAgent: the agent ends in good order and is not restarted."""
+_RESERVED: Final = frozenset([CORRECTION, HALT, "civitas.dynamic.terminated"])
+
 _new: Final = object.__new__
 
 
@@ -87,7 +96,7 @@ SYSTEM_MESSAGE_TYPES: Final = frozenset(
 
 def is_system_type(message_type: str) -> bool:
     """Whether a type is reserved for the runtime: agents may not send it (a peer could be stopped by it)."""
-    return message_type.startswith("_agency.")
+    return message_type.startswith("_agency.") or message_type in _RESERVED
 
 
 _newest_ms = 0
@@ -114,6 +123,11 @@ def _uuid7_bytes() -> bytes:
     raw[6] = raw[6] & 0x0F | 0x70
     raw[8] = raw[8] & 0x3F | 0x80
     return bytes(raw)
+
+
+def new_uuid7() -> str:
+    """As text: what messages and agents are told apart by."""
+    return str(uuid.UUID(bytes=_uuid7()))
 
 
 def new_header(

@@ -19,25 +19,26 @@ import asyncio
 import inspect
 import logging
 import threading
-import uuid
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal, Self, TypeVar
 
+from .behaviours import Behaving
 from .bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S, MessageBus
 from .current import AGENT, HANDLED
 from .errors import ErrorAction
 from .events import EventHandler, StopRuntime
 from .mailbox import Mailbox
-from .messages import Message
+from .messages import Message, new_uuid7
+from .petitions import Supervise
 from .plugins.equipment import Equipped
 from .state import StateKind, StateStore
 from .talking import Talking, reply_type
 from .topology.model import DeliveryMode, OnCrash, Restart
 from .transport import Overflow
 
-__all__ = ["AGENT", "HANDLED", "AgentProcess", "Attachment", "Birth", "Mailbox", "ProcessStatus", "Supervise"]
+__all__ = ["AGENT", "HANDLED", "AgentProcess", "Attachment", "Birth", "Mailbox", "ProcessStatus"]
 
 T = TypeVar("T")
 
@@ -60,10 +61,6 @@ class Birth:
     kwargs: dict[str, Any]
 
 
-Supervise = Callable[[str, str, dict[str, Any]], Coroutine[Any, Any, None]]
-"""`await supervise(asker, what, fields)`: ask supervision for something; returns when it is done, raises why not."""
-
-
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """What a runner gives to an agent."""
@@ -78,7 +75,7 @@ class Attachment:
     supervise: Supervise
 
 
-class AgentProcess(Equipped, Talking):
+class AgentProcess(Equipped, Talking, Behaving):
     """Base class of all agents. Subclasses override `handle` and, where wanted, the other hooks."""
 
     process: str | None = None
@@ -97,6 +94,10 @@ class AgentProcess(Equipped, Talking):
     """`never` is Civitas's word for `temporary`."""
     significant: bool = False
     """Its end, if it is not restarted, may shut its supervisor down: `Supervisor(auto_shutdown=...)`."""
+    capabilities: list[str] = []  # noqa: RUF012 - as Civitas declares it; nothing here changes it
+    """What others may ask for by name of the thing, not of the agent (`send_capable`); the topology's word counts."""
+    capability_metadata: dict[str, Any] = {}  # noqa: RUF012
+    """What is known about these, for whoever looks them up."""
     state_storage: StateKind = "in_memory"
     """Where `state` is saved: `in_memory`, by `checkpoint()`, for a restart in a living process; `shm`, at the end of
     every handler too, for a restart after the death of the process or the host; `none`, nowhere."""
@@ -143,7 +144,7 @@ class AgentProcess(Equipped, Talking):
         if max_retries < 0:
             raise ValueError(f"max_retries of {name!r} is {max_retries}; it cannot be negative")
         self.name = name
-        self.id = str(uuid.uuid4())
+        self.id = new_uuid7()
         self.mailbox_size = mailbox_size
         self.max_retries = max_retries
         self.shutdown_timeout = shutdown_timeout
@@ -388,9 +389,13 @@ class AgentProcess(Equipped, Talking):
     def attach(self, attachment: Attachment) -> None:
         """Give the agent its bus and mailbox. From here on it can send."""
         self._attached = attachment
+        self._session_begins(attachment)
         self.store = attachment.store
         if not inspect.iscoroutinefunction(self.handle):
             self._hand_over = self._block
+
+    def _life_ends(self) -> None:
+        """No handler runs any more; `on_stop` follows. For our own subclasses."""
 
     def _attachment(self) -> Attachment:
         if self._attached is None:

@@ -1,6 +1,6 @@
 """What agents ask of supervision while the run lasts: spawn, despawn, stop, monitor, link. One for both drivers.
 
-    error = requests.take("spawner", "spawn", {...}, answer)     # `answer(error, text)` is called once, now or later
+    requests.take("spawner", "spawn", {...}, answer)     # `answer(error, text, value)` is called once, now or later
 
 Rules of this file: whether something is allowed is decided in `supervision.dynamic`, who is told in
 `supervision.watch`; here answers are kept until it has happened. A request that cannot be done is answered by the name
@@ -20,15 +20,30 @@ import msgspec
 from . import errors
 from .errors import CivitasError
 from .notices import CHILD_TERMINATED, DOWN
-from .supervision import AddChild, ChildRemoved, Event, RemoveChild, Tree, nearest_dynamic, refusal
+from .supervision import (
+    AddChild,
+    ChildRemoved,
+    Event,
+    RemoveChild,
+    Tree,
+    nearest_dynamic,
+    refusal,
+    status_of_supervisor,
+)
 from .supervision.state import ChildState, ChildStatus
 from .supervision.watch import DESPAWNED, GONE, Life, Watches
 from .topology.model import AgentSpec
 
 __all__ = ["Answer", "Requests", "RequestsDriver", "error_of"]
 
-Answer = Callable[[str, str], object]
-"""(class in `errors`, text); the empty text twice: done."""
+
+class Answer(Protocol):
+    """Called once, now or later."""
+
+    def __call__(self, error: str, text: str, value: Any = None, /) -> object:
+        """`error`: a class in `errors`, and its text; both empty: done, with `value`, plain data."""
+        ...
+
 
 TELL_AGAIN_S: Final = 0.05
 """A control lane has 63 places; who has more news waiting than that gets the rest when it has read some."""
@@ -43,6 +58,11 @@ class RequestsDriver(Protocol):
     @property
     def stopping(self) -> bool:
         """Whether the run is being ended: then nobody is told of anything."""
+        ...
+
+    @property
+    def now_s(self) -> float:
+        """On the tree's clock."""
         ...
 
     def feed(self, event: Event) -> None:
@@ -91,6 +111,8 @@ class Requests:
                     answer("", "")
                 case "link" | "unlink":
                     self._link(asker, str(fields["name"]), what == "link", answer)
+                case "status":
+                    self._status(str(fields["supervisor"]), answer)
                 case _:
                     answer("MessageValidationError", f"supervision does not know the request {what!r}")
         except CivitasError as error:
@@ -159,6 +181,16 @@ class Requests:
         else:
             self._leaving.setdefault(name, []).append(answer)
         self._driver.feed(RemoveChild(name, fields.get("drain"), fields.get("timeout_s")))
+
+    # --- what is asked for only -------------------------------------------------------------------------------------
+
+    def _status(self, supervisor: str, answer: Answer) -> None:
+        status = status_of_supervisor(self._driver.tree, supervisor, self._driver.now_s)
+        if status is None:
+            known = ", ".join(map(repr, self._driver.tree.supervisors))
+            answer("MessageRoutingError", f"No supervisor is named {supervisor!r}; there are {known}.")
+        else:
+            answer("", "", status)
 
     # --- monitors and links ------------------------------------------------------------------------------------------
 

@@ -14,8 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from .alone import Alone
-from .bus import MessageBus
-from .errors import SpawnError
+from .bus import MessageBus, nobody_supervises
 from .events import (
     AgentEvent,
     AgentExited,
@@ -27,8 +26,9 @@ from .events import (
     StopRuntime,
 )
 from .parked import Park
+from .petitions import Supervise
 from .plugins.installed import Plugins
-from .process import AgentProcess, Supervise
+from .process import AgentProcess
 from .seat import BATCH_MESSAGES, Seat
 from .state import InMemoryStateStore, StateStore
 from .suspended import GatheredWaits, direct, gathered
@@ -56,10 +56,6 @@ def _log_event(event: AgentEvent) -> None:
     logging.getLogger(__name__).debug("%s", event)
 
 
-async def _nobody_supervises(asker: str, what: str, fields: dict[str, Any]) -> None:
-    raise SpawnError(f"{asker!r} cannot {what}: it runs without supervision.")
-
-
 class AgentRunner:
     """Runs agents. All methods belong to the thread of the loop that the Port was started on."""
 
@@ -70,7 +66,7 @@ class AgentRunner:
         on_event: EventHandler = _log_event,
         store: StateStore | None = None,
         plugins: Plugins | None = None,
-        supervise: Supervise = _nobody_supervises,
+        supervise: Supervise = nobody_supervises,
         expected: int | None = None,
     ) -> None:
         """`expected`: how many agents this process will be told to run; None: not known."""
@@ -79,6 +75,7 @@ class AgentRunner:
         """Of agents with `state: in_memory`: outlives them, not this process."""
         self.plugins = plugins or Plugins()
         self.bus = MessageBus(port)
+        self.bus.supervise = supervise
         self._on_event = on_event
         self._supervise = supervise
         self._seats: dict[str, Seat] = {}

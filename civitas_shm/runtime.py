@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
+from .behaviours import CAST
 from .bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
 from .errors import ConfigurationError, MessageRoutingError, TransportClosed
 from .letters import Letter
@@ -251,6 +252,14 @@ class Runtime:
             await run.bus.broadcast(pattern, payload, message_type)
         except TransportClosed as closed:
             raise await run.failure() or closed from None
+
+    async def call(self, name: str, payload: dict[str, Any], timeout: float | None = 30.0) -> dict[str, Any]:
+        """Ask a GenServer (or any agent); the payload of its answer, as `AgentProcess.call`."""
+        return (await self.ask(name, payload, timeout)).payload
+
+    async def cast(self, name: str, payload: dict[str, Any]) -> None:
+        """Tell a GenServer something that it shall not answer, as `AgentProcess.cast`."""
+        await self.send(name, {**payload, CAST: True})
 
     # --- agents that come and go --------------------------------------------------------------------------------------
 

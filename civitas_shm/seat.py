@@ -37,10 +37,11 @@ from .events import (
     summary,
 )
 from .failures import Failures, Verdict, uncancelled
-from .messages import FLAG_ASK, FLAGS_AT, ID_AT, Message, is_system_type
-from .notices import DOWN, decode_notice
+from .messages import FLAG_ASK, FLAGS_AT, ID_AT, Message
+from .notices import CORRECTION, DOWN, HALT, NOTICES, decode_notice
 from .parked import Nap, Park
-from .process import AGENT, HANDLED, AgentProcess, Attachment, ProcessStatus, Supervise
+from .petitions import Supervise
+from .process import AGENT, HANDLED, AgentProcess, Attachment, ProcessStatus
 from .serializer import decode, encode
 from .state import StateKeeper, StateStore
 from .topology.model import AgentSpec, Drain
@@ -252,11 +253,14 @@ class Seat:
         await self._alone.enter(self, limit_s(deliveries))
         return self._port.begin(self.mailbox, token)
 
-    async def _noticed(self, notice: tuple[str, str], delivery: Delivery) -> bool:
+    async def _noticed(self, payload: dict[str, Any], delivery: Delivery) -> bool:
         """A turn for the runtime's news. False: the agent has ended over it, and has been reported."""
         token, header, kind, sender, _, count = delivery
-        name, reason = notice
-        payload = {"name": name, "reason": reason}
+        if kind == HALT:
+            self.agent.log.warning("halted by %r: %s", sender, payload.get("reason"))
+            self._port.release(self.mailbox, token)
+            await self._finish("finished")
+            return False
         message = Message.received(header, kind, sender, self.agent.name, payload, abs(count))
         HANDLED.set(message)
         try:
@@ -268,6 +272,9 @@ class Seat:
         return True
 
     async def _hear(self, message: Message) -> None:
+        if message.type == CORRECTION:
+            await awaited(self.agent.on_correction(message))
+            return
         hook = self.agent.on_down if message.type == DOWN else self.agent.on_child_terminated
         await awaited(hook(message.payload["name"], message.payload["reason"]))
 
@@ -286,7 +293,7 @@ class Seat:
 
     async def _again(self, message: Message) -> None:
         """One more attempt at a message, its answer included."""
-        if is_system_type(message.type):
+        if message.type in NOTICES:
             await self._hear(message)
         else:
             self._answer(message, await self._code.handle(message))
@@ -398,6 +405,7 @@ class Seat:
         self._park.leave(self)
         self._alone.quit(self)
         self._code.end()
+        self.agent._life_ends()
 
     async def _run_on_stop(self, timeout_s: float | None) -> None:
         """The user's last words cannot change what happens, and must not be lost either."""

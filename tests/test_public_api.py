@@ -11,7 +11,19 @@ import pytest
 import civitas_shm
 from civitas_shm import errors
 
-CONTRACT = {"AgentProcess", "DynamicSupervisor", "ErrorAction", "Message", "Runtime", "Supervisor"}
+CONTRACT = {
+    "AgentProcess",
+    "CorrectionSignal",
+    "DynamicSupervisor",
+    "ErrorAction",
+    "EvalAgent",
+    "EvalEvent",
+    "EvalExporter",
+    "GenServer",
+    "Message",
+    "Runtime",
+    "Supervisor",
+}
 """What users of Civitas import, with the signatures and semantics of that API."""
 
 

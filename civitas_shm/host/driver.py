@@ -258,9 +258,9 @@ class Driver:
         """A process asks for something, for one of its agents or its program."""
         worker = seat.worker
 
-        def answer(error: str, text: str) -> None:
+        def answer(error: str, text: str, value: Any = None) -> None:
             if seat.worker is worker:  # else whoever asked has died
-                self.processes.order(seat, Answer(request.id, error, text))
+                self.processes.order(seat, Answer(request.id, error, text, value))
 
         self.requests.take(request.asker, request.what, request.fields, answer)
 

@@ -48,7 +48,7 @@ class Orders:
         self._build = build
         self._last: dict[str, asyncio.Task[None]] = {}
         """By agent: the order that is being done, behind all earlier ones."""
-        self._requests: dict[int, asyncio.Future[None]] = {}
+        self._requests: dict[int, asyncio.Future[Any]] = {}
         self._last_request = 0
         self._closed = False
         self._why = "this process has left the run"
@@ -77,8 +77,8 @@ class Orders:
             before = None  # an end overtakes a start that has not returned: the runner cancels it
         self._last[name] = asyncio.get_running_loop().create_task(self._in_turn(name, before, work))
 
-    async def supervise(self, asker: str, what: str, fields: dict[str, Any]) -> None:
-        """Ask the host, and return when it has done it; raises what it answers."""
+    async def supervise(self, asker: str, what: str, fields: dict[str, Any]) -> Any:
+        """Ask the host, and return when it has done it, with its answer; raises the error that it answers."""
         if self._closed:
             raise TransportClosed(self._why)
         self._last_request += 1
@@ -86,7 +86,7 @@ class Orders:
         answered = self._requests[request] = asyncio.get_running_loop().create_future()
         self._send(Request(request, asker, what, fields))
         try:
-            await answered
+            return await answered
         finally:
             self._requests.pop(request, None)
 
@@ -97,7 +97,7 @@ class Orders:
         if answer.error:
             waiting.set_exception(error_of(answer.error, answer.text))
         else:
-            waiting.set_result(None)
+            waiting.set_result(answer.value)
 
     async def close(self, why: str = "") -> None:
         """Give up what is still being done: the process leaves. Agents that still run are not stopped.

@@ -169,11 +169,12 @@ class CrashAgent(_Message, tag="crash_agent"):
 
 
 class Answer(_Message, tag="answer"):
-    """To a Request: done, or a class of `errors` by name and its text."""
+    """To a Request: done, with what it was asked for, or a class of `errors` by name and its text."""
 
     id: int
     error: str = ""
     text: str = ""
+    value: Any = None
 
 
 class Leave(_Message, tag="leave"):

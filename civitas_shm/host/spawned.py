@@ -129,6 +129,10 @@ class Hands:
     def stopping(self) -> bool:
         return self._driver.stopping
 
+    @property
+    def now_s(self) -> float:
+        return self._loop.time()
+
     def admit(self, wanted: AddChild) -> None:
         agent = wanted.agent
         new = self._journal is not None and self._journal.added(wanted)

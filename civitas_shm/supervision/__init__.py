@@ -7,6 +7,7 @@ driver reads `events` (what it must promise) and `tree` (what it gets), and asks
     backoff   how long to wait before a restart
     events    the words between the tree and its drivers
     state     the tree's state, and questions to it
+    status    one supervisor as Civitas shows it
     work      the copy of a tree that one step changes
     dynamic   whether a spawn is allowed, and where
     tree      step(tree, event, now_s) -> (tree, actions)
@@ -51,9 +52,11 @@ from .state import (
     restarts_in_window,
     running_children,
 )
+from .status import STATUS_OF, status_of_supervisor
 from .tree import Tree, step
 
 __all__ = [
+    "STATUS_OF",
     "Action",
     "AddChild",
     "CancelTimer",
@@ -89,5 +92,6 @@ __all__ = [
     "restart_count",
     "restarts_in_window",
     "running_children",
+    "status_of_supervisor",
     "step",
 ]

@@ -152,6 +152,8 @@ class SupervisorState(Struct, frozen=True):
     """STOPPING because its significant children have ended."""
     spawned: Mapping[str, int] = field(default_factory=dict)
     """A dynamic one: spawns since the beginning, by spawner where the quota has a limit for each."""
+    starts: int = 0
+    """How often it was started; more than once: restarted."""
 
     @property
     def name(self) -> str:

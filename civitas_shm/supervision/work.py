@@ -62,7 +62,7 @@ class Work:
         for below in flat(supervisor.groups):
             if not self._is_idle(below):
                 self._set_down(below)
-        self._set(supervisor, phase=Phase.UP, frontier=0, scope=0)
+        self._set(supervisor, phase=Phase.UP, frontier=0, scope=0, starts=supervisor.starts + 1)
         self._queue.append(name)
 
     def _rest(self, name: str, reason: str) -> None:

@@ -22,6 +22,9 @@ from civitas_shm.bus import MessageBus
 from civitas_shm.errors import TransportUnavailable
 from civitas_shm.transport import MailboxSpec, MemoryPlan, Port, load_transport
 
+from .anywhere import Anywhere
+from .anywhere import anywhere as make_anywhere
+
 uvloop = pytest.importorskip("uvloop", reason="uvloop is not installed")
 
 SENDER, READER = 2, 3
@@ -118,3 +121,9 @@ def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
             runner.run(WORLDS[transport](scene, tmp_path))
 
     return run
+
+
+@pytest.fixture(params=["in_process", "shm"])
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Anywhere:
+    """Plays whole runs, see `anywhere.py`."""
+    return make_anywhere(request, tmp_path, monkeypatch)

@@ -14,7 +14,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 @given(TEXT, TEXT)
 def test_a_notice_arrives_as_it_was_sent(name: str, reason: str) -> None:
     for kind in (DOWN, CHILD_TERMINATED):
-        assert decode_notice(kind, encode_notice(name, reason)) == (name, reason)
+        assert decode_notice(kind, encode_notice(name, reason)) == {"name": name, "reason": reason}
     assert decode_notice("message", encode_notice(name, reason)) is None
 
 

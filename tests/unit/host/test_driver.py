@@ -98,7 +98,7 @@ class Memory:
     def post_notice(self, mailbox: int, type: str, data: bytes) -> int:
         if self.full:
             return FULL
-        self.notices.append((mailbox, type, decode_notice(type, data)))
+        self.notices.append((mailbox, type, tuple((decode_notice(type, data) or {}).values())))
         return SENT
 
     def waiting(self, *, news: bool = False) -> dict[str, int]:
