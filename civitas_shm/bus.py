@@ -332,6 +332,8 @@ class MessageBus:
             raise MessageValidationError(f"a message type must be str, not {type(message_type).__name__}.")
         if is_system_type(message_type):
             raise MessageValidationError(f"message type {message_type!r} is kept for the runtime.")
+        if message_type in PETITIONS:
+            raise MessageValidationError(f"message type {message_type!r} is for one supervisor: ask it by its name.")
         if len(self.known_types) < TYPES_REMEMBERED:  # types that are made up on the fly must not fill the memory
             self.known_types.add(message_type)
 

@@ -43,7 +43,7 @@ class EvalEvent:
     agent_name: str
     """Who did: the sender of the message, which no agent can forge. Only the program may name another one."""
     event_type: str
-    payload: dict[str, Any] = field(default_factory=dict)
+    payload: dict[str, Any]
     trace_id: str = ""
     message_id: str = ""
     timestamp: float = 0.0

@@ -34,7 +34,6 @@ __all__ = [
     "cause_of",
     "is_system_type",
     "new_header",
-    "new_uuid7",
 ]
 
 HEADER: Final = struct.Struct("<QIIHBBIIBBH16sIiQQQ16s8s8sIIQ")
@@ -123,11 +122,6 @@ def _uuid7_bytes() -> bytes:
     raw[6] = raw[6] & 0x0F | 0x70
     raw[8] = raw[8] & 0x3F | 0x80
     return bytes(raw)
-
-
-def new_uuid7() -> str:
-    """As text: what messages and agents are told apart by."""
-    return str(uuid.UUID(bytes=_uuid7()))
 
 
 def new_header(

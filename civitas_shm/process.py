@@ -30,7 +30,7 @@ from .current import AGENT, HANDLED
 from .errors import ErrorAction
 from .events import EventHandler, StopRuntime
 from .mailbox import Mailbox
-from .messages import Message, new_uuid7
+from .messages import Message, _uuid7
 from .petitions import Supervise
 from .plugins.equipment import Equipped
 from .state import StateKind, StateStore
@@ -144,7 +144,7 @@ class AgentProcess(Equipped, Talking, Behaving):
         if max_retries < 0:
             raise ValueError(f"max_retries of {name!r} is {max_retries}; it cannot be negative")
         self.name = name
-        self.id = new_uuid7()
+        self.id = _uuid7()
         self.mailbox_size = mailbox_size
         self.max_retries = max_retries
         self.shutdown_timeout = shutdown_timeout

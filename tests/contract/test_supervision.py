@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from civitas_shm import AgentError, DynamicSupervisor, MessageRoutingError, Runtime, Supervisor
+from civitas_shm import AgentError, DynamicSupervisor, MessageRoutingError, MessageValidationError, Runtime, Supervisor
 
 from .anywhere import Anywhere, until
 from .anywhere_agents import Echo, Observer
@@ -51,6 +51,8 @@ def test_a_supervisor_tells_its_status_to_the_program_and_to_agents_wherever_the
         assert seen["answer"]["children"] == [{"name": "b", "kind": "agent", "status": "RUNNING", "restart_count": 1}]
         with pytest.raises(MessageRoutingError, match="No supervisor is named 'a'; there are 'root', 'below', 'pool'"):
             await runtime.ask("a", {}, message_type=STATUS)
+        with pytest.raises(MessageValidationError, match="is for one supervisor: ask it by its name"):
+            await runtime.broadcast("*", {}, STATUS)
 
     anywhere.play(family, scene)
 
