@@ -101,7 +101,7 @@ class RunNameType(ParamType):
     name = "NAME"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from ..topology.schema import run_name_problem
+        from ..topology.keytypes import run_name_problem
 
         problem = run_name_problem(value)
         if problem is not None:

@@ -21,8 +21,8 @@ from typing import Any, Final, TypeVar
 from ..errors import ModelError, ModelUnavailable, PluginError
 from ..observability import names
 from ..observability.context import OPEN_SPAN
+from ..redaction import redact
 from .retry import Failure, RetryPolicy, asked_wait_s, is_retryable, next_wait_s
-from .secrets import redact
 
 __all__ = ["Caller", "Garbled", "explain", "import_vendor"]
 

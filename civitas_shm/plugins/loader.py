@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from ..errors import PluginError
+from ..redaction import redact, secret_values
 from ..topology.model import BUILTIN_PLUGINS, PLUGIN_HINTS, PluginSpec, PluginsSpec
 from ..topology.suggest import did_you_mean
-from .secrets import redact, secret_values
 
 __all__ = ["check_packages", "load_plugin", "load_plugins_from_config", "resolve_plugin_class"]
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from ..supervision.policy import significance_problem
 from . import schema
 from .check import Checker, value_text
+from .keytypes import class_path_problem
 from .model import (
     AgentSpec,
     DynamicSpec,
@@ -24,11 +25,12 @@ from .model import (
     TransportSpec,
     WatchSpec,
 )
+from .names import name_problem
 from .plugins import PluginReader
 from .suggest import did_you_mean
 from .yaml12 import Path
 
-__all__ = ["Builder"]
+__all__ = ["NODES_NOT_YET", "Builder"]
 
 MAIN: Final = "main"
 """The process of the caller."""
@@ -191,8 +193,13 @@ class Builder:
         if "name" in node:
             self._claim("supervisor", node["name"], path)
         block = self.checker.block(schema.DynamicSupervisor, node, path)
-        if block is None:
+        nested = self.checker.block(schema.Quotas, node.get("config"), (*path, "config"))
+        if block is None or nested is None:
             return None
+        for key in sorted(nested.model_fields_set & block.model_fields_set):
+            text = f"{key!r} is set beside 'config' too; keep one of them"
+            self.checker.at_value((*path, "config"), text)
+        block = block.model_copy(update={key: getattr(nested, key) for key in nested.model_fields_set})
         return SupervisorSpec(
             name=block.name,
             max_restarts=block.max_restarts,
@@ -266,7 +273,7 @@ class Builder:
 
     def _agent_alone(self, block: schema.Agent, path: Path) -> None:
         if block.type not in self.known_types:
-            problem = schema.class_path_problem(block.type)
+            problem = class_path_problem(block.type)
             if problem is not None:
                 self.checker.at_value((*path, "type"), problem)
         if block.replicas > 1 and block.state == "shm":
@@ -301,7 +308,7 @@ class Builder:
         processes: list[ProcessSpec] = []
         for key, value in (self.checker.mapping(data, ("processes",)) or {}).items():
             path: Path = ("processes", key)
-            problem = schema.name_problem(str(key))
+            problem = name_problem(str(key))
             if problem is not None:
                 self.checker.at_key(path, problem)
             if key in (MAIN, HOST):

@@ -135,6 +135,9 @@ class Checker:
             if twin != key and twin in mapping and key in model.allowed():
                 self.at_key(where, f"{key!r} and {twin!r} are the same setting; keep one of them")
                 return
+        if key in model.NEVER:
+            self.at_key(where, f"{key!r} says nothing here: {model.NEVER[str(key)]}; remove it")
+            return
         self.unknown_key(where, model.allowed(), model.NOT_YET)
 
 

@@ -13,6 +13,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import TopologyError
 from ..transport import BUILTIN_TRANSPORTS
@@ -20,10 +21,11 @@ from . import overrides as overriding
 from .build import Builder
 from .check import Checker, path_text
 from .model import TopologySpec
-from .variables import substitute
-from .yaml12 import Problem, read
+from .plain import plain_document
+from .variables import Variables
+from .yaml12 import Document, Problem, read
 
-__all__ = ["load_topology", "load_topology_text"]
+__all__ = ["load_topology", "load_topology_data", "load_topology_text", "read_topology"]
 
 
 def load_topology(
@@ -32,12 +34,29 @@ def load_topology(
     *,
     agent_types: Collection[str] = (),
     environment: Mapping[str, str] | None = None,
+    may_be_unset: bool = False,
 ) -> TopologySpec:
     """The topology in a file. Its directory becomes the first of `import_paths`.
 
     `overrides` are texts `AGENT.KEY=VALUE`; `agent_types` are words that may stand as `type:` without being import
-    paths (the keys of `Runtime.from_config(agent_classes=...)`); `environment` is `os.environ` unless given.
+    paths (the keys of `Runtime.from_config(agent_classes=...)`); `environment` is `os.environ` unless given;
+    `may_be_unset`: a `${VAR}` that is not set is let pass, for checking a file where its secrets are not: the result is
+    of no use then.
     """
+    return read_topology(path, overrides, agent_types=agent_types, environment=environment, may_be_unset=may_be_unset)[
+        0
+    ]
+
+
+def read_topology(
+    path: str | os.PathLike[str],
+    overrides: Iterable[str] = (),
+    *,
+    agent_types: Collection[str] = (),
+    environment: Mapping[str, str] | None = None,
+    may_be_unset: bool = False,
+) -> tuple[TopologySpec, Document]:
+    """As `load_topology`, and what was read: it knows where each key stands."""
     name = os.fspath(path)
     try:
         raw = Path(path).read_bytes()
@@ -55,8 +74,9 @@ def load_topology(
         raise TopologyError(
             [f"{name}:{line}:{column}: byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"]
         ) from None
-    spec = load_topology_text(text, name, overrides, agent_types=agent_types, environment=environment)
-    return replace(spec, import_paths=[str(Path(path).resolve().parent)])
+    document = read(text)
+    spec = _build(document, name, overrides, agent_types, environment, may_be_unset=may_be_unset)
+    return replace(spec, import_paths=[str(Path(path).resolve().parent)]), document
 
 
 def load_topology_text(
@@ -68,11 +88,35 @@ def load_topology_text(
     environment: Mapping[str, str] | None = None,
 ) -> TopologySpec:
     """The topology in a text; `filename` is what the problems begin with. No directory is added to `import_paths`."""
-    document = read(text)
+    return _build(read(text), filename, overrides, agent_types, environment)
+
+
+def load_topology_data(
+    data: Any,
+    overrides: Iterable[str] = (),
+    *,
+    agent_types: Collection[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> TopologySpec:
+    """The topology in a dict, as a YAML or JSON parser makes it, `${VAR}` included. Problems have paths, no lines."""
+    return _build(plain_document(data), "", overrides, agent_types, environment)
+
+
+def _build(
+    document: Document,
+    filename: str,
+    overrides: Iterable[str],
+    agent_types: Collection[str],
+    environment: Mapping[str, str] | None,
+    *,
+    may_be_unset: bool = False,
+) -> TopologySpec:
     checker = Checker(document)
-    data = substitute(document.data, checker, os.environ if environment is None else environment)
+    variables = Variables(checker, os.environ if environment is None else environment, may_be_unset=may_be_unset)
+    data = variables.put_in(document.data)
     broken = document.data is None and bool(document.problems)
     spec = TopologySpec() if broken else Builder(checker, agent_types, _transports, _plugins).topology(data)
+    spec = replace(spec, secrets=variables.secrets(), private_variables=variables.private())
     problems = [_problem_text(filename, problem) for problem in sorted(checker.problems, key=_by_position)]
     wanted: list[overriding.Override] = []
     for override in overrides:
@@ -93,7 +137,8 @@ def _by_position(problem: Problem) -> tuple[int, int]:
 
 def _problem_text(filename: str, problem: Problem) -> str:
     path = f"{path_text(problem.path)}: " if problem.path else ""
-    return f"{filename}:{problem.mark.line}:{problem.mark.column}: {path}{problem.text}"
+    where = f"{filename}:{problem.mark.line}:{problem.mark.column}: " if filename else ""
+    return f"{where}{path}{problem.text}"
 
 
 def _transports() -> list[str]:

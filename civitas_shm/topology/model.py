@@ -287,6 +287,10 @@ class TopologySpec:
     """Of the run; empty: derived by the caller."""
     import_paths: list[str] = field(default_factory=list)
     """Directories put first on `sys.path` of every process that runs agents: the one that the topology file lies in."""
+    secrets: list[str] = field(default_factory=list, repr=False)
+    """Texts that came from the environment and must not be shown. Known to host and program, never sent to a worker."""
+    private_variables: list[str] = field(default_factory=list)
+    """Environment variables that single agents' credentials were made of: no process of the run gets them."""
 
     def to_plain(self) -> dict[str, Any]:
         """Dictionaries, lists and scalars: for JSON, msgpack, and the host's boot message."""
@@ -307,6 +311,8 @@ class TopologySpec:
             plugins=PluginsSpec.from_plain(plain["plugins"]),
             name=plain["name"],
             import_paths=list(plain["import_paths"]),
+            secrets=list(plain["secrets"]),
+            private_variables=list(plain["private_variables"]),
         )
 
 

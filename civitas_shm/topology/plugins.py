@@ -20,6 +20,7 @@ from typing import Any
 
 from . import schema
 from .check import Checker, value_text
+from .keytypes import class_path_problem
 from .model import BUILTIN_PLUGINS, PLUGIN_HINTS, PluginSpec, PluginsSpec
 from .suggest import did_you_mean
 from .yaml12 import Path
@@ -72,7 +73,7 @@ class PluginReader:
         if block.type in BUILTIN_PLUGINS[kind]:
             config = self._known_config(kind, data.get("config"), (*path, "config"))
         elif "." in block.type:
-            problem = schema.class_path_problem(block.type)
+            problem = class_path_problem(block.type)
             if problem is not None:
                 self._checker.at_value((*path, "type"), problem)
         elif block.type not in self._others(kind):

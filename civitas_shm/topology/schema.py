@@ -1,30 +1,49 @@
 """The keys of a topology, block by block: pydantic models that check one mapping each, and nothing across mappings.
 
 Rules of this file:
-- strict: text is not a number, a number is not text, and a key that is not declared is a problem;
-- the one exception: text that `${VAR}` was put into is read like the scalar that stands there then (`Variable`);
+- strict: text is not a number, a number is not text, and a key that is not declared is a problem (`keytypes`);
+- the line below a key says what it means: docs/topology.md and the JSON Schema (`json_schema`) are made from it;
 - keys of the original Civitas schema keep their names; where ours adds the unit (`restart_window_s`) both are accepted;
 - what a later version brings is in `NOT_YET`, so that it is refused by name and never ignored;
 - children, processes and other nested mappings are checked by `build`, one model at a time, with their positions.
 
-Imported by `load` only, because of pydantic.
+Imported by `load` and `json_schema` only, because of pydantic.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from ..transport import STRIKES_MAX
-from .model import LOG_LEVELS
-from .names import NAME_MAX, name_problem
-from .yaml12 import resolve
+from .keytypes import (
+    REPLICAS_MAX,
+    AsText,
+    BackoffWord,
+    Devices,
+    EmptyMapping,
+    Flag,
+    FreeList,
+    FreeMapping,
+    Level,
+    Name,
+    Number,
+    PoolSize,
+    RestartMode,
+    RunName,
+    Seconds,
+    StrategyWord,
+    Text,
+    TextList,
+    TextMapping,
+    Time,
+    Url,
+    Whole,
+    seconds,
+)
 
 __all__ = [
-    "NAME_MAX",
     "Agent",
     "Block",
     "DynamicSupervisor",
@@ -35,130 +54,13 @@ __all__ = [
     "Pool",
     "Price",
     "Process",
+    "Quotas",
     "Stop",
     "Supervisor",
     "Top",
     "Transport",
-    "Variable",
     "Watch",
-    "class_path_problem",
-    "name_problem",
-    "run_name_problem",
 ]
-
-PROCESSES_MAX = 126
-"""The memory of a run has 128 process slots; host and caller take two, each standby another one (`placement`)."""
-REPLICAS_MAX = 64
-"""A mailbox has places for 64 messages in hand, one for each of its readers."""
-_RUN_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?\Z")
-_CLASS_PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+\Z")
-
-
-class Variable(str):
-    """Text that `${VAR}` was put into: it may still turn out to be a number where one is wanted."""
-
-
-def _typed(value: Any) -> Any:
-    return resolve(value) if isinstance(value, Variable) else value
-
-
-def _text(value: Any) -> Any:
-    return str(value) if isinstance(value, Variable) else value
-
-
-def _free(value: Any) -> Any:
-    """User's own data: `Variable` becomes plain text everywhere inside."""
-    if isinstance(value, dict):
-        return {key: _free(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_free(item) for item in value]
-    return _text(value)
-
-
-def _upper(value: Any) -> Any:
-    return value.upper() if isinstance(value, str) else value
-
-
-def _empty_mapping(value: Any) -> Any:
-    """`config:` with nothing behind it is an empty mapping, as everybody means it."""
-    return {} if value is None else _free(value)
-
-
-def class_path_problem(value: str) -> str | None:
-    """Why a text cannot be the import path of a class, or None when it can."""
-    if _CLASS_PATH.match(value):
-        return None
-    return f"{value!r} is no import path; it needs the form module.Class or package.module.Class"
-
-
-def run_name_problem(value: str) -> str | None:
-    """Why a text cannot name a run, or None when it can: it becomes part of file names."""
-    if _RUN_NAME.match(value):
-        return None
-    return f"{value!r} cannot name a run; it needs a-z, 0-9 and '-' only, at most 64, no '-' at the ends"
-
-
-def _refuse(problem_of: Callable[[str], str | None]) -> AfterValidator:
-    """A `..._problem` function as a validator."""
-
-    def validate(value: str) -> str:
-        problem = problem_of(value)
-        if problem is not None:
-            raise ValueError(problem)
-        return value
-
-    return AfterValidator(validate)
-
-
-def _level(value: str) -> str:
-    if value.upper() not in LOG_LEVELS:
-        raise ValueError(f"{value!r} is no level; allowed: {', '.join(LOG_LEVELS)}")
-    return value.upper()
-
-
-def _restart(value: Any) -> Any:
-    return "temporary" if value == "never" else value  # `never` is Civitas's word for OTP's `temporary`
-
-
-def _pool_size(value: Any) -> int | str:
-    if value == "auto" or (type(value) is int and 1 <= value <= PROCESSES_MAX):
-        return value  # type: ignore[no-any-return]
-    raise ValueError(f"should be auto or a whole number from 1 to {PROCESSES_MAX}, not {value!r}")
-
-
-def _url(value: str) -> str:
-    if not re.match(r"https?://[^/\s]+", value):
-        raise ValueError(f"{value!r} is no address of a service; it begins with https:// or http://")
-    return value
-
-
-def _distinct(value: list[int]) -> list[int]:
-    if len(set(value)) != len(value):
-        raise ValueError(f"{value!r} names a number twice")
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_typed)]
-Number = Annotated[float, BeforeValidator(_typed)]
-Flag = Annotated[bool, BeforeValidator(_typed)]
-Text = Annotated[str, BeforeValidator(_text)]
-Name = Annotated[Text, _refuse(name_problem)]
-Level = Annotated[Text, AfterValidator(_level)]
-FreeMapping = Annotated[dict[str, Any], BeforeValidator(_empty_mapping)]
-FreeList = Annotated[list[Any], BeforeValidator(_free)]
-TextList = Annotated[list[str], BeforeValidator(_free)]
-TextMapping = Annotated[dict[str, str], BeforeValidator(_empty_mapping)]
-Seconds = Annotated[Number, Field(gt=0, le=1_000_000)]
-"""Up to eleven days; what is longer is a unit mistaken for another."""
-RestartMode = Annotated[
-    Literal["permanent", "transient", "temporary"], BeforeValidator(_restart), BeforeValidator(_text)
-]
-Devices = Annotated[list[Annotated[Whole, Field(ge=0, lt=4096)]], AfterValidator(_distinct)]
-
-
-def _seconds(name: str, default: float | None) -> Any:
-    """A duration under our name (`x_s`) and under Civitas's (`x`)."""
-    return Field(default, validation_alias=AliasChoices(f"{name}_s", name))
 
 
 class Block(BaseModel):
@@ -166,15 +68,19 @@ class Block(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     NOT_YET: ClassVar[frozenset[str]] = frozenset()
+    NEVER: ClassVar[dict[str, str]] = {}
+    """Keys of Civitas that say nothing here, and why."""
 
     @classmethod
     def allowed(cls) -> list[str]:
         """The keys, as they are written."""
-        names: list[str] = []
-        for name, info in cls.model_fields.items():
-            alias = info.validation_alias
-            names += [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [alias or name]  # type: ignore[list-item]
-        return names
+        return [key for name in cls.model_fields for key in cls.keys_of(name)]
+
+    @classmethod
+    def keys_of(cls, field: str) -> list[str]:
+        """How one field is written: mostly as it is called, durations with and without their unit."""
+        alias = cls.model_fields[field].validation_alias
+        return [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [str(alias or field)]
 
 
 class Top(Block):
@@ -185,95 +91,152 @@ class Top(Block):
         | {"telemetry"}
     )
 
-    name: Annotated[Text, _refuse(run_name_problem)] = ""
+    name: RunName = ""
+    """Name of the run. Default: the file's stem, or its directory's name for `topology.yaml`."""
     transport: Any = None
+    """How messages travel: a word (`shm`, `in_process`, an import path), or a mapping, see `transport`."""
     supervision: Any = None
+    """The supervision tree, see `supervision`. The one key that must be there."""
     supervisor: Any = None
+    """Another word for `supervision`."""
     processes: Any = None
+    """Processes by name, see `processes`: only those that need more than a name."""
     pool: Any = None
+    """The processes that agents without `process:` are placed on, see `pool`."""
     stop: Any = None
+    """What SIGTERM and Ctrl-C do, see `stop`."""
     watch: Any = None
+    """What is done about processes that do not go on, see `watch`."""
     logging: Any = None
+    """How much is logged, see `logging`."""
     plugins: Any = None
+    """Models and tools of agents, see `plugins`."""
 
 
 class Supervisor(Block):
     """`supervision:` at the top, `supervisor:` below."""
 
     name: Name = "root"
-    strategy: Annotated[
-        Literal["ONE_FOR_ONE", "ONE_FOR_ALL", "REST_FOR_ONE"], BeforeValidator(_upper), BeforeValidator(_text)
-    ] = "ONE_FOR_ONE"
+    """Unique among agents and supervisors. Below the top it must be given."""
+    strategy: StrategyWord = "ONE_FOR_ONE"
+    """Who is restarted with a child that fell: nobody else, all, or those behind it. Upper or lower case."""
     max_restarts: Annotated[Whole, Field(ge=0, le=1_000_000)] = 3
-    restart_window_s: Seconds = _seconds("restart_window", 60.0)
-    backoff: Annotated[
-        Literal["CONSTANT", "LINEAR", "EXPONENTIAL"], BeforeValidator(_upper), BeforeValidator(_text)
-    ] = "CONSTANT"
-    backoff_base_s: Annotated[Number, Field(ge=0, le=1_000_000)] = _seconds("backoff_base", 1.0)
-    backoff_max_s: Annotated[Number, Field(ge=0, le=1_000_000)] = _seconds("backoff_max", 60.0)
-    backoff_reset_s: Seconds | None = _seconds("backoff_reset", None)
-    auto_shutdown: Annotated[Literal["never", "any_significant", "all_significant"], BeforeValidator(_text)] = "never"
+    """Restarts within the window before this supervisor gives up itself."""
+    restart_window_s: Seconds = seconds("restart_window", 60.0)
+    """Seconds for which a restart counts."""
+    backoff: BackoffWord = "CONSTANT"
+    """How the wait before a restart grows: not, by the base each time, or by doubling (with jitter)."""
+    backoff_base_s: Time = seconds("backoff_base", 1.0)
+    """Seconds before the second restart within the window; the first is immediate."""
+    backoff_max_s: Time = seconds("backoff_max", 60.0)
+    """Seconds that a wait never exceeds."""
+    backoff_reset_s: Seconds | None = seconds("backoff_reset", None)
+    """All children up together for so many seconds: the backoff begins anew. Default: only with the window."""
+    auto_shutdown: Annotated[Literal["never", "any_significant", "all_significant"], AsText] = "never"
+    """Whether the end of any, or of all, significant children ends this supervisor; the root's end is the run's."""
     restart: RestartMode = "permanent"
+    """What the supervisor above does at this one's end. Not at the root. `never` is Civitas's word for `temporary`."""
     significant: Flag = False
+    """Its end may shut the supervisor above down. Not at the root."""
     children: Any = None
+    """Agents and supervisors, in start order: `- agent: {...}`, `- supervisor: {...}` or `- {type: ..., name: ...}`."""
 
 
-class DynamicSupervisor(Block):
+class Quotas(Block):
+    """`config:` of a dynamic supervisor, as Civitas's documents have it; the same keys may stand beside `name`."""
+
+    max_children: Annotated[Whole, Field(ge=0, le=1_000_000)] | None = None
+    """Alive at once. Like all quotas, left out it is no limit."""
+    max_total_spawns: Annotated[Whole, Field(ge=0, le=1_000_000_000)] | None = None
+    """Since the run began."""
+    max_children_per_class: Annotated[dict[str, Annotated[Whole, Field(ge=0, le=1_000_000)]], EmptyMapping] = {}
+    """Alive at once, by import path of the class."""
+    max_children_per_spawner: Annotated[Whole, Field(ge=0, le=1_000_000)] | None = None
+    """Alive at once, of each agent that spawns."""
+    max_total_spawns_per_spawner: Annotated[Whole, Field(ge=0, le=1_000_000_000)] | None = None
+    """Since the run began, of each agent that spawns."""
+    spawner_allowlist: TextList | None = None
+    """Names of the agents that may spawn here; the program itself always may. Default: all."""
+    restart: RestartMode = "transient"
+    """Of the children, unless `spawn` says otherwise."""
+    max_restarts: Annotated[Whole, Field(ge=0, le=1_000_000)] = 3
+    """Restarts of one child within the window before it is given up. They never escalate."""
+    restart_window_s: Seconds = seconds("restart_window", 60.0)
+    """Seconds for which a restart counts."""
+    backoff: BackoffWord = "CONSTANT"
+    """As of a supervisor, for each child alone."""
+    backoff_base_s: Time = seconds("backoff_base", 1.0)
+    """As of a supervisor, for each child alone."""
+    backoff_max_s: Time = seconds("backoff_max", 60.0)
+    """As of a supervisor, for each child alone."""
+
+
+class DynamicSupervisor(Quotas):
     """`{type: dynamic_supervisor, ...}`: below it agents are spawned while the run lasts."""
 
     NOT_YET = frozenset(["process"])
 
     type: Literal["dynamic_supervisor"]
+    """Says what this is."""
     name: Name
-    max_children: Annotated[Whole, Field(ge=0, le=1_000_000)] | None = None
-    max_total_spawns: Annotated[Whole, Field(ge=0, le=1_000_000_000)] | None = None
-    max_children_per_class: Annotated[
-        dict[str, Annotated[Whole, Field(ge=0, le=1_000_000)]], BeforeValidator(_empty_mapping)
-    ] = {}
-    max_children_per_spawner: Annotated[Whole, Field(ge=0, le=1_000_000)] | None = None
-    max_total_spawns_per_spawner: Annotated[Whole, Field(ge=0, le=1_000_000_000)] | None = None
-    spawner_allowlist: TextList | None = None
-    restart: RestartMode = "transient"
-    max_restarts: Annotated[Whole, Field(ge=0, le=1_000_000)] = 3
-    restart_window_s: Seconds = _seconds("restart_window", 60.0)
-    backoff: Annotated[
-        Literal["CONSTANT", "LINEAR", "EXPONENTIAL"], BeforeValidator(_upper), BeforeValidator(_text)
-    ] = "CONSTANT"
-    backoff_base_s: Annotated[Number, Field(ge=0, le=1_000_000)] = _seconds("backoff_base", 1.0)
-    backoff_max_s: Annotated[Number, Field(ge=0, le=1_000_000)] = _seconds("backoff_max", 60.0)
+    """Unique among agents and supervisors."""
+    config: Any = None
+    """The keys below may stand in here as well."""
 
 
 class Agent(Block):
     """`agent:`, and what the flat forms come down to."""
 
-    NOT_YET = frozenset(
-        {"canary", "heartbeat_interval", "heartbeat_timeout", "host"}
-        | {"hosts", "mcp", "missed_heartbeats_threshold", "model", "plugins", "public_key"}
-        | {"sandbox", "tools"}
+    NOT_YET = frozenset({"canary", "host", "hosts", "mcp", "model", "plugins", "public_key", "sandbox", "tools"})
+    NEVER: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("heartbeat_interval", "heartbeat_timeout", "missed_heartbeats_threshold"),
+        "there are no heartbeats: the death of a process is an event; see handle_timeout for handlers that hang",
     )
 
     name: Name
+    """Unique among agents and supervisors; not beginning with `_`."""
     type: Text
+    """The class: `module.Class`, in a module beside this file or anywhere on `sys.path`."""
     process: Name | None = None
+    """Name of the process that it runs in; `main` is the caller's own. Default: the pool places it."""
     replicas: Annotated[Whole, Field(ge=1, le=REPLICAS_MAX)] = 1
+    """So many of it pull from one mailbox, each in a process of the pool, without an order between them."""
     config: FreeMapping = {}
+    """Arrives as `self.config`."""
     args: FreeList = []
+    """Arguments of the constructor, after the name."""
     kwargs: FreeMapping = {}
+    """Keyword arguments of the constructor."""
     mailbox_size: Annotated[Whole, Field(ge=1, le=1_000_000)] = 1000
-    overflow: Annotated[Literal["block", "error", "drop_oldest", "latest"], BeforeValidator(_text)] = "block"
+    """Messages that may wait."""
+    overflow: Annotated[Literal["block", "error", "drop_oldest", "latest"], AsText] = "block"
+    """What a full mailbox does: lets senders wait, refuses, drops the oldest, or keeps only the newest."""
     max_retries: Annotated[Whole, Field(ge=0, le=1_000)] = 3
-    delivery: Annotated[Literal["at_least_once", "at_most_once"], BeforeValidator(_text)] = "at_least_once"
+    """`ErrorAction.RETRY`s of one message in place, before it escalates."""
+    delivery: Annotated[Literal["at_least_once", "at_most_once"], AsText] = "at_least_once"
+    """`at_most_once`: nothing is handed over twice; what a death cuts off goes to the dead letters."""
     max_deliveries: Annotated[Whole, Field(ge=0, le=STRIKES_MAX)] = 3
-    on_crash: Annotated[Literal["dead_letter", "redeliver"], BeforeValidator(_text)] = "dead_letter"
+    """Deaths that are its doing, before a message goes to the dead letters; 0: any number."""
+    on_crash: Annotated[Literal["dead_letter", "redeliver"], AsText] = "dead_letter"
+    """What becomes of a message whose handler raised: put aside, or handed to the next incarnation."""
     restart: RestartMode = "permanent"
+    """When it is started again: always, only after a failure, never. `never` is Civitas's word for `temporary`."""
     significant: Flag = False
-    start_timeout_s: Seconds = _seconds("start_timeout", 30.0)
-    shutdown_timeout_s: Seconds = _seconds("shutdown_timeout", 30.0)
-    handle_timeout_s: Seconds | None = _seconds("handle_timeout", None)
-    state: Annotated[Literal["none", "in_memory", "shm"], BeforeValidator(_text)] = "in_memory"
+    """Its end may shut its supervisor down (`auto_shutdown`)."""
+    start_timeout_s: Seconds = seconds("start_timeout", 30.0)
+    """Seconds for constructor and `on_start`."""
+    shutdown_timeout_s: Seconds = seconds("shutdown_timeout", 30.0)
+    """Seconds to finish the message in hand and `on_stop`."""
+    handle_timeout_s: Seconds | None = seconds("handle_timeout", None)
+    """Seconds; a handler that runs longer is cancelled, which is a crash; if its loop hangs, the process is killed."""
+    state: Annotated[Literal["none", "in_memory", "shm"], AsText] = "in_memory"
+    """Where `self.state` is kept: by `checkpoint()`, `shm` also at the end of every handler, over any death."""
     capabilities: TextList = []
+    """What it can do, for `send_capable`."""
     capability_metadata: FreeMapping = {}
+    """Whatever belongs to that."""
     credentials: TextMapping = {}
+    """Keys of this agent alone, by provider: `{anthropic: "${WALKER_KEY}"}`. Sent to its own process only."""
 
 
 class Process(Block):
@@ -282,20 +245,30 @@ class Process(Block):
     NOT_YET = frozenset(["memory_high_mb", "cgroup", "user", "host", "sandbox", "umask"])
 
     cpus: Devices = []
+    """Cores that it may run on. Default: placed by the pool."""
     nice: Annotated[Whole, Field(ge=-20, le=19)] = 0
+    """Priority: 19 is the lowest; below 0 needs rights."""
     env: TextMapping = {}
+    """Environment variables of this process."""
     gpu: Devices = []
+    """Numbers of GPUs; made visible before its interpreter starts."""
     numa: Annotated[Whole, Field(ge=0, lt=1024)] | None = None
+    """Memory node whose cores it gets."""
     memory_limit_mb: Annotated[Whole, Field(ge=1)] | None = None
+    """MiB, its own children included; above it the process is killed and restarted."""
 
 
 class Pool(Block):
     """`pool:`."""
 
-    size: Annotated[Any, AfterValidator(_pool_size), BeforeValidator(_typed)] = "auto"
+    size: PoolSize = "auto"
+    """Number of processes; `auto`: as many as there are cores that may be used."""
     standby: Annotated[Whole, Field(ge=0, le=16)] = 1
+    """Processes that wait to take a dead one's place."""
     pin: Flag = True
+    """Whether each process keeps to its core."""
     preload: TextList = Field(default_factory=list)
+    """Modules imported before workers are forked. They must not start threads or touch a GPU."""
 
 
 class Transport(Block):
@@ -304,31 +277,42 @@ class Transport(Block):
     NOT_YET = frozenset(["pub_addr", "sub_addr", "start_proxy", "servers", "jetstream", "stream_name"])
 
     type: Text = "in_process"
-    segments: Annotated[Literal["named", "memfd"], BeforeValidator(_text)] = "named"
+    """`in_process`: all agents in one process; `shm`: in many, over shared memory; or a transport of your own."""
+    segments: Annotated[Literal["named", "memfd"], AsText] = "named"
+    """`named`: messages outlive all processes (`run --resume`); `memfd`: they end with the run."""
     arena_mb: Annotated[Whole, Field(ge=1, le=1 << 20)] = 256
+    """MiB of messages that one process may have sent and others not yet handled."""
     mailboxes: Annotated[Whole, Field(ge=1, le=1 << 20)] = 4096
+    """Agents that the run has room for, spawned ones included."""
     options: FreeMapping = {}
+    """For a transport of your own."""
 
 
 class Stop(Block):
     """`stop:`."""
 
-    drain: Annotated[Literal["current", "all"], BeforeValidator(_text)] = "current"
-    timeout_s: Seconds = _seconds("timeout", 25.0)
+    drain: Annotated[Literal["current", "all"], AsText] = "current"
+    """`current`: messages in hand are finished, waiting ones stay; `all`: mailboxes are emptied first."""
+    timeout_s: Seconds = seconds("timeout", 25.0)
+    """Seconds, then processes are killed. Kubernetes gives 30."""
 
 
 class Watch(Block):
     """`watch:`."""
 
-    stopped_timeout_s: Annotated[Number, Field(ge=0, le=1_000_000)] = _seconds("stopped_timeout", 30.0)
+    stopped_timeout_s: Time = seconds("stopped_timeout", 30.0)
+    """Seconds after which a process that is stopped (SIGSTOP) is killed and restarted; 0: never."""
 
 
 class Logging(Block):
     """`logging:`; levels of single agents are checked one by one."""
 
     level: Level = "INFO"
-    agents: Annotated[dict[str, Level], BeforeValidator(_empty_mapping)] = {}
-    format: Annotated[Literal["text", "json"], BeforeValidator(_text)] = "text"
+    """`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`, in upper or lower case."""
+    agents: Annotated[dict[str, Level], EmptyMapping] = {}
+    """Levels of single agents, by name."""
+    format: Annotated[Literal["text", "json"], AsText] = "text"
+    """Of log lines on stderr."""
 
 
 class Plugins(Block):
@@ -337,31 +321,45 @@ class Plugins(Block):
     NOT_YET = frozenset(["exporters", "state"])
 
     models: Any = None
+    """List of plug-ins; the first is `self.llm`, any is `self.model_for(name)`."""
     tools: Any = None
+    """List of plug-ins: `self.tools`."""
 
 
 class Plugin(Block):
     """One entry of `plugins.models` or `plugins.tools`. The config of a class of one's own is its own business."""
 
     type: Text
+    """`anthropic` or `openai` (models), an entry point's name, or an import path."""
     name: Name | None = None
+    """What agents call it by. Default: its type."""
     config: FreeMapping = {}
+    """Keyword arguments of its constructor; of the built-in models: see `config` of a model."""
 
 
 class Price(Block):
     """US dollars for a million tokens."""
 
     input: Annotated[Number, Field(ge=0)]
+    """Of what is sent."""
     output: Annotated[Number, Field(ge=0)]
+    """Of what comes back."""
 
 
 class ModelConfig(Block):
     """`config:` of a built-in model provider: the keyword arguments of its constructor."""
 
     default_model: Text = ""
+    """Used where `chat` is given an empty model."""
     max_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    """Of one answer. Default: the provider's."""
     max_retries: Annotated[Whole, Field(ge=0, le=100)] = 3
-    timeout_s: Seconds = _seconds("timeout", 600.0)
+    """Of what may pass: no connection, 429, 5xx."""
+    timeout_s: Seconds = seconds("timeout", 600.0)
+    """Seconds for one call over all its tries."""
     api_key: Annotated[Text, Field(min_length=1)] | None = None
-    base_url: Annotated[Text, AfterValidator(_url)] | None = None
+    """Default: `ANTHROPIC_API_KEY` or `OPENAI_API_KEY` of the environment."""
+    base_url: Url | None = None
+    """Of another service that speaks the same."""
     prices: Any = None
+    """By model: `{input: ..., output: ...}`, US dollars for a million tokens."""

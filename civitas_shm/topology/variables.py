@@ -1,4 +1,8 @@
-"""`${VAR}` in the strings of a topology. `$${` stands for the two characters themselves.
+"""`${VAR}` in the strings of a topology, and Civitas's `!ENV VAR`. `$${` stands for the two characters themselves.
+
+    api_key: ${MODEL_KEY}              # must be set
+    path: ${DATA:-/var/lib}/books      # where DATA is unset or empty, what is behind :-
+    api_key: !ENV MODEL_KEY            # the same as ${MODEL_KEY}; !ENV "${A}-${B}" may hold several
 
 Rules of this file: every string value, quoted or not, keys never; a variable that is not set is a problem, because an
 empty text in its place would be found much later. What comes out is a `Variable`: the schema may read it as a number
@@ -11,37 +15,85 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..redaction import is_secret_name
 from .check import Checker
-from .schema import Variable
-from .yaml12 import Path
+from .keytypes import Variable
+from .yaml12 import EnvironmentTag, Path
 
-__all__ = ["substitute"]
+__all__ = ["Variables"]
 
-_REFERENCE = re.compile(r"\$(?P<escaped>\$\{)|\$\{(?P<name>[^}]*)(?P<end>\}?)")
+_REFERENCE = re.compile(
+    r"\$(?P<escaped>\$\{)|\$\{(?P<name>[^}:]*)(?P<or>:-(?P<default>[^}]*))?(?P<rest>[^}]*)(?P<end>\}?)"
+)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
-def substitute(data: Any, checker: Checker, environment: Mapping[str, str], path: Path = ()) -> Any:
-    """The data with variables replaced; problems go to the checker."""
-    if isinstance(data, dict):
-        return {key: substitute(value, checker, environment, (*path, key)) for key, value in data.items()}
-    if isinstance(data, list):
-        return [substitute(value, checker, environment, (*path, index)) for index, value in enumerate(data)]
-    if not isinstance(data, str) or "${" not in data:
-        return data
+class Variables:
+    """What is put into one document; problems go to the checker."""
 
-    missing = [text for match in _REFERENCE.finditer(data) if (text := _problem(match, environment)) is not None]
-    if missing:
-        checker.at_value(path, "; ".join(dict.fromkeys(missing)))
-        checker.unknown_values.add(path)
-        return data
-    return Variable(_REFERENCE.sub(lambda match: "${" if match["escaped"] else environment[match["name"]], data))
+    def __init__(self, checker: Checker, environment: Mapping[str, str], *, may_be_unset: bool = False) -> None:
+        """`may_be_unset`: a variable that is not set is no problem, and nothing is said about what it stands in."""
+        self._checker = checker
+        self._environment = environment
+        self._may_be_unset = may_be_unset
+        self._used: dict[str, list[Path]] = {}
+
+    def put_in(self, data: Any, path: Path = ()) -> Any:
+        """The data with variables replaced."""
+        if isinstance(data, dict):
+            return {key: self.put_in(value, (*path, key)) for key, value in data.items()}
+        if isinstance(data, list):
+            return [self.put_in(value, (*path, index)) for index, value in enumerate(data)]
+        if isinstance(data, EnvironmentTag) and "${" not in data:
+            return self._text(f"${{{data}}}", path)
+        return self._text(data, path) if isinstance(data, str) and "${" in data else data
+
+    def secrets(self) -> list[str]:
+        """Values that must not be shown: of variables, or behind keys, whose name says so; and of all credentials."""
+        found = {
+            self._environment[name]
+            for name, places in self._used.items()
+            if name in self._environment
+            and (is_secret_name(name) or any(_private(place) or is_secret_name(_key(place)) for place in places))
+        }
+        return sorted(found - {""})
+
+    def private(self) -> list[str]:
+        """Names of variables that only agents' credentials use: nobody else has to have them."""
+        return sorted(name for name, places in self._used.items() if all(map(_private, places)))
+
+    def _text(self, text: str, path: Path) -> Any:
+        problems: dict[str, None] = {}
+        unknown = False
+        for match in _REFERENCE.finditer(text):
+            if match["escaped"]:
+                continue
+            name = match["name"]
+            if not match["end"] or match["rest"] or not _NAME.match(name):
+                problems[f"{match[0]!r} is no variable; write ${{NAME}}, or $${{ for the characters themselves"] = None
+                continue
+            self._used.setdefault(name, []).append(path)
+            if name not in self._environment and match["or"] is None:
+                unknown = True
+                if not self._may_be_unset:
+                    problems[f"the environment variable {name!r} is not set; export {name}=..."] = None
+        if problems or unknown:
+            if problems:
+                self._checker.at_value(path, "; ".join(problems))
+            self._checker.unknown_values.add(path)
+            return text
+        return Variable(_REFERENCE.sub(self._value, text))
+
+    def _value(self, match: re.Match[str]) -> str:
+        if match["escaped"]:
+            return "${"
+        value = self._environment.get(match["name"], "")
+        return value if match["or"] is None else value or match["default"]
 
 
-def _problem(match: re.Match[str], environment: Mapping[str, str]) -> str | None:
-    name = match["name"]
-    if match["escaped"] or (match["end"] and name in environment):
-        return None
-    if not match["end"] or not _NAME.match(name):
-        return f"{match[0]!r} is no variable; write ${{NAME}}, or $${{ for the characters themselves"
-    return f"the environment variable {name!r} is not set; export {name}=..."
+def _private(path: Path) -> bool:
+    return len(path) > 1 and path[-2] == "credentials"
+
+
+def _key(path: Path) -> str:
+    return next((part for part in reversed(path) if isinstance(part, str)), "")

@@ -19,7 +19,18 @@ from typing import Any, Final, NamedTuple
 import yaml
 from yaml import events
 
-__all__ = ["DEPTH_MAX", "SIZE_MAX_BYTES", "VALUES_MAX", "Document", "Mark", "Path", "Problem", "read", "resolve"]
+__all__ = [
+    "DEPTH_MAX",
+    "SIZE_MAX_BYTES",
+    "VALUES_MAX",
+    "Document",
+    "EnvironmentTag",
+    "Mark",
+    "Path",
+    "Problem",
+    "read",
+    "resolve",
+]
 
 Path = tuple[str | int, ...]
 
@@ -79,6 +90,10 @@ class Document:
     def key_mark(self, path: Path) -> Mark:
         """Where the key of a value stands."""
         return self.keys.get(path) or self.mark(path)
+
+
+class EnvironmentTag(str):
+    """Text behind the tag `!ENV`: a variable's name, or text with `${NAME}` in it."""
 
 
 class _Broken(Exception):
@@ -288,7 +303,7 @@ class _Expander:
             self._problem(node.mark, path, "merge keys (<<) are not in YAML 1.2; write the keys out")
             return None
         key = self._scalar(node, path)
-        if isinstance(key, bool) or not isinstance(key, (str, int)):
+        if isinstance(key, (bool, EnvironmentTag)) or not isinstance(key, (str, int)):
             self._problem(node.mark, path, f"a key is a word or a whole number, not {node.text!r}; put it in quotes")
             return None
         return key
@@ -300,6 +315,8 @@ class _Expander:
                 return node.text
         elif tag in ("!", "tag:yaml.org,2002:str"):
             return node.text
+        elif tag == "!ENV":
+            return EnvironmentTag(node.text)
         elif tag not in _SCALAR_TAGS:
             self._problem(node.mark, path, f"the tag {_tag_text(str(tag))} is not supported")
             return node.text

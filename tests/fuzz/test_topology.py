@@ -38,12 +38,12 @@ def test_every_seed_is_a_text_that_is_understood(fuzzer: Any) -> None:
 
 
 def test_a_loader_that_raises_anything_else_is_found(fuzzer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    substitute = loader.substitute
+    put_in = loader.Variables.put_in
 
-    def careless(data: Any, *rest: Any) -> Any:
-        return data["supervision"] and substitute(data, *rest)  # KeyError, TypeError
+    def careless(self: Any, data: Any, path: Any = ()) -> Any:
+        return (path or data["supervision"]) and put_in(self, data, path)  # KeyError, TypeError
 
-    monkeypatch.setattr(loader, "substitute", careless)
+    monkeypatch.setattr(loader.Variables, "put_in", careless)
     with pytest.raises(AssertionError, match=r"KeyError|TypeError"):
         fuzzer.fuzz(seed=1, inputs=INPUTS)
 

@@ -9,7 +9,7 @@ import rich_click as click
 
 from civitas_shm.cli.options import ChaosType, run_name, topology_path
 from civitas_shm.host.protocol import Chaos
-from civitas_shm.topology.schema import run_name_problem
+from civitas_shm.topology.keytypes import run_name_problem
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import AliasChoices
 
 from civitas_shm.errors import TopologyError
 from civitas_shm.topology import schema
-from civitas_shm.topology.load import load_topology, load_topology_text
+from civitas_shm.topology.load import load_topology, load_topology_data, load_topology_text
 from civitas_shm.topology.model import AgentSpec, DynamicSpec, ProcessSpec, SupervisorSpec, TopologySpec
 
 FULL = """\
@@ -173,6 +174,15 @@ def test_what_is_left_out_has_the_defaults_of_the_model() -> None:
 def test_the_model_goes_through_json_unchanged() -> None:
     spec = load_topology_text(FULL)
     assert TopologySpec.from_plain(json.loads(json.dumps(spec.to_plain()))) == spec
+
+
+def test_quotas_of_a_dynamic_supervisor_may_stand_below_config_as_civitas_documents_them() -> None:
+    flat = "supervision: {children: [{type: dynamic_supervisor, name: d, max_children: 2, backoff: linear}]}"
+    nested = (
+        "supervision: {children: [{type: dynamic_supervisor, name: d, backoff: linear, config: {max_children: 2}}]}"
+    )
+    assert load_topology_text(nested) == load_topology_text(flat)
+    assert load_topology_text(nested).supervision.dynamic_supervisors()[0].dynamic == DynamicSpec(max_children=2)
 
 
 def test_supervisor_at_the_top_is_supervision() -> None:
@@ -385,8 +395,20 @@ TABLE = [
         "1:30: supervision.auto_shutdown: ",
     ),
     (
-        "supervision: {children: [{type: dynamic_supervisor, name: d, config: {max_children: 2}}]}",
-        "1:62: supervision.children[0].config: unknown key 'config'",
+        "supervision: {children: [{type: dynamic_supervisor, name: d, config: {max_childern: 2}}]}",
+        "1:71: supervision.children[0].config.max_childern: unknown key 'max_childern'; did you mean 'max_children'?",
+    ),
+    (
+        "supervision: {children: [{type: dynamic_supervisor, name: d, max_children: 1, config: {max_children: 2}}]}",
+        "1:87: supervision.children[0].config: 'max_children' is set beside 'config' too; keep one of them",
+    ),
+    (
+        "supervision: {children: [{type: dynamic_supervisor, name: d, config: [max_children]}]}",
+        "1:70: supervision.children[0].config: should be a mapping (key: value), not a list",
+    ),
+    (
+        agent_yaml("name: a, type: m.A, heartbeat_interval: 5"),
+        "3:35: supervision.children[0].agent.heartbeat_interval: 'heartbeat_interval' says nothing here: there are no ",
     ),
     (
         "supervision: {children: [{type: dynamic_supervisor, name: d, max_children: -1}]}",
@@ -404,6 +426,9 @@ TABLE = [
     (MINIMAL + 'name: "${X}"', "2:7: name: the environment variable 'X' is not set; export X=..."),
     (MINIMAL + 'name: "${X-y}"', "2:7: name: '${X-y}' is no variable; write ${NAME}, or $${ for the characters"),
     (MINIMAL + 'name: "${X"', "2:7: name: '${X' is no variable"),
+    (MINIMAL + 'name: "${X:?oops}"', "2:7: name: '${X:?oops}' is no variable"),
+    (MINIMAL + "name: !ENV X", "2:7: name: the environment variable 'X' is not set; export X=..."),
+    (MINIMAL + "name: !ENV X Y", "2:7: name: '${X Y}' is no variable"),
 ]
 
 
@@ -445,6 +470,77 @@ def test_a_variable_that_is_no_number_is_refused_where_one_is_wanted() -> None:
     assert problem == (
         "t.yaml:3:49: supervision.children[0].agent.mailbox_size: should be a whole number, not the text 'many'"
     )
+
+
+def test_a_default_stands_where_the_variable_is_unset_or_empty() -> None:
+    text = agent_yaml("name: a, type: m.A, mailbox_size: '${N:-7}', config: {p: '${P:-/x:y}', q: '${Q:-}${R:-r}'}")
+    agent = load_topology_text(text, environment={"P": "", "R": "set"}).supervision.agents()[0]
+    assert agent.mailbox_size == 7
+    assert agent.config == {"p": "/x:y", "q": "set"}
+
+
+def test_the_env_tag_is_a_variable_by_its_name_or_a_text_with_some_in_it() -> None:
+    text = agent_yaml(
+        "name: a, type: m.A, mailbox_size: !ENV N, config: {p: !ENV P, q: !ENV '${P}-${N}', r: !ENV '${X:-d}'}"
+    )
+    agent = load_topology_text(text, environment={"N": "7", "P": "p"}).supervision.agents()[0]
+    assert agent.mailbox_size == 7
+    assert agent.config == {"p": "p", "q": "p-7", "r": "d"}
+    assert type(agent.config["p"]) is str
+
+
+def test_unset_variables_can_be_let_pass_and_then_nothing_is_said_about_their_values(tmp_path: Path) -> None:
+    file = tmp_path / "t.yaml"
+    file.write_text(agent_yaml("name: a, type: m.A, mailbox_size: '${N}', credentials: {x: '${KEY}'}") + "pol: {}\n")
+    with pytest.raises(TopologyError) as caught:
+        load_topology(file, environment={}, may_be_unset=True)
+    assert [problem.split(":", 1)[1] for problem in caught.value.problems] == [
+        "4:1: pol: unknown key 'pol'; did you mean 'pool'?"
+    ]
+
+
+def test_what_came_from_the_environment_is_known_as_secret_by_its_names_or_its_place() -> None:
+    text = agent_yaml(
+        "name: a, type: m.A, credentials: {x: '${ONE}'}, config: {p: '${TWO}', db_password: '${THREE}', b: '${A_KEY}'}"
+    )
+    values = {"ONE": "v-one", "TWO": "v-two", "THREE": "v-three", "A_KEY": "v-key"}
+    spec = load_topology_text(text, environment=values)
+    assert spec.secrets == ["v-key", "v-one", "v-three"]
+    assert spec.private_variables == ["ONE"], "what nothing but credentials use, no process has to have"
+    assert "v-one" not in repr(spec)
+
+
+# --- data of a program ----------------------------------------------------------------------------------------------
+
+
+def test_a_dict_is_read_as_a_file_is() -> None:
+    data = yaml.safe_load(MINIMAL.replace("m.A", "'${CLASS}'"))
+    assert load_topology_data(data, environment={"CLASS": "m.A"}) == load_topology_text(MINIMAL)
+
+
+def test_problems_of_a_dict_have_paths_and_no_lines() -> None:
+    with pytest.raises(TopologyError) as caught:
+        load_topology_data(
+            {"supervision": {"children": [{"agent": {"name": "a", "type": "m.A", "replicsa": 2}}]}, "pol": 1}
+        )
+    assert caught.value.problems == [
+        "pol: unknown key 'pol'; did you mean 'pool'?",
+        "supervision.children[0].agent.replicsa: unknown key 'replicsa'; did you mean 'replicas'?",
+    ]
+
+
+def test_what_a_file_could_not_have_said_is_refused_in_a_dict() -> None:
+    endless: dict[str, object] = {"name": "a", "type": "m.A"}
+    endless["config"] = endless
+    for value, said in (
+        ((1,), "not tuple"),
+        (object(), "not object"),
+        ({(): 1}, "a key is"),
+        (endless, "nests deeper"),
+    ):
+        data = {"supervision": {"children": [{"agent": {"name": "a", "type": "m.A", "config": {"x": value}}}]}}
+        with pytest.raises(TopologyError, match=said):
+            load_topology_data(data)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from civitas_shm.plugins.secrets import redact, secret_values
+from civitas_shm.redaction import redact, secret_values
 
 
 def test_what_stands_behind_a_telling_key_is_secret_at_any_depth() -> None:
