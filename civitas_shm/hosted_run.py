@@ -211,9 +211,20 @@ class HostedRun:
         last = self._last_snapshot
         return replace(
             last,
-            processes=last.processes or tuple(self._processes.values()),
+            processes=self._process_readings(),
             agents=tuple(self._agent_readings()),
         )
+
+    def _process_readings(self) -> tuple[ProcessSnapshot, ...]:
+        """The host's last reading; of who has died or begun since then, what the event said."""
+        readings = {process.name: process for process in self._last_snapshot.processes}
+        for name, known in self._processes.items():
+            read = readings.get(name)
+            if read is None:
+                readings[name] = known
+            elif read.pid != known.pid:
+                readings[name] = replace(read, pid=known.pid, state=known.state, cpu_percent=None, rss_bytes=None)
+        return tuple(readings.values())
 
     def _agent_readings(self) -> list[AgentSnapshot]:
         known = {agent.name: agent for agent in self._last_snapshot.agents}

@@ -188,6 +188,11 @@ class Runtime:
         """Wait for the end of the run; its exit code. RunFailed, with the report, when supervision gave up."""
         return int(await self._started().wait())
 
+    @property
+    def alive(self) -> bool:
+        """Whether it has been started and has not ended yet, by itself or by a stop."""
+        return self._run is not None and bool(self._run.alive)
+
     def request_stop(self, exit_code: int = 0) -> None:
         """Begin to stop in good order, and return at once: for signal handlers."""
         if self._run is not None:

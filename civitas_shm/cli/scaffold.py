@@ -73,24 +73,32 @@ class Asker(AgentProcess):
 '''
 
 _TEST = '''\
-"""Agents are tested in one process: the same classes, no topology."""
+"""The agents are tested in one process and in several: the same tests. docs/testing.md of civitas_shm says what else
+the `runtime` can do."""
 
 from __future__ import annotations
 
-import asyncio
+import os
 
+import pytest
 from agents import Squarer
 
-from civitas_shm import Runtime, Supervisor
+from civitas_shm.testing import RuntimeUnderTest
 
 
-def test_the_squarer_squares() -> None:
-    async def scenario() -> int:
-        async with Runtime(Supervisor("root", [Squarer("squarer")])) as runtime:
-            answer = await runtime.ask("squarer", {"number": 7})
-            return int(answer.payload["square"])
+@pytest.mark.civitas(transport=["in_process", "shm"])
+async def test_the_squarer_squares(runtime: RuntimeUnderTest) -> None:
+    await runtime.start(Squarer("squarer"))
+    answer = await runtime.ask("squarer", {"number": 7})
+    assert answer.payload == {"square": 49}
 
-    assert asyncio.run(scenario()) == 49
+
+@pytest.mark.civitas(transport="shm")
+async def test_it_squares_after_its_process_was_killed(runtime: RuntimeUnderTest) -> None:
+    await runtime.start(Squarer("squarer"))
+    assert await runtime.kill("squarer") != os.getpid()
+    answer = await runtime.ask("squarer", {"number": 8})
+    assert answer.payload == {"square": 64}
 '''
 
 _README = """\
@@ -98,7 +106,7 @@ _README = """\
 
     civitas-shm plan      # processes, cores, agents, shared memory
     civitas-shm run       # prints the sum of the first ten squares and ends
-    pytest                # tests the agents in one process
+    pytest                # tests the agents, in one process and in several
 
 `topology.yaml` says which agents there are and where they run; `agents.py` holds their classes.
 

@@ -23,7 +23,9 @@ CORE, TRANSPORTS = "civitas_shm", "civitas_shm_transports"
 ROOTS = {CORE: ROOT / CORE, TRANSPORTS: ROOT / "transports" / TRANSPORTS}
 DOCUMENT = ROOT / "docs" / "architecture.md"
 
-THIRD_PARTY = {"msgspec", "msgpack", "yaml", "pydantic", "rich", "rich-click", "click", "psutil", "uvloop", "posix_ipc"}
+THIRD_PARTY = {
+    "msgspec", "msgpack", "yaml", "pydantic", "rich", "rich-click", "click", "psutil", "uvloop", "posix_ipc", "pytest",
+}  # fmt: skip
 """Words of the table's last column that name a package; `rich-click` is imported as `rich_click`."""
 
 DOORS = {CORE, f"{CORE}.__main__"}
