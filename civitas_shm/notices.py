@@ -51,7 +51,7 @@ def decode_notice(kind: str, data: bytes) -> dict[str, Any] | None:
         return None
     try:
         fields: dict[str, Any] = msgspec.msgpack.decode(data[1:], type=dict[str, Any])
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):  # the latter: of a key that is no text
         return None
     named = kind not in (DOWN, CHILD_TERMINATED) or all(type(fields.get(key)) is str for key in ("name", "reason"))
     return fields if named else None
