@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .process import AgentProcess
     from .runtime import Runtime
     from .supervisor import DynamicSupervisor, Supervisor
+    from .typed import payload_type
 
 __all__ = [
     "AgentError",
@@ -99,6 +100,7 @@ __all__ = [
     "TransientError",
     "TransportClosed",
     "TransportUnavailable",
+    "payload_type",
 ]
 
 __version__ = "0.1.0"
@@ -114,6 +116,7 @@ _HOMES: Final = {
     "Message": ".messages",
     "Runtime": ".runtime",
     "Supervisor": ".supervisor",
+    "payload_type": ".typed",
 }
 """Where a public name lives; the names that are not here live in `errors`."""
 

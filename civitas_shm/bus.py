@@ -35,7 +35,7 @@ from .errors import (
 from .messages import LANE_NORMAL, LANE_PRIORITY, Cause, Message, is_system_type
 from .petitions import PETITIONS, Supervise, answer_of
 from .registry import Registry
-from .serializer import decode, encode
+from .serializer import decode, decode_dict, encode
 from .transport import (
     CLOSED,
     FULL,
@@ -48,6 +48,7 @@ from .transport import (
     Port,
     Reply,
 )
+from .typed import Payload
 from .waits import NEVER_NS, Expired, Waits
 
 __all__ = ["ASK_TIMEOUT_S", "SEND_TIMEOUT_S", "MessageBus", "nobody_supervises"]
@@ -110,7 +111,7 @@ class MessageBus:
     def post(
         self,
         recipient: str,
-        payload: dict[str, Any],
+        payload: Payload,
         message_type: str,
         timeout: float | None,
         priority: int,
@@ -143,7 +144,7 @@ class MessageBus:
     async def send(
         self,
         recipient: str,
-        payload: dict[str, Any],
+        payload: Payload,
         message_type: str = "message",
         timeout: float | None = SEND_TIMEOUT_S,
         priority: int = 0,
@@ -179,7 +180,7 @@ class MessageBus:
     async def broadcast(
         self,
         pattern: str,
-        payload: dict[str, Any],
+        payload: Payload,
         message_type: str = "message",
         *,
         sender: int = SENDER_PROGRAM,
@@ -239,7 +240,7 @@ class MessageBus:
     async def ask(
         self,
         recipient: str,
-        payload: dict[str, Any],
+        payload: Payload,
         message_type: str = "message",
         timeout: float | None = ASK_TIMEOUT_S,
         priority: int = 0,
@@ -308,10 +309,12 @@ class MessageBus:
         return Message.received(header, reply_type, replier, asker, decode(reply_data), 1)
 
     async def _petition(
-        self, supervisor: str, payload: dict[str, Any], kind: str, timeout: float | None, sender: int
+        self, supervisor: str, payload: Payload, kind: str, timeout: float | None, sender: int
     ) -> dict[str, Any]:
         """What supervision answers in a supervisor's name."""
         asker = "" if sender == SENDER_PROGRAM else self.port.stats(sender).name
+        if not isinstance(payload, dict):
+            raise MessageValidationError(f"a message of type {kind!r} has a dict as its payload.")
         async with asyncio.timeout(timeout if timeout is not None and timeout > 0 else None):
             return await answer_of(self.supervise, asker, supervisor, kind, payload)
 
@@ -426,7 +429,7 @@ def _remote_error(agent: str, data: bytes) -> CivitasError:
     if not data:
         return AgentStopped(f"Agent {agent!r} stopped before it answered.")
     try:
-        fields = decode(data)
+        fields = decode_dict(data)
     except DeserializationError as error:
         return error
     return AgentError(agent, str(fields.get("type")), str(fields.get("text")), str(fields.get("traceback", "")))

@@ -13,7 +13,16 @@ import re
 import struct
 import time
 import uuid
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Generic, Self
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    P = TypeVar("P", default=dict[str, Any])
+else:
+    from typing import TypeVar
+
+    P = TypeVar("P")
 
 __all__ = [
     "CORRECTION",
@@ -147,11 +156,12 @@ def new_header(
     )  # fmt: skip
 
 
-class Message:
+class Message(Generic[P]):
     """One message, as `handle` gets it and as `ask` returns it.
 
     Fields (all may be given by keyword to make a message by hand):
-    `type`, `sender`, `recipient`, `payload` (dict), `id` (uuid7), `correlation_id` (None: nobody waits for a reply),
+    `type`, `sender`, `recipient`, `payload` (dict, or an object: `Message[Order]`, see `typed`), `id` (uuid7),
+    `correlation_id` (None: nobody waits for a reply),
     `reply_to`, `timestamp` (seconds since 1970), `trace_id` (32 hex), `span_id` (16 hex), `parent_span_id`,
     `attempt` (counts RETRY), `delivery` (1, 2, …: counts hand-overs, kept in shared memory, so a message that is
     seen again after a crash has 2), `priority` (> 0 overtakes), `ttl` (seconds or None), `seq` (of a stream, or None).
@@ -163,11 +173,11 @@ class Message:
 
     type: str
     sender: str
-    payload: dict[str, Any]
+    payload: P
     attempt: int
     delivery: int
     _header: bytes | None
-    _cause: Message | None
+    _cause: Message[Any] | None
     _over: dict[str, Any] | None
     _recipient: str | None
 
@@ -179,7 +189,7 @@ class Message:
         recipient: str = "",
         correlation_id: str | None = None,
         reply_to: str | None = None,
-        payload: dict[str, Any] | None = None,
+        payload: P | None = None,
         timestamp: float | None = None,
         trace_id: str = "",
         span_id: str = "",
@@ -193,11 +203,11 @@ class Message:
         from .serializer import encode  # what checks every send
 
         if payload is not None:
-            encode(payload)
+            encode(payload)  # type: ignore[arg-type]  # what else it may be is what this refuses
         self.type = type
         self.sender = sender
         self._recipient = recipient
-        self.payload = {} if payload is None else payload
+        self.payload = {} if payload is None else payload  # type: ignore[assignment]
         self.attempt = attempt
         self.delivery = delivery
         self._header = None
@@ -216,9 +226,7 @@ class Message:
         }
 
     @classmethod
-    def received(
-        cls, header: bytes, type: str, sender: str, recipient: str, payload: dict[str, Any], delivery: int
-    ) -> Self:
+    def received(cls, header: bytes, type: str, sender: str, recipient: str, payload: Any, delivery: int) -> Self:
         """A message that arrived. Hot path: stores only; nothing is rendered."""
         message: Self = _new(cls)
         message.type = type
@@ -233,7 +241,7 @@ class Message:
         return message
 
     @classmethod
-    def answering(cls, original: Message, sender: str, payload: dict[str, Any], type: str) -> Self:
+    def answering(cls, original: Message[Any], sender: str, payload: Any, type: str) -> Self:
         """A reply to `original`: same correlation and trace, back to whoever waits."""
         message: Self = _new(cls)
         message.type = type
@@ -364,8 +372,13 @@ class Message:
     # --- as a dictionary ------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, and `schema_version`: what tools print and other transports carry."""
-        return {"schema_version": 1} | {name: getattr(self, name) for name in _FIELDS}
+        """All fields, and `schema_version`: what tools print and other transports carry. A typed payload as a dict."""
+        fields = {"schema_version": 1} | {name: getattr(self, name) for name in _FIELDS}
+        if type(self.payload) is not dict:
+            from .typed import plain
+
+            fields["payload"] = plain(self.payload)
+        return fields
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:

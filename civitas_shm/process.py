@@ -37,6 +37,7 @@ from .state import StateKind, StateStore
 from .talking import Talking, reply_type
 from .topology.model import DeliveryMode, OnCrash, Restart
 from .transport import Overflow
+from .typed import Payload
 
 __all__ = ["AGENT", "HANDLED", "AgentProcess", "Attachment", "Birth", "Mailbox", "ProcessStatus"]
 
@@ -160,10 +161,11 @@ class AgentProcess(Equipped, Talking, Behaving):
     async def on_start(self) -> None:
         """Called once per start and restart, before the first message; `state` is restored already."""
 
-    async def handle(self, message: Message) -> Message | None:
+    async def handle(self, message: Message[Any]) -> Message[Any] | None:
         """Called for each message, strictly one at a time. Returns `self.reply(...)` to answer an ask, or None.
 
-        When it returns None for an ask, nothing is sent back: the asker waits until its deadline.
+        When it returns None for an ask, nothing is sent back: the asker waits until its deadline, or for `reply_to`.
+        With an annotation (`message: Message[Order]`) it gets payloads of that type and no others, see `payload_type`.
         """
         return None
 
@@ -192,7 +194,7 @@ class AgentProcess(Equipped, Talking, Behaving):
     def send(
         self,
         recipient: str,
-        payload: dict[str, Any],
+        payload: Payload,
         message_type: str = "message",
         *,
         timeout: float | None = SEND_TIMEOUT_S,
@@ -213,7 +215,7 @@ class AgentProcess(Equipped, Talking, Behaving):
     def ask(
         self,
         recipient: str,
-        payload: dict[str, Any],
+        payload: Payload,
         message_type: str = "message",
         timeout: float | None = ASK_TIMEOUT_S,
         *,
@@ -233,7 +235,7 @@ class AgentProcess(Equipped, Talking, Behaving):
     def broadcast(
         self,
         pattern: str,
-        payload: dict[str, Any],
+        payload: Payload,
         message_type: str = "message",
         *,
         timeout: float | None = SEND_TIMEOUT_S,
@@ -249,7 +251,7 @@ class AgentProcess(Equipped, Talking, Behaving):
             to.bus.broadcast(pattern, payload, message_type, sender=to.mailbox, cause=cause, timeout=timeout)
         )
 
-    def reply(self, payload: dict[str, Any]) -> Message:
+    def reply(self, payload: Payload) -> Message:
         """The answer to the message in hand, to be returned from `handle`; its type is `payload["type"]` or `reply`."""
         handled = HANDLED.get()
         if handled is None:

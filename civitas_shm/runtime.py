@@ -45,6 +45,7 @@ from .topology.model import (
     TransportSpec,
 )
 from .transport import load_transport
+from .typed import Payload
 
 if TYPE_CHECKING:
     from .host.protocol import Chaos
@@ -220,7 +221,7 @@ class Runtime:
     async def send(
         self,
         name: str,
-        payload: dict[str, Any],
+        payload: Payload,
         message_type: str = "message",
         *,
         timeout: float | None = SEND_TIMEOUT_S,
@@ -236,7 +237,7 @@ class Runtime:
     async def ask(
         self,
         name: str,
-        payload: dict[str, Any],
+        payload: Payload,
         timeout: float | None = ASK_TIMEOUT_S,
         message_type: str = "message",
         *,
@@ -250,7 +251,7 @@ class Runtime:
             raise await run.failure() or closed from None
         return reply
 
-    async def broadcast(self, pattern: str, payload: dict[str, Any], message_type: str = "message") -> None:
+    async def broadcast(self, pattern: str, payload: Payload, message_type: str = "message") -> None:
         """Send to every agent whose name matches, as `AgentProcess.broadcast`."""
         run = self._started()
         try:

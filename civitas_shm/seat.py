@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from . import typed
 from .alone import Alone, limit_s
 from .bus import MessageBus
 from .errors import DeserializationError, LinkedAgentDown, TransportClosed
@@ -93,6 +94,7 @@ class Seat:
         self._failures = Failures(
             agent, mailbox, spec, bus.port, self._report, self._again, cancelling=lambda: self._cancelling
         )
+        self._decode: Callable[[bytes], Any] = decode
         self._keeper = StateKeeper(agent, mailbox, spec.state, bus.port, store)
         self._task: asyncio.Task[Any] | None = None
         self._park = park
@@ -123,8 +125,9 @@ class Seat:
         agent = self.agent
         self._alone.join(self)
         try:
+            self._decode = typed.expected(agent.handle, Message) or decode
             await self._keeper.restore()
-        except Exception as error:  # noqa: BLE001 - damaged, or a store of the user's
+        except Exception as error:  # noqa: BLE001 - an annotation, damage, or a store of the user's
             await self._fail(error, "on_start", None)
             return False
         self._code.prepare()
@@ -163,6 +166,7 @@ class Seat:
         port, mailbox, name = self._port, self.mailbox, self.agent.name
         take, handle, set_handled, now = port.take, self._code.handle, HANDLED.set, time.monotonic
         post_reply, received, keeper = port.post_reply, Message.received, self._keeper
+        decode = self._decode
         alone, once, checked = self._alone, self.spec.delivery == "at_most_once", self._bus.known_types
         worked, goes_on = False, True
         while goes_on:

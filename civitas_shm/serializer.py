@@ -4,6 +4,7 @@ Rules of this file:
 - what is accepted arrives equal: dict, list, tuple, str, int (64 bit), float (NaN too), bool, None, bytes, datetime;
   bytearray and memoryview arrive as bytes, an aware datetime with its offset but without the name of its zone;
 - anything else is refused at the sender, by exact type: a value that arrives as something similar is a silent bug;
+- a payload may also be an object of a declared type (`typed`); inside of a payload there are none;
 - decoding trusts nothing and raises DeserializationError only; no pickle.
 
 Tuples and datetimes travel as the msgpack extension types below; the rest is plain msgpack that any reader understands.
@@ -16,14 +17,17 @@ from typing import Any, Final
 
 import msgspec
 
+from . import typed
 from .errors import DeserializationError, MessageValidationError
 
-__all__ = ["DEPTH_MAX", "decode", "encode"]
+__all__ = ["DEPTH_MAX", "decode", "decode_dict", "decode_plain", "encode", "typed_body"]
 
 EXT_TUPLE: Final = 1
 """Extension payload: the elements, as a msgpack array."""
 EXT_DATETIME: Final = 2
 """Extension payload: ISO 8601 text with offset if the datetime is aware (msgpack's own timestamp would lose both)."""
+EXT_TYPED: Final = 3
+"""The whole of a payload, never a part: name of its type and fields, as `typed.pack` has them."""
 
 DEPTH_MAX: Final = 100
 """Levels of nesting. Below what the encoder's and every reader's recursion allows, so that the limit has one place."""
@@ -38,9 +42,11 @@ _SCALARS: Final = frozenset({str, int, float, bool, type(None), bytes})
 _KEYS: Final = frozenset({str, int})
 
 
-def encode(payload: dict[str, Any], root: str = "payload") -> bytes:
+def encode(payload: typed.Payload, root: str = "payload") -> bytes:
     """The bytes of a payload; MessageValidationError names the field that cannot be sent by its path from `root`."""
     if type(payload) is not dict:
+        if root == "payload" and typed.is_typed(payload):
+            return _encode(msgspec.msgpack.Ext(EXT_TYPED, typed.pack(payload)))
         raise MessageValidationError(f"{root} must be a dict; {_name(payload)} cannot be sent.")
     # The common payload is flat. A plain loop: for a handful of fields it is faster than any set operation.
     for key, value in payload.items():
@@ -54,15 +60,50 @@ def encode(payload: dict[str, Any], root: str = "payload") -> bytes:
     return _bytes(_guarded(payload, root, strict=False), payload, root)
 
 
-def decode(data: bytes) -> dict[str, Any]:
-    """The payload that `encode` made. Bytes from anywhere are safe to give; DeserializationError says what is wrong."""
+def decode(data: bytes) -> Any:
+    """The payload that `encode` made. Bytes from anywhere are safe to give; DeserializationError says what is wrong.
+
+    A dict, or an object of a type that this process has declared.
+    """
     try:
         payload = _decode(data)
     except Exception as error:
+        if data[:1] in _EXT_HEADS and (body := typed_body(data)) is not None:
+            return typed.build(*body)
         raise DeserializationError(f"{len(data)} bytes are not a payload: {type(error).__name__}: {error}") from error
     if type(payload) is not dict:
         raise DeserializationError(f"{len(data)} bytes are not a payload: {type(payload).__name__}, not dict")
     return payload
+
+
+def decode_dict(data: bytes) -> dict[str, Any]:
+    """As `decode`, of a payload that must be a dict."""
+    payload = decode(data)
+    if type(payload) is not dict:
+        raise DeserializationError(f"{len(data)} bytes are not a dict but an object of a declared type")
+    return payload
+
+
+def decode_plain(data: bytes) -> Any:
+    """As `decode`, for people: a typed payload comes as its fields, whether its type is known here or not."""
+    body = typed_body(data)
+    try:
+        return decode(data) if body is None else msgspec.msgpack.decode(body[1])
+    except msgspec.DecodeError as error:
+        raise DeserializationError(f"{len(data)} bytes are not a payload: {error}") from error
+
+
+def typed_body(data: bytes) -> tuple[str, memoryview] | None:
+    """Name and fields of a typed payload; None: it is none. DeserializationError when it is damaged."""
+    if data[:1] not in _EXT_HEADS:
+        return None
+    try:
+        ext = _decode_ext(data)
+        if ext.code != EXT_TYPED:
+            return None
+        return typed.body_of(memoryview(ext.data))
+    except Exception as error:
+        raise DeserializationError(f"{len(data)} bytes are not a payload: {type(error).__name__}: {error}") from error
 
 
 # --- the walk: checks every type, and wraps what msgpack has no type for ------------------------------------------
@@ -179,6 +220,8 @@ def _remedy(value: Any) -> str:
     for plain in (str, int, float, bytes, dict, list, tuple):
         if isinstance(value, plain):
             return f"send {plain.__name__}(value)"
+    if typed.is_typed(value):
+        return "an object can be a whole payload, not a part of one; send msgspec.to_builtins(value) or a dict"
     return "a payload holds dict, list, tuple, str, int, float, bool, None, bytes and datetime"
 
 
@@ -200,3 +243,6 @@ _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(ext_hook=_extension)
 _encode: Final = _encoder.encode
 _decode: Final = _decoder.decode
+_decode_ext: Final = msgspec.msgpack.Decoder(msgspec.msgpack.Ext).decode
+_EXT_HEADS: Final = frozenset(bytes([head]) for head in (0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8))
+"""First bytes of a msgpack extension."""

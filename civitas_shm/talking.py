@@ -13,6 +13,7 @@ from .errors import MessageValidationError
 from .messages import Message, cause_of, is_system_type
 from .serializer import encode
 from .transport import SENDER_PROGRAM
+from .typed import Payload
 
 if TYPE_CHECKING:
     from .process import Attachment
@@ -27,7 +28,7 @@ class Talking:
     _attached: Attachment | None
     _hand_over: Callable[[Coroutine[Any, Any, Any]], Any] | None
 
-    def reply_to(self, original: Message, payload: dict[str, Any]) -> Coroutine[Any, Any, bool]:
+    def reply_to(self, original: Message, payload: Payload) -> Coroutine[Any, Any, bool]:
         """Answer an ask later, also after its handler has returned None; to be awaited. Its type is as in `reply`.
 
         `original` is the message that `handle` got, or the copy of it that `Message.from_dict` makes of its `to_dict`.

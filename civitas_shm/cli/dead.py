@@ -227,12 +227,12 @@ def page(letter: dict[str, Any], payload: bytes | None) -> str:
 def payload_of(payload: bytes | None) -> Any:
     """As the sender gave it; bytes as they are where that is not to be had."""
     from ..errors import DeserializationError
-    from ..serializer import decode
+    from ..serializer import decode_plain
 
     if payload is None:
         return None
     try:
-        return decode(payload)
+        return decode_plain(payload)
     except DeserializationError:
         return payload
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pytest
 
 from civitas_shm.errors import AgentError
@@ -12,6 +15,7 @@ from civitas_shm.messages import Message
 from civitas_shm.process import AgentProcess
 from civitas_shm.runner import AgentRunner
 from civitas_shm.topology.model import AgentSpec
+from civitas_shm.typed import payload_type
 
 
 async def started(world: Any, agent: AgentProcess, **spec: Any) -> AgentRunner:
@@ -119,6 +123,38 @@ def test_defect_25_no_answer_can_bear_a_type_of_the_runtime(play: Any, how: str)
         runner = await started(world, Bad("bad"))
         with pytest.raises(AgentError, match=r"'_agency\.shutdown' is kept for the runtime"):
             await world.bus.ask("bad", {})
+        await runner.stop_all()
+
+    play(scene)
+
+
+@payload_type
+@dataclass
+class Quote:
+    cents: int
+
+
+class Order(msgspec.Struct):
+    sku: str
+    count: int = 1
+
+
+class Till(AgentProcess):
+    async def handle(self, message: Message[Order]) -> Message | None:
+        return self.reply(Quote(message.payload.count * 250))
+
+
+def test_objects_arrive_as_what_they_were_and_what_does_not_fit_is_told_to_the_asker(play: Any) -> None:
+    async def scene(world: Any) -> None:
+        runner = await started(world, Till("till"))
+        bus = world.bus
+        assert (await bus.ask("till", Order("tea", 2))).payload == Quote(500)
+        assert (await bus.ask("till", {"sku": "tea"})).payload == Quote(250)
+        for wrong, words in ((Quote(1), "Quote; the handler is annotated to take"), ({"sku": 7}, "at `$.sku`")):
+            with pytest.raises(AgentError, match=re.escape(words)) as caught:
+                await bus.ask("till", wrong)
+            assert caught.value.type_name == "DeserializationError"
+        assert (await bus.ask("till", Order("tea"))).payload == Quote(250)  # it goes on
         await runner.stop_all()
 
     play(scene)

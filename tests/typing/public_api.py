@@ -6,6 +6,7 @@ needed, so a lost error fails too.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, assert_type
 
 import civitas_shm
@@ -18,6 +19,7 @@ from civitas_shm import (
     Message,
     Runtime,
     Supervisor,
+    payload_type,
 )
 
 
@@ -36,6 +38,21 @@ class Greeter(AgentProcess):
 
     async def on_error(self, exc: Exception, message: Message) -> ErrorAction:
         return ErrorAction.RETRY
+
+
+@payload_type
+@dataclass
+class Order:
+    sku: str
+
+
+class Shop(AgentProcess):
+    async def handle(self, message: Message[Order]) -> Message | None:
+        assert_type(message.payload, Order)
+        self.log.info(message.payload.amount)  # type: ignore[attr-defined]
+        await self.send("shop", Order("tea"))
+        await self.send("shop", 42)  # type: ignore[arg-type]
+        return self.reply(message.payload)
 
 
 class Wrong(AgentProcess):
