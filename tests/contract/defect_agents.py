@@ -51,6 +51,7 @@ class Notes(Fragile):
 
     async def handle(self, message: Message) -> Message | None:
         if message.type == "note":
+            await asyncio.sleep(0.005)  # so that what is told to stop it finds it between two messages
             self.note(str(message.payload["n"]))
             return None
         return await super().handle(message)

@@ -92,7 +92,7 @@ def test_handlers_that_take_longer_than_a_batch_may_are_one_batch_each(play: Any
     play(scene)
 
 
-def test_a_neighbour_of_a_flooded_agent_is_served_after_a_few_batches(play: Any) -> None:
+def test_defect_3_a_neighbour_of_a_flooded_agent_is_served_after_a_few_batches(play: Any) -> None:
     async def scene(world: Any) -> None:
         async def look(busy: Counter, runner: AgentRunner) -> None:
             neighbour = Counter("neighbour")

@@ -185,7 +185,6 @@ def test_defect_27_crashes_at_one_moment_and_a_restart_that_fails_once_are_all_m
                 await runtime.send(name, {}, "crash")
             assert [await count(runtime, name) for name in [*names, "late"]] == [1] * 6
             assert notes.read_text().split() == ["start"] * 3
-            restarts = {agent.name: agent.restarts for agent in runtime.snapshot().agents}
         restarts = {agent.name: agent.restarts for agent in runtime.snapshot().agents}
         assert restarts == dict.fromkeys(names, 1) | {"late": 2}
 

@@ -25,12 +25,12 @@ from .table import MUTANTS, NOT_YET, Mutant
 ROOT = Path(__file__).parents[2]
 COPIED = ("civitas_shm", "transports", "tests", "pyproject.toml")
 
-IN_SCOPE = {1, 16, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 34, 37, 44}
+IN_SCOPE = {1, 2, 11, 16, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 34, 37, 44}
 """Of the original's defects those that were seen and not only read, in what is built so far, on one machine."""
 
 SAMPLE = 3
-WATCHDOG_S = 30
-"""For the one test; in an unchanged copy each takes a second or two."""
+WATCHDOG_S = 10
+"""For the one test, which takes a second or two in an unchanged copy."""
 
 OTHERWISE_BROKEN = re.compile(
     r"(?:\w+\.)*(?:ImportError|ModuleNotFoundError|SyntaxError|IndentationError|NameError|UnboundLocalError)\b"
@@ -40,7 +40,8 @@ OTHERWISE_BROKEN = re.compile(
 def played() -> list[Mutant]:
     if os.environ.get("CIVITAS_MUTANTS") == "all":
         return [*MUTANTS]
-    return [MUTANTS[number * len(MUTANTS) // SAMPLE] for number in range(min(SAMPLE, len(MUTANTS)))]
+    quick = [mutant for mutant in MUTANTS if mutant.says != "Timeout"]
+    return [quick[number * len(quick) // SAMPLE] for number in range(SAMPLE)]
 
 
 @pytest.fixture(scope="session")

@@ -87,7 +87,7 @@ def test_no_number_is_lost_and_few_are_doubled_by_kills_from_outside(
     run_async(test)
 
 
-def test_an_ask_survives_the_death_of_who_answers_it(start_run: Any, agent: Agent) -> None:
+def test_defect_11_an_ask_survives_the_death_of_who_answers_it(start_run: Any, agent: Agent) -> None:
     async def test() -> None:
         async with start_run(agent("Dies")) as run:
             before = run.pid()

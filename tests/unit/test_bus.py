@@ -173,7 +173,7 @@ def test_broadcast_reaches_every_name_that_matches_and_no_hidden_one() -> None:
     play(scene)
 
 
-def test_one_full_target_neither_stops_nor_delays_the_others_and_is_reported_at_the_end() -> None:
+def test_defect_38_one_full_target_neither_stops_nor_delays_the_others_and_is_reported_at_the_end() -> None:
     async def scene(port: InProcessPort, bus: MessageBus) -> None:
         for name in ("a", "b", "c"):
             port.add_mailbox(MailboxSpec(name, 1))

@@ -123,7 +123,7 @@ def test_escalate_crashes_the_agent_and_the_asker_hears_at_once_why() -> None:
     play(scene)
 
 
-def test_a_crash_releases_its_message_to_the_dead_letters_and_leaves_the_others_waiting() -> None:
+def test_defect_46_a_crash_releases_its_message_to_the_dead_letters_and_leaves_the_others_waiting() -> None:
     async def scene(it: Stage) -> None:
         await it.start(Failing())
         for kind in ("fail", "one", "two"):
@@ -294,7 +294,7 @@ def test_a_handler_that_is_too_slow_fails_with_a_timeout() -> None:
     play(scene)
 
 
-def test_an_undecodable_payload_becomes_a_dead_letter_and_nothing_else_is_harmed() -> None:
+def test_defect_2_an_undecodable_payload_becomes_a_dead_letter_and_nothing_else_is_harmed() -> None:
     async def scene(it: Stage) -> None:
         agent = Failing()
         await it.start(agent)

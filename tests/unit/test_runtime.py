@@ -199,7 +199,7 @@ def test_an_error_of_the_program_is_not_replaced_by_the_failure_of_the_run() -> 
         run(Runtime(tree(max_restarts=0)), scene)
 
 
-def test_a_run_that_cannot_start_stops_what_has_started() -> None:
+def test_defect_41_a_run_that_cannot_start_stops_what_has_started() -> None:
     first = Echo("first")
 
     async def scene(runtime: Runtime) -> None:

@@ -158,7 +158,7 @@ def test_the_second_restart_in_a_window_waits_for_the_backoff() -> None:
     assert driver.send(Timer(timer.id)) == [StartChild("b", 2)]
 
 
-def test_backoff_begins_anew_when_the_window_has_passed() -> None:
+def test_defect_39_backoff_begins_anew_when_the_window_has_passed() -> None:
     driver = Driver(supervisor("a", restart_window_s=60.0, backoff_base_s=2.0)).start()
     driver.fail("a")
     driver.ready("a")
