@@ -19,7 +19,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, get_args, runtime_checkable
 
@@ -27,6 +27,7 @@ from .behaviours import EVAL_EVENT
 from .errors import CivitasError
 from .messages import Message
 from .notices import CORRECTION, HALT, encode_fields
+from .plugins.loader import load_plugin
 from .process import AgentProcess
 from .serializer import encode
 from .tracebacks import format_exception
@@ -108,7 +109,7 @@ class EvalAgent(AgentProcess):
         name: str,
         max_corrections_per_window: int = 10,
         window_seconds: float = 60.0,
-        exporters: Iterable[EvalExporter] | None = None,
+        exporters: Iterable[EvalExporter | Mapping[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(name, **kwargs)
@@ -120,7 +121,11 @@ class EvalAgent(AgentProcess):
             raise ValueError(f"window_seconds of {name!r} is {window_seconds!r}; it must be more than 0")
         self.max_corrections_per_window = max_corrections_per_window
         self.window_seconds = window_seconds
-        self.exporters: list[EvalExporter] = list(exporters or ())
+        self.exporters: list[EvalExporter] = [
+            load_plugin("eval_exporter", one["type"], one.get("config")) if isinstance(one, Mapping) else one
+            for one in exporters or ()
+        ]
+        """Objects, or `{"type": "module.Class", "config": {...}}`, which is built here, where the agent runs."""
         self._window: Final = Window(max_corrections_per_window, window_seconds)
 
     async def on_eval_event(self, event: EvalEvent) -> CorrectionSignal | None:

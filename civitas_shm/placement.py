@@ -153,18 +153,22 @@ def place(
 
     residents: dict[str, list[str]] = {MAIN: named.pop(MAIN, [])}
     residents.update(named)
-    pool = _pool_names(pool_size, taken=set(named))
+    homes = {of.dynamic.process for of in spec.supervision.dynamic_supervisors() if of.dynamic and of.dynamic.process}
+    residents |= {name: [] for name in sorted(homes - set(residents))}
+    pool = _pool_names(pool_size, taken=set(residents))
     residents.update(_spread(pooled, pool))
     if dynamic:
         notes += [
-            f"process {name!r} is started when an agent is spawned into it." for name in pool if not residents[name]
+            f"process {name!r} is started when an agent is spawned into it."
+            for name in [*sorted(homes - {MAIN}), *pool]
+            if not residents[name]
         ]
     notes += [
         f"process {name!r} is declared, but no agent runs in it: it is not started."
         for name in declared
         if name not in residents
     ]
-    processes = _processes(spec, residents, declared, list(cpus), environ or {}, pool if dynamic else [])
+    processes = _processes(spec, residents, declared, list(cpus), environ or {}, [*homes, *pool] if dynamic else [])
     placement = Placement(spec, tuple(processes), spec.pool.standby, tuple(notes), tuple(pool))
     if placement.slots_needed > MAX_SLOTS:
         raise ConfigurationError(

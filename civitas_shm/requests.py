@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -26,6 +25,7 @@ from .supervision import (
     Event,
     RemoveChild,
     Tree,
+    child_of,
     nearest_dynamic,
     refusal,
     status_of_supervisor,
@@ -152,8 +152,8 @@ class Requests:
             )
             return
         state = tree.supervisors.get(supervisor)
-        if state is not None and state.spec.dynamic is not None and fields.get("restart") is None:
-            spec = replace(spec, restart=state.spec.dynamic.restart)
+        if state is not None and state.spec.dynamic is not None:
+            spec = child_of(state.spec.dynamic, spec, restart_given=fields.get("restart") is not None)
         wanted = AddChild(supervisor, spec, asker)
         refused = "the run is stopping" if self._driver.stopping else refusal(tree, wanted)
         if refused is not None:

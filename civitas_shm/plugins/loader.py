@@ -42,6 +42,7 @@ _PROTOCOLS: Final[dict[str, tuple[_Method, ...]]] = {
         _Method("export", "export(spans)", ([],), is_async=False),
         _Method("shutdown", "shutdown()", is_async=False),
     ),
+    "eval_exporter": (_Method("export", "export(event)", (None,), is_async=False),),
     "state": (
         _Method("get", "async get(agent_name)", ("a",)),
         _Method("set", "async set(agent_name, state)", ("a", {})),

@@ -15,7 +15,7 @@ driver reads `events` (what it must promise) and `tree` (what it gets), and asks
 
 from __future__ import annotations
 
-from .dynamic import nearest_dynamic, refusal
+from .dynamic import child_of, nearest_dynamic, refusal
 from .events import (
     Action,
     AddChild,
@@ -85,6 +85,7 @@ __all__ = [
     "Tree",
     "child_keys",
     "is_settled",
+    "child_of",
     "nearest_dynamic",
     "refusal",
     "report_children",

@@ -17,11 +17,13 @@ ignores what is refused here, so a driver asks first and tells whoever wanted it
 
 from __future__ import annotations
 
-from ..topology.model import SupervisorSpec
+from dataclasses import replace
+
+from ..topology.model import AgentSpec, DynamicSpec, SupervisorSpec
 from .events import AddChild
 from .state import Phase, SupervisorState, Tree
 
-__all__ = ["nearest_dynamic", "refusal"]
+__all__ = ["child_of", "nearest_dynamic", "refusal"]
 
 
 def nearest_dynamic(tree: Tree, agent: str) -> str | None:
@@ -38,6 +40,12 @@ def nearest_dynamic(tree: Tree, agent: str) -> str | None:
         if supervisor.parent is None:
             return None
         name = supervisor.parent
+
+
+def child_of(supervisor: DynamicSpec, agent: AgentSpec, *, restart_given: bool) -> AgentSpec:
+    """An agent that is spawned below it, with what the supervisor says where its spawner and its class say nothing."""
+    process = agent.process or supervisor.process
+    return replace(agent, process=process, restart=agent.restart if restart_given else supervisor.restart)
 
 
 def refusal(tree: Tree, wanted: AddChild) -> str | None:

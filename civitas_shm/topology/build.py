@@ -38,8 +38,11 @@ HOST: Final = "host"
 """The supervising process; no agents run in it."""
 
 TRANSPORTS_NOT_YET: Final = frozenset(["zmq", "nats"])
-NODES_NOT_YET: Final = frozenset(["eval_agent", "http_gateway", "topology_server", "topology_agent", "mcp_server"])
+NODES_NOT_YET: Final = frozenset(["http_gateway", "topology_server", "topology_agent", "mcp_server"])
 """Node types of the original that a later version brings."""
+
+EVAL_AGENT: Final = "civitas_shm.evalloop.EvalAgent"
+_EVAL_KEYS: Final = ("max_corrections_per_window", "window_seconds")
 
 _WRAPPERS: Final = ("agent", "supervisor")
 _MODULE_CLASS_TYPES: Final = ("agent", "gen_server")
@@ -64,7 +67,8 @@ class Builder:
         """By kind: plug-ins that other distributions bring; asked only for a name without a dot that is not ours."""
         self._names: dict[str, tuple[str, Path]] = {}
         """Name -> (kind, where it was given first)."""
-        self._agents: list[tuple[schema.Agent, Path]] = []
+        self._agents: list[tuple[schema.Agent | schema.DynamicSupervisor, Path]] = []
+        """What runs in a process that it may name."""
 
     def topology(self, data: Any) -> TopologySpec:
         """The whole; with problems in the checker it is a fragment."""
@@ -185,6 +189,8 @@ class Builder:
             return None
         if kind == "dynamic_supervisor":
             return self._dynamic(node, path)
+        if kind == "eval_agent":
+            return self._agent(node, path, schema.EvalAgent)
         if kind in _MODULE_CLASS_TYPES:
             return self._module_class(node, path)
         return self._agent(node, path)
@@ -200,6 +206,8 @@ class Builder:
             text = f"{key!r} is set beside 'config' too; keep one of them"
             self.checker.at_value((*path, "config"), text)
         block = block.model_copy(update={key: getattr(nested, key) for key in nested.model_fields_set})
+        self._agents.append((block, path))
+        self._no_agents_in_host(block.process, path)
         return SupervisorSpec(
             name=block.name,
             max_restarts=block.max_restarts,
@@ -215,6 +223,7 @@ class Builder:
                 max_total_spawns_per_spawner=block.max_total_spawns_per_spawner,
                 spawner_allowlist=block.spawner_allowlist,
                 restart=block.restart,
+                process=block.process,
             ),
         )
 
@@ -235,15 +244,17 @@ class Builder:
         rest = {key: value for key, value in node.items() if key not in ("module", "class")}
         return self._agent({**rest, "type": ".".join(parts)}, path)
 
-    def _agent(self, data: Any, path: Path) -> AgentSpec | None:
+    def _agent(self, data: Any, path: Path, model: type[schema.Agent] = schema.Agent) -> AgentSpec | None:
         mapping = self.checker.mapping(data, path)
         if mapping is None:
             return None
         if "name" in mapping:
             self._claim("agent", mapping["name"], path)
-        block = self.checker.block(schema.Agent, mapping, path)
+        block = self.checker.block(model, mapping, path)
         if block is None:
             return None
+        if isinstance(block, schema.EvalAgent):
+            block = self._eval_agent(block, path)
         self._agents.append((block, path))
         self._agent_alone(block, path)
         return AgentSpec(
@@ -271,6 +282,15 @@ class Builder:
             credentials=block.credentials,
         )
 
+    def _eval_agent(self, block: schema.EvalAgent, path: Path) -> schema.Agent:
+        """Civitas's own EvalAgent as an agent like any other: what its node says are arguments of its constructor."""
+        given: dict[str, Any] = {key: getattr(block, key) for key in _EVAL_KEYS if key in block.model_fields_set}
+        if block.exporters is not None:
+            given["exporters"] = PluginReader(self.checker, self.plugin_names).exporters(
+                block.exporters, (*path, "exporters")
+            )
+        return block.model_copy(update={"type": EVAL_AGENT, "kwargs": {**block.kwargs, **given}})
+
     def _agent_alone(self, block: schema.Agent, path: Path) -> None:
         if block.type not in self.known_types:
             problem = class_path_problem(block.type)
@@ -282,11 +302,14 @@ class Builder:
         if block.delivery == "at_most_once" and block.on_crash == "redeliver":
             text = "on_crash: redeliver hands a message over again, which delivery: at_most_once forbids"
             self.checker.at_value((*path, "on_crash"), text)
-        if block.process == HOST:
-            text = f"the process {HOST!r} runs no agents; use {MAIN!r} for the caller's own process"
-            self.checker.at_value((*path, "process"), text)
+        self._no_agents_in_host(block.process, path)
         if block.replicas > 1 and block.process is not None:
             text = f"{block.replicas} replicas run in {block.replicas} processes of the pool; leave out process"
+            self.checker.at_value((*path, "process"), text)
+
+    def _no_agents_in_host(self, process: str | None, path: Path) -> None:
+        if process == HOST:
+            text = f"the process {HOST!r} runs no agents; use {MAIN!r} for the caller's own process"
             self.checker.at_value((*path, "process"), text)
 
     def _claim(self, kind: str, name: Any, path: Path) -> None:

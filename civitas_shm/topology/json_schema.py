@@ -27,6 +27,7 @@ BLOCKS: Final[tuple[tuple[str, type[schema.Block]], ...]] = (
     ("`supervision`, and `supervisor` below", schema.Supervisor),
     ("`agent`", schema.Agent),
     ("`type: dynamic_supervisor`", schema.DynamicSupervisor),
+    ("`type: eval_agent`: as `agent`, and", schema.EvalAgent),
     ("`processes`: one of them", schema.Process),
     ("`pool`", schema.Pool),
     ("`transport`", schema.Transport),
@@ -56,6 +57,8 @@ class Key(NamedTuple):
     """`REQUIRED`, or what holds when it is left out."""
     meaning: str
     schema: dict[str, Any]
+    inherited: bool
+    """From another block, which has it first."""
 
 
 REQUIRED: Final = object()
@@ -71,7 +74,7 @@ def keys(block: type[schema.Block]) -> Iterator[Key]:
         owner = next(one for one in block.__mro__ if name in inspect.get_annotations(one))
         found = dict(properties[next(key for key in names if key in properties)])
         found.pop("title", None)
-        yield Key(names, default, meanings.get((owner.__name__, name), ""), found)
+        yield Key(names, default, meanings.get((owner.__name__, name), ""), found, owner is not block)
 
 
 def json_schema() -> dict[str, Any]:
@@ -144,6 +147,7 @@ def _put_together(blocks: dict[str, dict[str, Any]]) -> None:
         ("Top", "plugins"): _ref("Plugins", null=True),
         ("Supervisor", "children"): {"type": "array", "items": _ref("Child"), "minItems": 1},
         ("DynamicSupervisor", "config"): _ref("Quotas", null=True),
+        ("EvalAgent", "exporters"): {"type": ["array", "null"], "items": _ref("Plugin")},
         ("ModelConfig", "prices"): {"type": ["object", "null"], "additionalProperties": _ref("Price")},
     }
     nests |= {("Top", name.lower()): _ref(name, null=True) for name in ("Pool", "Stop", "Watch", "Logging")}
@@ -162,6 +166,7 @@ def _child() -> dict[str, Any]:
     wrapped = {"agent": _ref("Agent"), "supervisor": {**_ref("Supervisor"), "required": ["name"]}}
     types: dict[str, Any] = {
         "DynamicSupervisor": {"const": "dynamic_supervisor"},
+        "EvalAgent": {"const": "eval_agent"},
         "ModuleClass": {"enum": ["agent", "gen_server"]},
     }
     flat: dict[str, Any] = {

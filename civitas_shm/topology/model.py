@@ -54,6 +54,7 @@ BUILTIN_PLUGINS: Final[dict[str, dict[str, str]]] = {
     },
     "tool": {},
     "exporter": {},
+    "eval_exporter": {},
     "state": {"in_memory": "civitas_shm.plugins.state.InMemoryStateStore"},
 }
 """Plug-ins that have a word for a name, by kind: word -> import path of the class."""
@@ -64,6 +65,11 @@ PLUGIN_HINTS: Final[dict[tuple[str, str], str]] = {
     ("model", "gemini"): "use type: openai with base_url: "
     "https://generativelanguage.googleapis.com/v1beta/openai/ and api_key: ${GEMINI_API_KEY}",
     ("model", "mistral"): "use type: openai with base_url: https://api.mistral.ai/v1 and api_key: ${MISTRAL_API_KEY}",
+    **{
+        ("eval_exporter", word): "it is of Civitas's contrib package; write a class with export(event) around the "
+        "service's own package, and its import path here"
+        for word in ("arize", "langfuse", "braintrust", "langsmith", "fiddler")
+    },
 }
 """What to write instead of a word that Civitas has and this version has not."""
 
@@ -155,6 +161,8 @@ class DynamicSpec:
     """Names of the agents that may spawn here; the program itself always may. None: all."""
     restart: Restart = "transient"
     """Of the children."""
+    process: str | None = None
+    """Where children run that name none; None: the pool places them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,10 @@ class PluginReader:
             tools=self._list("tool", block.tools, (*path, "tools")),
         )
 
+    def exporters(self, data: Any, path: Path) -> list[dict[str, Any]]:
+        """Those of an eval agent, as its constructor takes them."""
+        return [{"type": one.type, "config": one.config} for one in self._list("eval_exporter", data, path)]
+
     def _list(self, kind: str, data: Any, path: Path) -> list[PluginSpec]:
         if data is None:
             return []

@@ -47,6 +47,7 @@ __all__ = [
     "Agent",
     "Block",
     "DynamicSupervisor",
+    "EvalAgent",
     "Logging",
     "ModelConfig",
     "Plugin",
@@ -174,14 +175,14 @@ class Quotas(Block):
 class DynamicSupervisor(Quotas):
     """`{type: dynamic_supervisor, ...}`: below it agents are spawned while the run lasts."""
 
-    NOT_YET = frozenset(["process"])
-
     type: Literal["dynamic_supervisor"]
     """Says what this is."""
     name: Name
     """Unique among agents and supervisors."""
+    process: Name | None = None
+    """Name of the process that its children run in, unless `spawn` names one. Default: the pool places each."""
     config: Any = None
-    """The keys below may stand in here as well."""
+    """The quotas may stand in here as well."""
 
 
 class Agent(Block):
@@ -237,6 +238,19 @@ class Agent(Block):
     """Whatever belongs to that."""
     credentials: TextMapping = {}
     """Keys of this agent alone, by provider: `{anthropic: "${WALKER_KEY}"}`. Sent to its own process only."""
+
+
+class EvalAgent(Agent):
+    """`{type: eval_agent, ...}`: what Civitas's EvalAgent is told; a class of one's own is named like any agent's."""
+
+    type: Literal["eval_agent"]
+    """Says what this is. A subclass of EvalAgent is an agent with its import path for a type."""
+    max_corrections_per_window: Annotated[Whole, Field(ge=0, le=1_000_000)] = 10
+    """Nudges and redirects that one agent gets within the window; what is more is logged and dropped."""
+    window_seconds: Seconds = 60.0
+    """Length of that window."""
+    exporters: Any = None
+    """List of `{type: module.Class, config: {...}}`: each event goes to their `export(event)`."""
 
 
 class Process(Block):

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from civitas_shm.errors import ConfigurationError
 from civitas_shm.placement import MAX_SLOTS, Placement, place, plan_bytes
-from civitas_shm.supervision import Tree
+from civitas_shm.supervision import Tree, child_of
 from civitas_shm.topology.model import (
     AgentSpec,
+    DynamicSpec,
     PoolSpec,
     ProcessSpec,
     SupervisorSpec,
@@ -306,3 +307,16 @@ def test_replicas_share_one_mailbox() -> None:
 def test_reserved_memory_is_an_arena_for_each_slot_and_the_mailbox_area() -> None:
     spec = topology("a", pool=PoolSpec(standby=1), transport=TransportSpec(arena_mb=8))
     assert plan_bytes(spec, place(spec, [0])).reserved_bytes == 4 * (8 << 20) + (1 << 30)
+
+
+def test_the_process_that_a_dynamic_supervisor_names_is_there_for_its_children() -> None:
+    dynamic = SupervisorSpec("d", dynamic=DynamicSpec(process="crew"))
+    placement = place(TopologySpec(supervision=SupervisorSpec(children=[dynamic]), pool=PoolSpec(size=1)), [0, 1])
+    assert placement.process_for(AgentSpec("a", "m.A", process="crew"), {}).name == "crew"
+    assert "process 'crew' is started when an agent is spawned into it." in placement.notes
+    agent = child_of(DynamicSpec(process="crew"), AgentSpec("a", "m.A"), restart_given=False)
+    assert (agent.process, agent.restart) == ("crew", "transient")
+    assert (
+        child_of(DynamicSpec(process="crew"), AgentSpec("a", "m.A", process="own"), restart_given=False).process
+        == "own"
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from civitas_shm.errors import ConfigurationError, PluginError
+from civitas_shm.evalloop import EvalAgent
 from civitas_shm.plugins.loader import check_packages, load_plugin, load_plugins_from_config, resolve_plugin_class
 from civitas_shm.plugins.state import InMemoryStateStore, StateStore
 from civitas_shm.topology import schema
@@ -168,3 +169,10 @@ def test_the_host_knows_no_plug_in_at_all() -> None:
     script = "import sys, civitas_shm.host.main; print(*sorted(m for m in sys.modules if 'plugins' in m))"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.split() == []
+
+
+def test_an_eval_agent_builds_its_exporters_where_it_runs(module: str) -> None:
+    given = EvalAgent("e", exporters=[{"type": f"{module}.Console"}])
+    assert type(given.exporters[0]).__name__ == "Console"
+    with pytest.raises(PluginError, match="NoChat does not fit: it has no export"):
+        EvalAgent("e", exporters=[{"type": f"{module}.NoChat"}])

@@ -68,7 +68,7 @@ ACROSS = (
     "is already taken", "is not declared under processes", "there is no agent", "same block", "belongs to one reader",
     "runs no agents", "replicas run in", "significant", "has no supervisor", "is not started by the pool",
     "begins with '_'", "the transport", "is set beside 'config'", "is no import path", "no variable", "is not set",
-    "set twice", "not valid YAML", "the file is empty", "a key here",
+    "set twice", "not valid YAML", "the file is empty", "a key here", "is not built in",
 )  # fmt: skip
 """What shows only across keys, or not in the data at all: the loader's business."""
 

@@ -59,7 +59,7 @@ supervision:
     - {type: gen_server, name: store, module: agents, class: Store}
     - {type: dynamic_supervisor, name: pool, max_children: 2, max_total_spawns: 3, max_children_per_class: {m.A: 1},
        max_children_per_spawner: 4, max_total_spawns_per_spawner: 5, spawner_allowlist: [walker], restart: never,
-       max_restarts: 6, restart_window: 7, backoff: linear, backoff_base: 8, backoff_max: 9}
+       process: w2, max_restarts: 6, restart_window: 7, backoff: linear, backoff_base: 8, backoff_max: 9}
     - supervisor:
         name: inner
         restart: transient
@@ -122,7 +122,7 @@ def test_every_key_arrives_in_the_model() -> None:
                 backoff="LINEAR",
                 backoff_base_s=8,
                 backoff_max_s=9,
-                dynamic=DynamicSpec(2, 3, {"m.A": 1}, 4, 5, ["walker"], "temporary"),
+                dynamic=DynamicSpec(2, 3, {"m.A": 1}, 4, 5, ["walker"], "temporary", "w2"),
             ),
             SupervisorSpec(
                 name="inner",
@@ -144,7 +144,7 @@ def test_every_key_arrives_in_the_model() -> None:
 def test_the_example_in_the_documents_is_a_topology_with_every_key() -> None:
     text = (Path(__file__).parents[3] / "docs" / "cli.md").read_text().split("```yaml\n")[1].split("```")[0]
     spec = load_topology_text(text)
-    assert [agent.name for agent in spec.supervision.agents()] == ["walker", "analyser", "report", "x"]
+    assert [agent.name for agent in spec.supervision.agents()] == ["walker", "analyser", "report", "x", "guard"]
     for block in (
         schema.Agent,
         schema.Supervisor,
@@ -176,13 +176,54 @@ def test_the_model_goes_through_json_unchanged() -> None:
     assert TopologySpec.from_plain(json.loads(json.dumps(spec.to_plain()))) == spec
 
 
-def test_quotas_of_a_dynamic_supervisor_may_stand_below_config_as_civitas_documents_them() -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        MINIMAL.replace("{children", "{max_restart: 9, children"),
+        agent_yaml("name: a, type: m.A, mailbox: 9"),
+        "supervision: {children: [supervisor: {name: s, max_restart: 9, children: [agent: {name: a, type: m.A}]}]}",
+        "supervision: {children: [{type: dynamic_supervisor, name: d, max_childs: 2}]}",
+        "supervision: {children: [{type: dynamic_supervisor, name: d, config: {max_childs: 2}}]}",
+        "plugins: {models: [{type: openai, config: {max_token: 2}}]}\n" + MINIMAL,
+        "transport: {type: shm, arena: 2}\n" + MINIMAL,
+    ],
+)
+def test_defect_44_an_unknown_key_is_refused_at_every_level(text: str) -> None:
+    (problem,) = problems_of(text)
+    assert "unknown key 'm" in problem or "unknown key 'arena'" in problem
+
+
+def test_defect_44_quotas_below_config_are_quotas() -> None:
     flat = "supervision: {children: [{type: dynamic_supervisor, name: d, max_children: 2, backoff: linear}]}"
     nested = (
         "supervision: {children: [{type: dynamic_supervisor, name: d, backoff: linear, config: {max_children: 2}}]}"
     )
+    (below,) = load_topology_text(nested).supervision.dynamic_supervisors()
+    assert below.dynamic == DynamicSpec(max_children=2)
     assert load_topology_text(nested) == load_topology_text(flat)
-    assert load_topology_text(nested).supervision.dynamic_supervisors()[0].dynamic == DynamicSpec(max_children=2)
+
+
+def test_each_form_of_a_node_is_an_agent() -> None:
+    forms = (
+        "agent: {name: a, type: m.A}",
+        "{name: a, type: m.A}",
+        "{type: agent, name: a, module: m, class: A}",
+        "{type: gen_server, name: a, module: m, class: A}",
+    )
+    for form in forms:
+        assert load_topology_text(f"supervision:\n  children:\n  - {form}\n") == load_topology_text(MINIMAL), form
+
+
+def test_an_eval_agent_is_an_agent_with_the_arguments_of_its_node() -> None:
+    node = (
+        "{type: eval_agent, name: e, max_corrections_per_window: 3, window_seconds: 5, process: w, "
+        "exporters: [{type: m.X, config: {api_key: '${K}'}}]}"
+    )
+    (agent,) = load_topology_text(f"supervision: {{children: [{node}]}}", environment={"K": "k"}).supervision.agents()
+    assert agent.type == "civitas_shm.evalloop.EvalAgent"
+    exporters = [{"type": "m.X", "config": {"api_key": "k"}}]
+    assert agent.kwargs == {"max_corrections_per_window": 3, "window_seconds": 5.0, "exporters": exporters}
+    assert agent.process == "w"
 
 
 def test_supervisor_at_the_top_is_supervision() -> None:
@@ -236,6 +277,26 @@ TABLE = [
     (
         "supervision: {children: [{type: http_gateway, name: g}]}",
         "1:33: supervision.children[0].type: 'http_gateway' is not supported yet; remove the node",
+    ),
+    (
+        "supervision: {children: [{type: topology_server, name: g}]}",
+        "1:33: supervision.children[0].type: 'topology_server' is not supported yet; remove the node",
+    ),
+    (
+        "supervision: {children: [{type: dynamic_supervisor, name: d, process: host}]}",
+        "1:71: supervision.children[0].process: the process 'host' runs no agents",
+    ),
+    (
+        "processes: {w: {}}\nsupervision: {children: [{type: dynamic_supervisor, name: d, process: x}]}",
+        "2:71: supervision.children[0].process: the process 'x' is not declared under processes",
+    ),
+    (
+        "supervision: {children: [{type: eval_agent, name: e, max_corections_per_window: 1}]}",
+        "1:54: supervision.children[0].max_corections_per_window: unknown key",
+    ),
+    (
+        "supervision: {children: [{type: eval_agent, name: e, exporters: [{type: arize}]}]}",
+        "1:73: supervision.children[0].exporters[0].type: 'arize' is not built in; it is of Civitas's contrib package",
     ),
     (
         "supervision: {children: [{type: agent, name: g, module: m}]}",
@@ -352,6 +413,15 @@ TABLE = [
         "1:19: transport.type: the transport 'nats' is not supported yet",
     ),
     ("transport: zmq\n" + MINIMAL, "1:12: transport: the transport 'zmq' is not supported yet; use shm or in_process"),
+    *(
+        (f"transport: {{type: shm, {key}: 1}}\n" + MINIMAL, f"1:24: transport.{key}: {key!r} is not supported yet")
+        for key in ("pub_addr", "sub_addr", "start_proxy", "servers", "jetstream", "stream_name")
+    ),
+    *(
+        (MINIMAL + f"{key}: {{}}", f"2:1: {key}: {key!r} is not supported yet; remove it")
+        for key in ("mcp", "audit", "nats", "deploy", "telemetry", "presidium")
+    ),
+    (MINIMAL + "plugins: {exporters: []}", "2:11: plugins.exporters: 'exporters' is not supported yet; remove it"),
     ("transport: {tpye: shm}\n" + MINIMAL, "1:13: transport.tpye: unknown key 'tpye'; did you mean 'type'?"),
     ("transport: [shm]\n" + MINIMAL, "1:12: transport: should be a mapping (key: value), not a list"),
     ("processes: {w: {cpu: [0]}}\n" + MINIMAL, "1:17: processes.w.cpu: unknown key 'cpu'; did you mean 'cpus'?"),
