@@ -172,7 +172,7 @@ MUTANTS = (
         '        if drain == "all" and not self.ended.done():\n            await self.runner.drained(timeout_s)\n',
         "",
         "contract/test_defects.py::test_defect_37_a_stop_that_drains_handles_all_that_waits",
-        r"assert \['start'.*\] == \['start', '0', ",
+        r"Right contains \d+ more items",
     ),
     Mutant(
         37,
