@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Never, Self
 
 from .behaviours import CAST
 from .bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
@@ -77,14 +77,17 @@ class Runtime:
         plugins: PluginsSpec | None = None,
         model_provider: Any = None,
         tool_registry: ToolRegistry | None = None,
+        **later: Never,
     ) -> None:
         """`name` of the run (default: the script's name and the pid); `processes`, `pool`, `stop` as in a topology.
 
         `workers`: processes of the pool; `resume`, `fresh`: what to do with the messages of a dead run of that name;
         `chaos`: kill or stop random workers at intervals; `events`: file for lifecycle events; `log_format`: print the
         log lines of agents on stderr in this form. `plugins` as in a topology; `model_provider` and `tool_registry` are
-        objects, which agents in other processes cannot have, so they need a transport of one process.
+        objects, which agents in other processes cannot have, so they need a transport of one process. `later`: what
+        Civitas has for ZeroMQ and NATS is refused by name (ConfigurationError), anything else is a TypeError.
         """
+        _refuse(later)
         self._supervisor = Supervisor("root") if supervisor is None else supervisor
         self._classes: Mapping[str, type[AgentProcess]] = {}
         self._from_objects = True
@@ -442,6 +445,17 @@ class Runtime:
             return replace(given, supervision=_with_types(given.supervision, self._classes))
         paths = [os.path.abspath(path or os.curdir) for path in sys.path]
         return replace(given, supervision=spec_of(self._supervisor, portable=True), import_paths=paths)
+
+
+def _refuse(later: Mapping[str, Any]) -> None:
+    for name in later:
+        transport = name.partition("_")[0]
+        if transport in ("zmq", "nats"):
+            raise ConfigurationError(
+                f"Runtime({name}=...): the transport {transport!r} is not supported yet. Processes of one machine need "
+                "no addresses: leave these out, and say transport='shm'."
+            )
+        raise TypeError(f"Runtime() has no argument {name!r}")
 
 
 def _with_types(spec: SupervisorSpec, classes: Mapping[str, type[AgentProcess]]) -> SupervisorSpec:

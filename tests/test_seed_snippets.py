@@ -6,28 +6,57 @@ by name until then, so a snippet that has become possible fails here and moves u
 
 from __future__ import annotations
 
+import ast
+import asyncio
+import inspect
 import os
+import re
 import subprocess
 import sys
+import types
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 
-from civitas_shm.errors import TopologyError
+import civitas_shm
+from civitas_shm.errors import ConfigurationError, TopologyError
 from civitas_shm.testing.models import FakeModelServer
-from civitas_shm.topology.load import load_topology
+from civitas_shm.topology.load import load_topology_text
 
 HERE = Path(__file__).parent
 SEEDS = HERE / "seeds"
 
-RUNS = {"000_level_1.yaml": "Deployment, Level 1: one process, a model of Anthropic"}
+RUNS = {
+    "000_level_1.yaml": "Deployment, Level 1: one process, a model of Anthropic",
+    "000_switching_1.yaml": "Deployment, Switching between levels: one process",
+    "001_in_process.py.txt": "Transports, Level 1, programmatic",
+    "001_in_process.yaml": "Transports, Level 1",
+    "001_protocol.py.txt": "Transports, Transport protocol",
+    "001_switching_1.yaml": "Transports, Switching transports: one process",
+}
+
+ZMQ = ["the transport 'zmq' is not supported yet"]
+NATS = ["the transport 'nats' is not supported yet"]
 
 WAITS = {
-    "000_level_3.yaml": (
-        "Deployment, Level 3: NATS, and state in SQLite",
-        ["the transport 'nats' is not supported yet", "'state' is not supported yet"],
-    ),
+    "000_compose.yaml": ("Deployment, Level 4: what `deploy` generates; no topology", ["unknown key 'services'"]),
+    "000_level_2.yaml": ("Deployment, Level 2: ZeroMQ", ZMQ),
+    "000_level_3.yaml": ("Deployment, Level 3: NATS, and state in SQLite", [*NATS, "'state' is not supported yet"]),
+    "000_switching_2.yaml": ("Deployment, Switching between levels: ZeroMQ", ZMQ),
+    "000_switching_3.yaml": ("Deployment, Switching between levels: NATS", NATS),
+    "001_custom_transport.py.txt": ("Transports, Writing a custom transport", ["civitas_shm.components"]),
+    "001_jetstream.yaml": ("Transports, JetStream: NATS", NATS),
+    "001_nats.py.txt": ("Transports, Level 3, programmatic: NATS", NATS),
+    "001_nats.yaml": ("Transports, Level 3: NATS", NATS),
+    "001_switching_2.yaml": ("Transports, Switching transports: ZeroMQ", ZMQ),
+    "001_switching_3.yaml": ("Transports, Switching transports: NATS", NATS),
+    "001_worker.py.txt": ("Transports, Worker processes: of ZeroMQ and NATS", ["cannot import name 'Worker'"]),
+    "001_zmq.py.txt": ("Transports, Level 2, programmatic: ZeroMQ", ZMQ),
+    "001_zmq.yaml": ("Transports, Level 2: ZeroMQ", ZMQ),
 }
+"""Where it stands and what it waits for, and what is said of it. The FAQ, 002, has no snippets."""
 
 MYAPP = '''
 """What the snippet calls `myapp`: three agents, two of which ask the model."""
@@ -62,7 +91,7 @@ class Summarizer(AgentProcess):
 
 
 def test_the_list_is_complete() -> None:
-    assert sorted([*RUNS, *WAITS]) == sorted(path.name for path in SEEDS.glob("*.yaml"))
+    assert sorted([*RUNS, *WAITS]) == sorted(path.name for path in SEEDS.iterdir() if path.name != "README.md")
 
 
 @pytest.mark.process
@@ -93,10 +122,82 @@ def test_level_1_runs_with_the_key_and_the_address_from_the_environment(tmp_path
         assert "sk-ant" not in finished.stdout + finished.stderr
 
 
-@pytest.mark.parametrize("name", WAITS)
-def test_what_waits_is_refused_by_name(name: str) -> None:
+# --- fragments of a topology, and what a program says ----------------------------------------------------------------
+
+BESIDE = """
+supervision:
+  children:
+    - agent: {name: echo, type: Echo}
+"""
+"""The block that a fragment leaves out."""
+
+
+class Echo(civitas_shm.AgentProcess):
+    async def handle(self, message: civitas_shm.Message) -> civitas_shm.Message:
+        return self.reply(message.payload)
+
+
+async def echoes(runtime: civitas_shm.Runtime) -> None:
+    async with runtime:
+        assert (await runtime.ask("echo", {"n": 1})).payload == {"n": 1}
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name.endswith(".yaml") and name != "000_level_1.yaml"])
+def test_a_fragment_with_agents_beside_it_runs(name: str, tmp_path: Path) -> None:
+    (tmp_path / "topology.yaml").write_text((SEEDS / name).read_text() + BESIDE)
+    asyncio.run(echoes(civitas_shm.Runtime.from_config(tmp_path / "topology.yaml", {"Echo": Echo})))
+
+
+def play(name: str, **known: Any) -> dict[str, Any]:
+    """The names that a snippet in Python has made. `...` in a list of children is its agents."""
+    source = re.sub(r"^(from|import) civitas\b", r"\1 civitas_shm", (SEEDS / name).read_text(), flags=re.MULTILINE)
+    names: dict[str, Any] = {"Runtime": civitas_shm.Runtime, "Supervisor": civitas_shm.Supervisor, **known}
+    code = compile(source, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    running = types.FunctionType(code, names)()
+    if inspect.iscoroutine(running):
+        asyncio.run(running)
+    return names
+
+
+@pytest.fixture(autouse=True)
+def ellipsis_is_an_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = civitas_shm.Supervisor
+
+    def supervisor(name: str, children: list[Any]) -> civitas_shm.Supervisor:
+        return real(name, [Echo("echo") if child is ... else child for child in children])
+
+    monkeypatch.setattr(civitas_shm, "Supervisor", supervisor)
+
+
+def test_a_program_of_one_process_runs() -> None:
+    asyncio.run(echoes(play("001_in_process.py.txt")["runtime"]))
+
+
+def test_the_protocol_of_transports_is_one_that_the_custom_transport_of_the_document_fits() -> None:
+    protocol = play("001_protocol.py.txt", Protocol=Protocol, Callable=Callable, Awaitable=Awaitable)["Transport"]
+    source = (SEEDS / "001_custom_transport.py.txt").read_text()
+    (cls,) = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+    assert {name for name in vars(protocol) if not name.startswith("_")} == {
+        node.name for node in cls.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+
+
+# --- what waits -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in WAITS if name.endswith(".yaml")])
+def test_a_topology_that_waits_is_refused_by_name(name: str) -> None:
+    text = (SEEDS / name).read_text()
     with pytest.raises(TopologyError) as caught:
-        load_topology(SEEDS / name)
+        load_topology_text(text if "supervision:" in text else text + BESIDE, agent_types=["Echo"])
     for sentence in WAITS[name][1]:
         assert any(sentence in problem for problem in caught.value.problems), caught.value.problems
     assert len(caught.value.problems) == len(WAITS[name][1]), caught.value.problems
+
+
+@pytest.mark.parametrize("name", [name for name in WAITS if name.endswith(".py.txt")])
+def test_a_program_that_waits_is_refused_by_name(name: str) -> None:
+    with pytest.raises((ConfigurationError, ImportError)) as caught:
+        play(name)
+    for sentence in WAITS[name][1]:
+        assert sentence in str(caught.value)
