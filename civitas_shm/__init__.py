@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from .genserver import GenServer
     from .messages import Message
     from .process import AgentProcess
+    from .retrying import Retry
     from .runtime import Runtime
     from .supervisor import DynamicSupervisor, Supervisor
     from .typed import payload_type
@@ -86,6 +87,7 @@ __all__ = [
     "ModelUnavailable",
     "PayloadTooLarge",
     "PluginError",
+    "Retry",
     "RunAlive",
     "RunFailed",
     "RunHasMessages",
@@ -114,6 +116,7 @@ _HOMES: Final = {
     "EvalExporter": ".evalloop",
     "GenServer": ".genserver",
     "Message": ".messages",
+    "Retry": ".retrying",
     "Runtime": ".runtime",
     "Supervisor": ".supervisor",
     "payload_type": ".typed",

@@ -35,6 +35,7 @@ from .errors import (
 from .messages import LANE_NORMAL, LANE_PRIORITY, Cause, Message, is_system_type
 from .petitions import PETITIONS, Supervise, answer_of
 from .registry import Registry
+from .retrying import Retry, tried
 from .serializer import decode, decode_dict, encode
 from .transport import (
     CLOSED,
@@ -177,6 +178,10 @@ class MessageBus:
         deadline_ns = _deadline_ns(timeout)
         await self._when_room(mailbox, recipient, attempt, deadline_ns, len(data), message_type, sender)
 
+    async def send_with(self, retry: Retry, *send: Any) -> None:
+        """`send` with these arguments, tried again as `retry` says."""
+        await tried(retry, lambda: self.send(*send))
+
     async def broadcast(
         self,
         pattern: str,
@@ -307,6 +312,10 @@ class MessageBus:
                 raise MessageDropped(recipient, message_type, stats.overflow, stats.capacity, stats.dropped)
             raise _remote_error(recipient, reply_data)
         return Message.received(header, reply_type, replier, asker, decode(reply_data), 1)
+
+    async def ask_with(self, retry: Retry | None, *ask: Any) -> Message:
+        """`ask` with these arguments, tried again as `retry` says."""
+        return await (self.ask(*ask) if retry is None else tried(retry, lambda: self.ask(*ask)))
 
     async def _petition(
         self, supervisor: str, payload: Payload, kind: str, timeout: float | None, sender: int

@@ -33,6 +33,7 @@ from .mailbox import Mailbox
 from .messages import Message, _uuid7
 from .petitions import Supervise
 from .plugins.equipment import Equipped
+from .retrying import Retry
 from .state import StateKind, StateStore
 from .talking import Talking, reply_type
 from .topology.model import DeliveryMode, OnCrash, Restart
@@ -196,18 +197,23 @@ class AgentProcess(Equipped, Talking, Behaving):
         recipient: str,
         payload: Payload,
         message_type: str = "message",
-        *,
         timeout: float | None = SEND_TIMEOUT_S,
         priority: int = 0,
+        retry: Retry | None = None,
     ) -> Coroutine[Any, Any, None]:
         """Commit a message to `recipient`'s mailbox; to be awaited. It survives the death of any process from then on.
 
         Waits only while the mailbox is full, at most `timeout` seconds (None: for ever), then MailboxFull. An unknown
-        name: MessageRoutingError; one that has stopped: AgentStopped. `priority` > 0 overtakes what is not.
+        name: MessageRoutingError; one that has stopped: AgentStopped. `priority` > 0 overtakes what is not. `retry`:
+        which of these errors to try again.
         """
         to = self._attached or self._attachment()
         handled = HANDLED.get()
         cause = None if handled is None else handled._header
+        if retry is not None:
+            return self._awaited(
+                to.bus.send_with(retry, recipient, payload, message_type, timeout, priority, to.mailbox, cause)
+            )
         if self._hand_over is None:
             return to.bus.post(recipient, payload, message_type, timeout, priority, to.mailbox, cause)
         return self._awaited(to.bus.send(recipient, payload, message_type, timeout, priority, to.mailbox, cause))
@@ -218,18 +224,24 @@ class AgentProcess(Equipped, Talking, Behaving):
         payload: Payload,
         message_type: str = "message",
         timeout: float | None = ASK_TIMEOUT_S,
-        *,
         priority: int = 0,
+        retry: Retry | None = None,
     ) -> Coroutine[Any, Any, Message]:
         """Send a question and give back the reply; to be awaited.
 
         `timeout` covers everything, the wait for room included: builtin TimeoutError; None or <= 0 waits for ever. When
         the other handler raises: AgentError at once. When its process dies, the question waits for its successor.
+        `retry`: which of these errors to try again; `timeout` is then that of each attempt.
         """
         to = self._attached or self._attachment()
         handled = HANDLED.get()
         cause = None if handled is None else handled._header
-        work = to.bus.ask(recipient, payload, message_type, timeout, priority, to.mailbox, cause, self.name)
+        if retry is None:
+            work = to.bus.ask(recipient, payload, message_type, timeout, priority, to.mailbox, cause, self.name)
+        else:
+            work = to.bus.ask_with(
+                retry, recipient, payload, message_type, timeout, priority, to.mailbox, cause, self.name
+            )
         return work if self._hand_over is None else self._hand_over(work)
 
     def broadcast(
@@ -398,14 +410,6 @@ class AgentProcess(Equipped, Talking, Behaving):
 
     def _life_ends(self) -> None:
         """No handler runs any more; `on_stop` follows. For our own subclasses."""
-
-    def _attachment(self) -> Attachment:
-        if self._attached is None:
-            raise RuntimeError(f"agent {self.name!r} is not running: send, ask and broadcast work from on_start on")
-        return self._attached
-
-    def _awaited(self, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-        return work if self._hand_over is None else self._hand_over(work)
 
     def _block(self, work: Coroutine[Any, Any, Any]) -> Any:
         """In the thread of a plain `def handle`: the result of `work`. On the loop (other hooks): `work` itself."""

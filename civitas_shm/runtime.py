@@ -20,12 +20,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Never, Self
 
 from .behaviours import CAST
-from .bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
 from .errors import ConfigurationError, MessageRoutingError, TransportClosed
 from .letters import Letter
 from .loading import apply_settings, build_agent, class_path, construct, end_main_import
 from .local_run import LocalRun
-from .messages import Message
+from .messaging import Messaging
 from .notify import ServiceSettings
 from .plugins.installed import Plugins
 from .plugins.tools import ToolRegistry
@@ -45,7 +44,6 @@ from .topology.model import (
     TransportSpec,
 )
 from .transport import load_transport
-from .typed import Payload
 
 if TYPE_CHECKING:
     from .host.protocol import Chaos
@@ -56,7 +54,7 @@ _unnamed: Final = itertools.count(1)
 _NOT_IN_A_NAME: Final = re.compile(r"[^a-z0-9]+")
 
 
-class Runtime:
+class Runtime(Messaging):
     """A run of agents, from `start` to `stop`."""
 
     def __init__(
@@ -220,47 +218,6 @@ class Runtime:
             await self.wait()
 
     # --- messages -------------------------------------------------------------------------------------------------
-
-    async def send(
-        self,
-        name: str,
-        payload: Payload,
-        message_type: str = "message",
-        *,
-        timeout: float | None = SEND_TIMEOUT_S,
-        priority: int = 0,
-    ) -> None:
-        """Commit a message to the agent's mailbox, as `AgentProcess.send`; its sender reads `_runtime`."""
-        run = self._started()
-        try:
-            await run.bus.send(name, payload, message_type, timeout=timeout, priority=priority)
-        except TransportClosed as closed:
-            raise await run.failure() or closed from None
-
-    async def ask(
-        self,
-        name: str,
-        payload: Payload,
-        timeout: float | None = ASK_TIMEOUT_S,
-        message_type: str = "message",
-        *,
-        priority: int = 0,
-    ) -> Message:
-        """Send a question and give back the reply, as `AgentProcess.ask`."""
-        run = self._started()
-        try:
-            reply: Message = await run.bus.ask(name, payload, message_type, timeout=timeout, priority=priority)
-        except TransportClosed as closed:
-            raise await run.failure() or closed from None
-        return reply
-
-    async def broadcast(self, pattern: str, payload: Payload, message_type: str = "message") -> None:
-        """Send to every agent whose name matches, as `AgentProcess.broadcast`."""
-        run = self._started()
-        try:
-            await run.bus.broadcast(pattern, payload, message_type)
-        except TransportClosed as closed:
-            raise await run.failure() or closed from None
 
     async def call(self, name: str, payload: dict[str, Any], timeout: float | None = 30.0) -> dict[str, Any]:
         """Ask a GenServer (or any agent); the payload of its answer, as `AgentProcess.call`."""

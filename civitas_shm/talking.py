@@ -1,4 +1,4 @@
-"""What an agent says beside plain `send`, `ask` and `reply`: answers that come later.
+"""What an agent says beside plain `send`, `ask` and `reply`: many asks at once, answers that come later.
 
 Rules of this file: methods of AgentProcess that are built on its bus and own nothing; what an agent runs on comes from
 its runner (`Attachment`).
@@ -6,11 +6,15 @@ its runner (`Attachment`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from .bus import ASK_TIMEOUT_S
+from .current import HANDLED
 from .errors import MessageValidationError
+from .many import ASKS_AT_ONCE, ask_many
 from .messages import Message, cause_of, is_system_type
+from .retrying import Retry
 from .serializer import encode
 from .transport import SENDER_PROGRAM
 from .typed import Payload
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Talking", "reply_type"]
 
+T = TypeVar("T")
+
 
 class Talking:
     """Base of AgentProcess."""
@@ -27,6 +33,39 @@ class Talking:
     name: str
     _attached: Attachment | None
     _hand_over: Callable[[Coroutine[Any, Any, Any]], Any] | None
+
+    def ask_many(
+        self,
+        to: str | Sequence[str],
+        payloads: Iterable[Payload],
+        limit: int = ASKS_AT_ONCE,
+        message_type: str = "message",
+        timeout: float | None = ASK_TIMEOUT_S,
+        priority: int = 0,
+        retry: Retry | None = None,
+        *,
+        return_exceptions: bool = False,
+    ) -> Coroutine[Any, Any, list[Any]]:
+        """Ask once for each payload, at most `limit` at a time; to be awaited. The replies, in the order of `payloads`.
+
+        `to`: one name (an agent, perhaps with replicas), or several that can stand in for one another: each payload
+        goes to the one that has the fewest of these asks before it. `payloads` is read as places become free, so a
+        generator never runs far ahead. `timeout` and `retry` are those of each ask, counted from when it begins.
+
+        Errors: all are asked, whoever fails; then what failed is raised together, as an ExceptionGroup whose members
+        name their payload by number. With `return_exceptions` an error stands in the place of its reply instead, as in
+        `asyncio.gather` (Celery's `join(propagate=False)`). Cancelled, it takes back the asks that are under way.
+        """
+        to_bus = self._attachment()
+        handled = HANDLED.get()
+        cause = None if handled is None else handled.header
+
+        async def one(name: str, payload: Payload) -> Message:
+            return await to_bus.bus.ask_with(
+                retry, name, payload, message_type, timeout, priority, to_bus.mailbox, cause, self.name
+            )
+
+        return self._awaited(ask_many(one, to, payloads, limit, return_exceptions))
 
     def reply_to(self, original: Message, payload: Payload) -> Coroutine[Any, Any, bool]:
         """Answer an ask later, also after its handler has returned None; to be awaited. Its type is as in `reply`.
@@ -40,9 +79,7 @@ class Talking:
         must answer whatever happens keeps `original.to_dict()` in `self.state` (`state: shm` or a store) and answers
         from there in `on_start`: a question can be answered by the next life of the agent, in any process.
         """
-        to = self._attached
-        if to is None:
-            raise RuntimeError(f"agent {self.name!r} is not running: reply_to works from on_start on")
+        to = self._attachment()
         kind = reply_type(payload)
 
         async def answer() -> bool:
@@ -53,7 +90,15 @@ class Talking:
                 header = cause_of(original, asker if asker >= 0 else SENDER_PROGRAM)
             return header is not None and port.post_reply(header, encode(payload), kind, to.mailbox)
 
-        return answer() if self._hand_over is None else self._hand_over(answer())
+        return self._awaited(answer())
+
+    def _attachment(self) -> Attachment:
+        if self._attached is None:
+            raise RuntimeError(f"agent {self.name!r} is not running: send, ask and broadcast work from on_start on")
+        return self._attached
+
+    def _awaited(self, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        return work if self._hand_over is None else self._hand_over(work)
 
 
 def reply_type(payload: Any) -> str:

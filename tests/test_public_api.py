@@ -26,7 +26,7 @@ CONTRACT = {
 }
 """What users of Civitas import, with the signatures and semantics of that API."""
 
-OURS = {"payload_type"}
+OURS = {"Retry", "payload_type"}
 """What Civitas does not have."""
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from civitas_shm.errors import AgentError
+from civitas_shm import Retry
+from civitas_shm.errors import AgentError, ErrorAction, TransientError
 from civitas_shm.messages import Message
 from civitas_shm.process import AgentProcess
 from civitas_shm.runner import AgentRunner
@@ -155,6 +156,91 @@ def test_objects_arrive_as_what_they_were_and_what_does_not_fit_is_told_to_the_a
                 await bus.ask("till", wrong)
             assert caught.value.type_name == "DeserializationError"
         assert (await bus.ask("till", Order("tea"))).payload == Quote(250)  # it goes on
+        await runner.stop_all()
+
+    play(scene)
+
+
+class Squarer(AgentProcess):
+    async def handle(self, message: Message) -> Message | None:
+        if message.payload["n"] < 0:
+            raise ArithmeticError("negative")
+        return self.reply({"n": message.payload["n"] ** 2})
+
+
+class Chief(AgentProcess):
+    """Asks many from its handler."""
+
+    async def handle(self, message: Message) -> Message | None:
+        payloads = ({"n": n} for n in range(message.payload["count"]))
+        replies = await self.ask_many(["s1", "s2"], payloads, limit=8)
+        return self.reply({"squares": [reply.payload["n"] for reply in replies]})
+
+
+def test_an_agent_asks_many_of_a_pool(play: Any) -> None:
+    async def scene(world: Any) -> None:
+        runners = [await started(world, agent) for agent in (Squarer("s1"), Squarer("s2"), Chief("chief"))]
+        reply = await world.bus.ask("chief", {"count": 40})
+        assert reply.payload["squares"] == [n * n for n in range(40)]
+        for runner in reversed(runners):
+            await runner.stop_all()
+
+    play(scene)
+
+
+class Shaky(AgentProcess):
+    """Fails with an error that is worth another try, as often as it is told."""
+
+    failures = 0
+
+    async def on_error(self, exc: Exception, message: Message) -> ErrorAction:
+        return ErrorAction.SKIP
+
+    async def handle(self, message: Message) -> Message | None:
+        self.failures += 1
+        if self.failures <= message.payload["times"]:
+            raise TransientError("not yet")
+        return self.reply({"attempts": self.failures})
+
+
+class Patient(AgentProcess):
+    async def handle(self, message: Message) -> Message | None:
+        retry = Retry(attempts=3, backoff_base=0.0)
+        return self.reply((await self.ask("shaky", message.payload, retry=retry)).payload)
+
+
+def test_an_ask_is_tried_again_by_its_policy(play: Any) -> None:
+    async def scene(world: Any) -> None:
+        runners = [await started(world, agent) for agent in (Shaky("shaky"), Patient("patient"))]
+        assert (await world.bus.ask("patient", {"times": 2})).payload == {"attempts": 3}
+        with pytest.raises(AgentError, match="not yet"):
+            await world.bus.ask("shaky", {"times": 9})
+        for runner in reversed(runners):
+            await runner.stop_all()
+
+    play(scene)
+
+
+class Sender(AgentProcess):
+    async def handle(self, message: Message) -> Message | None:
+        await self.send("small", {}, timeout=0.01, retry=Retry(attempts=1000, backoff="CONSTANT", backoff_base=0.001))
+        return self.reply({})
+
+
+def test_a_send_into_a_full_mailbox_is_tried_again_by_its_policy(play: Any) -> None:
+    async def scene(world: Any) -> None:
+        small = world.mailbox("small", capacity=1)
+        runner = await started(world, Sender("sender"))
+        bus = world.bus
+        await bus.send("small", {})
+        asking = asyncio.create_task(bus.ask("sender", {}))
+        await asyncio.sleep(0.03)
+        assert not asking.done()  # several attempts have failed by now, or none: both are right
+        world.b.listen(small, lambda: None)
+        while (delivery := world.b.take(small, -1)) is None:
+            await asyncio.sleep(0)
+        world.b.release(small, delivery[0])
+        await asking
         await runner.stop_all()
 
     play(scene)

@@ -1,0 +1,95 @@
+"""What a program says to agents: the messages of Runtime.
+
+Rules of this file: as what agents say (`process`, `talking`), with `_runtime` as the sender; when the run has ended
+meanwhile, the error says how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
+from .errors import TransportClosed
+from .many import ASKS_AT_ONCE, ask_many
+from .messages import Message
+from .retrying import Retry
+from .typed import Payload
+
+__all__ = ["Messaging"]
+
+
+class Messaging:
+    """Base of Runtime."""
+
+    async def send(
+        self,
+        name: str,
+        payload: Payload,
+        message_type: str = "message",
+        timeout: float | None = SEND_TIMEOUT_S,
+        priority: int = 0,
+        retry: Retry | None = None,
+    ) -> None:
+        """Commit a message to the agent's mailbox, as `AgentProcess.send`; its sender reads `_runtime`."""
+        run = self._started()
+        try:
+            if retry is None:
+                await run.bus.send(name, payload, message_type, timeout, priority)
+            else:
+                await run.bus.send_with(retry, name, payload, message_type, timeout, priority)
+        except TransportClosed as closed:
+            raise await run.failure() or closed from None
+
+    async def ask(
+        self,
+        name: str,
+        payload: Payload,
+        timeout: float | None = ASK_TIMEOUT_S,
+        message_type: str = "message",
+        *,
+        priority: int = 0,
+        retry: Retry | None = None,
+    ) -> Message:
+        """Send a question and give back the reply, as `AgentProcess.ask`."""
+        run = self._started()
+        try:
+            reply: Message = await run.bus.ask_with(retry, name, payload, message_type, timeout, priority)
+        except TransportClosed as closed:
+            raise await run.failure() or closed from None
+        return reply
+
+    async def ask_many(
+        self,
+        to: str | Sequence[str],
+        payloads: Iterable[Payload],
+        limit: int = ASKS_AT_ONCE,
+        message_type: str = "message",
+        timeout: float | None = ASK_TIMEOUT_S,
+        priority: int = 0,
+        retry: Retry | None = None,
+        *,
+        return_exceptions: bool = False,
+    ) -> list[Any]:
+        """Ask once for each payload, as `AgentProcess.ask_many`: the replies, in the order of `payloads`."""
+        run = self._started()
+
+        async def one(name: str, payload: Payload) -> Any:
+            return await run.bus.ask_with(retry, name, payload, message_type, timeout, priority)
+
+        try:
+            return await ask_many(one, to, payloads, limit, return_exceptions)
+        except TransportClosed as closed:
+            raise await run.failure() or closed from None
+
+    async def broadcast(self, pattern: str, payload: Payload, message_type: str = "message") -> None:
+        """Send to every agent whose name matches, as `AgentProcess.broadcast`."""
+        run = self._started()
+        try:
+            await run.bus.broadcast(pattern, payload, message_type)
+        except TransportClosed as closed:
+            raise await run.failure() or closed from None
+
+    def _started(self) -> Any:
+        """The run; RuntimeError before it is started."""
+        raise NotImplementedError
