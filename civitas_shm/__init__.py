@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         AgentImportError,
         AgentStopped,
         ArenaFull,
+        CapabilityNotFoundError,
         CivitasError,
         ConfigurationError,
         DeadlockError,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from .genserver import GenServer
     from .messages import Message
     from .process import AgentProcess
+    from .registry import RegistryListener, RoutingEntry
     from .retrying import Retry
     from .runtime import Runtime
     from .supervisor import DynamicSupervisor, Supervisor
@@ -66,6 +68,7 @@ __all__ = [
     "AgentProcess",
     "AgentStopped",
     "ArenaFull",
+    "CapabilityNotFoundError",
     "CivitasError",
     "ConfigurationError",
     "CorrectionSignal",
@@ -93,6 +96,8 @@ __all__ = [
     "RunHasMessages",
     "RunNotAnswering",
     "RunNotFound",
+    "RegistryListener",
+    "RoutingEntry",
     "Runtime",
     "SharedMemoryFull",
     "SpawnError",
@@ -116,6 +121,8 @@ _HOMES: Final = {
     "EvalExporter": ".evalloop",
     "GenServer": ".genserver",
     "Message": ".messages",
+    "RegistryListener": ".registry",
+    "RoutingEntry": ".registry",
     "Retry": ".retrying",
     "Runtime": ".runtime",
     "Supervisor": ".supervisor",

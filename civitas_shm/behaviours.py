@@ -9,12 +9,14 @@ Rules of this file: a mixin of AgentProcess without state of its own; everything
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .bus import SEND_TIMEOUT_S
+from .bus import SEND_TIMEOUT_S, MessageBus
 from .current import HANDLED
+from .errors import AgentStopped, CapabilityNotFoundError, MessageRoutingError
 from .messages import Cause, Message
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ class Behaving:
 
     name: str
     _attached: Attachment | None
+    _kind: str = "agent"
+    """As the tree shows it."""
     _started_s: float | None = None
     _handled_before: int = 0
 
@@ -60,6 +64,18 @@ class Behaving:
         to = self._attachment()
         work = to.bus.send(name, {**payload, CAST: True}, "message", SEND_TIMEOUT_S, 0, to.mailbox, _cause())
         return self._awaited(work)
+
+    # --- capabilities -------------------------------------------------------------------------------------------------
+
+    def send_capable(
+        self, capability: str, payload: dict[str, Any], message_type: str = "message"
+    ) -> Coroutine[Any, Any, None]:
+        """Send to one of the agents that have this capability, by chance, in whatever process; to be awaited.
+
+        CapabilityNotFoundError: there is none. Commits as `send` does, so it waits while that mailbox is full.
+        """
+        to = self._attachment()
+        return self._awaited(send_capable(to.bus, capability, payload, message_type, to.mailbox, _cause()))
 
     # --- evaluation: see `evalloop` -----------------------------------------------------------------------------------
 
@@ -105,6 +121,26 @@ class Behaving:
         """For `attach`."""
         self._started_s = time.monotonic()
         self._handled_before = to.bus.port.stats(to.mailbox).handled
+
+
+async def send_capable(
+    bus: MessageBus, capability: str, payload: dict[str, Any], message_type: str, sender: int, cause: Cause | None
+) -> None:
+    """Try the agents that are known to have it, in an order of chance, then once more those that the host knows."""
+    tried: set[str] = set()
+    for look in (None, bus.registry.refresh):
+        if look is not None:
+            await look()
+        able = [name for name in bus.roster.capable(capability) if name not in tried]
+        random.shuffle(able)
+        for name in able:
+            tried.add(name)
+            try:
+                await bus.send(name, payload, message_type, SEND_TIMEOUT_S, 0, sender, cause)
+            except (AgentStopped, MessageRoutingError):
+                continue  # it has gone since
+            return
+    raise CapabilityNotFoundError(capability)
 
 
 async def call(asked: Coroutine[Any, Any, Message]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from functools import partial
 from time import monotonic_ns
 from typing import Any, Final
 
+from .directory import Directory
 from .errors import (
     AgentError,
     AgentStopped,
@@ -34,8 +35,9 @@ from .errors import (
 )
 from .messages import LANE_NORMAL, LANE_PRIORITY, Cause, Message, is_system_type
 from .petitions import PETITIONS, Supervise, answer_of
-from .registry import Registry
+from .registry import RunRegistry
 from .retrying import Retry, tried
+from .roster import Roster
 from .serializer import decode, decode_dict, encode
 from .transport import (
     CLOSED,
@@ -93,7 +95,9 @@ class MessageBus:
     def __init__(self, port: Port) -> None:
         self.port = port
         self._post = port.post
-        self.registry = Registry(port)
+        self.directory = Directory(port)
+        self.roster = Roster()
+        self.registry = RunRegistry(self.directory, self.roster)
         self._posts = 0
         self.waits = Waits()
         self._lines = self.waits.lines
@@ -203,7 +207,7 @@ class MessageBus:
         async def one(name: str) -> None:
             await self.send(name, payload, message_type, timeout, 0, sender, cause)
 
-        names = self.registry.lookup_all(pattern)
+        names = self.directory.lookup_all(pattern)
         results = await asyncio.gather(*map(one, names), return_exceptions=True)
         failed: list[Exception] = []
         for name, result in zip(names, results, strict=True):
@@ -332,7 +336,7 @@ class MessageBus:
     def _lookup(self, recipient: str) -> int:
         """The mailbox of a name; remembered, because it changes only when it is closed."""
         self._mailboxes.pop(recipient, None)
-        mailbox = self.registry.lookup(recipient)
+        mailbox = self.directory.lookup(recipient)
         if len(self._mailboxes) >= NAMES_REMEMBERED:  # of agents that come and go without end
             self._mailboxes.clear()
         self._mailboxes[recipient] = mailbox

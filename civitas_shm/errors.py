@@ -19,6 +19,7 @@ __all__ = [
     "AgentImportError",
     "AgentStopped",
     "ArenaFull",
+    "CapabilityNotFoundError",
     "CivitasError",
     "ConfigurationError",
     "DeadlockError",
@@ -180,6 +181,17 @@ class RunFailed(CivitasError):
 
 
 # --- a send or an ask failed: nothing was committed ----------------------------------------------------------------
+
+
+class CapabilityNotFoundError(CivitasError):
+    """No agent of this run has the capability that a message was sent to.
+
+    Way out: declare it (`capabilities` of a class or of an agent in the topology), or start an agent that has it.
+    """
+
+    def __init__(self, capability: str) -> None:
+        self.capability = capability
+        super().__init__(f"No agent of this run has the capability {capability!r}.")
 
 
 class MessageValidationError(CivitasError, ValueError):

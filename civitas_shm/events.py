@@ -9,7 +9,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import msgspec
+
 from .messages import Message
+from .roster import NO_TRAITS, Traits
 
 __all__ = [
     "AgentEvent",
@@ -56,6 +59,11 @@ class AgentEvent:
 @dataclass(frozen=True, slots=True)
 class AgentStarted(AgentEvent):
     """`on_start` returned; the agent takes messages."""
+
+    traits: Traits = NO_TRAITS
+
+    def to_plain(self) -> dict[str, Any]:
+        return {"event": "AgentStarted", "agent": self.agent, "traits": msgspec.to_builtins(self.traits)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -247,5 +247,9 @@ def apply_settings(agent: AgentProcess, spec: AgentSpec) -> None:
         agent.max_retries = spec.max_retries
     if spec.shutdown_timeout_s != plain.shutdown_timeout_s:
         agent.shutdown_timeout = spec.shutdown_timeout_s
+    if spec.capabilities:
+        agent.capabilities = spec.capabilities
+    if spec.capability_metadata:
+        agent.capability_metadata = spec.capability_metadata
     if spec.handle_timeout_s is not None:
         agent.handle_timeout = spec.handle_timeout_s

@@ -98,7 +98,7 @@ class LocalDriver:
         self._build = build
         self._on_event = on_event
         self.runner = AgentRunner(port, on_event=self._happened, plugins=plugins, supervise=self.supervise)
-        self.requests = Requests(self)
+        self.requests = Requests(self, self.runner.bus.roster)
         self.runner.on_look = self._find_deadlocks
         self._deadlocks = DeadlockWatch()
         self.office = DeadLetterOffice(port, MemoryLetters, self._clock)
@@ -125,6 +125,7 @@ class LocalDriver:
         """Make all mailboxes, then start the agents in order: each may send to later ones from its `on_start`."""
         for spec in self._specs.values():
             self._mailbox(spec)
+            self.requests.declared(spec)
         self._feed(Start())
 
     async def stop(self, drain: Drain, timeout_s: float) -> Outcome:
@@ -299,7 +300,7 @@ class LocalDriver:
         incarnation = self._incarnations.get(child, 0)
         if isinstance(event, AgentStarted):
             self._feed(ChildReady(child, incarnation))
-            self.requests.ready(child)
+            self.requests.ready(child, event.traits)
         elif isinstance(event, AgentFailed):
             self._last_tracebacks[child] = event.traceback
             self.requests.ended(child, incarnation, CRASHED, f"{event.type}: {event.text}")

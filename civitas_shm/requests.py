@@ -19,6 +19,7 @@ import msgspec
 from . import errors
 from .errors import CivitasError
 from .notices import CHILD_TERMINATED, DOWN
+from .roster import NO_TRAITS, Roster, Traits
 from .supervision import (
     AddChild,
     ChildRemoved,
@@ -87,8 +88,10 @@ class RequestsDriver(Protocol):
 class Requests:
     """One run's. All methods belong to the driver's loop."""
 
-    def __init__(self, driver: RequestsDriver) -> None:
+    def __init__(self, driver: RequestsDriver, roster: Roster | None = None) -> None:
+        """`roster`: where what is known of the agents shall stand."""
         self._driver = driver
+        self.roster = Roster() if roster is None else roster
         self._starting: dict[str, Answer] = {}
         """By child: who waits until it is ready."""
         self._leaving: dict[str, list[Answer]] = {}
@@ -111,6 +114,8 @@ class Requests:
                     answer("", "")
                 case "link" | "unlink":
                     self._link(asker, str(fields["name"]), what == "link", answer)
+                case "roster":
+                    answer("", "")
                 case "status":
                     self._status(str(fields["supervisor"]), answer)
                 case _:
@@ -127,6 +132,7 @@ class Requests:
             self._driver.admit(wanted)
         except CivitasError as error:
             return str(error)
+        self.declared(wanted.agent)
         self._driver.feed(wanted)
         return None
 
@@ -160,6 +166,7 @@ class Requests:
             answer("SpawnError", refused)
             return
         self._driver.admit(wanted)
+        self.declared(spec)
         if fields.get("wait", True):
             self._starting[spec.name] = answer
         self._driver.feed(wanted)
@@ -235,8 +242,15 @@ class Requests:
 
     # --- what the driver tells ---------------------------------------------------------------------------------------
 
-    def ready(self, child: str) -> None:
-        """The tree has heard that a child is ready."""
+    def declared(self, spec: AgentSpec) -> None:
+        """An agent is going to be there; more is known when it is ready."""
+        self.roster.put(spec.name, Traits("agent", tuple(spec.capabilities), dict(spec.capability_metadata)))
+
+    def ready(self, child: str, traits: Traits = NO_TRAITS) -> None:
+        """The tree has heard that a child is ready, and what it is."""
+        state = self._driver.tree.children.get(child)
+        if state is not None:
+            self.roster.put(state.agent, traits)
         answer = self._starting.pop(child, None)
         if answer is not None:
             answer("", "")
@@ -258,10 +272,12 @@ class Requests:
     def given_up(self, agent: str) -> None:
         """It will not be back, but for a restart of its whole group."""
         self._watches = self._watches.gone(agent)
+        self.roster.drop(agent)
 
     def removed(self, action: ChildRemoved) -> None:
         """A spawned child has left the tree."""
         self._watches = self._watches.gone(action.child)
+        self.roster.drop(action.child)
         starting = self._starting.pop(action.child, None)
         if starting is not None:
             starting("SpawnError", f"{action.child!r} was spawned but is gone before it was ready: {action.reason}")

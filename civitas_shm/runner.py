@@ -76,6 +76,7 @@ class AgentRunner:
         self.plugins = plugins or Plugins()
         self.bus = MessageBus(port)
         self.bus.supervise = supervise
+        self.bus.registry.is_local = self._lives_here
         self._on_event = on_event
         self._supervise = supervise
         self._seats: dict[str, Seat] = {}
@@ -165,6 +166,9 @@ class AgentRunner:
         )
         if self.on_look is not None:
             self.on_look()
+
+    def _lives_here(self, name: str) -> bool:
+        return name in self._seats
 
     def _own_handler(self, mailbox: int) -> bool:
         current = asyncio.current_task()

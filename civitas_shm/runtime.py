@@ -29,6 +29,7 @@ from .notify import ServiceSettings
 from .plugins.installed import Plugins
 from .plugins.tools import ToolRegistry
 from .process import AgentProcess
+from .registry import RunRegistry
 from .snapshot import AgentSnapshot, RuntimeSnapshot
 from .spawning import spawn_fields
 from .supervisor import Supervisor, spec_of
@@ -280,6 +281,12 @@ class Runtime(Messaging):
                 "the runtime is not started: `await runtime.start()` or `async with runtime:` comes first"
             )
         return self._run
+
+    @property
+    def registry(self) -> RunRegistry:
+        """Who is there and what each can do, while the run lasts."""
+        registry: RunRegistry = self._started().bus.registry
+        return registry
 
     # --- looking --------------------------------------------------------------------------------------------------
 

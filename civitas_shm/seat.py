@@ -43,6 +43,7 @@ from .notices import CORRECTION, DOWN, HALT, NOTICES, decode_notice
 from .parked import Nap, Park
 from .petitions import Supervise
 from .process import AGENT, HANDLED, AgentProcess, Attachment, ProcessStatus
+from .roster import Traits
 from .serializer import decode, encode
 from .state import StateKeeper, StateStore
 from .topology.model import AgentSpec, Drain
@@ -142,8 +143,13 @@ class Seat:
         if failure is not None:
             await self._fail(failure, "on_start", None)
             return False
+        try:
+            traits = Traits.of(agent.name, agent._kind, agent.capabilities, agent.capability_metadata)
+        except Exception as error:  # noqa: BLE001 - what the user's class says of itself
+            await self._fail(error, "on_start", None)
+            return False
         agent._status = ProcessStatus.RUNNING
-        self._report(AgentStarted(agent.name))
+        self._report(AgentStarted(agent.name, traits))
         self._starting = False
         self._port.listen(self.mailbox, self._on_ready)
         return True

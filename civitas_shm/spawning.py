@@ -63,5 +63,7 @@ def spawn_fields(
         on_crash=agent_class.on_crash,
         restart="transient" if mode is None else mode.value,
         state=agent_class.state_storage,
+        capabilities=list(agent_class.capabilities),
+        capability_metadata=dict(agent_class.capability_metadata),
     )
     return {"spec": msgspec.to_builtins(spec), "supervisor": supervisor, "restart": restart, "wait": wait}

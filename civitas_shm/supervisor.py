@@ -298,6 +298,8 @@ def _agent_spec(agent: AgentProcess, portable: bool) -> AgentSpec:
         shutdown_timeout_s=agent.shutdown_timeout,
         handle_timeout_s=agent.handle_timeout,
         state=agent.state_storage,
+        capabilities=list(agent.capabilities),
+        capability_metadata=dict(agent.capability_metadata),
     )
 
 

@@ -21,6 +21,8 @@ CONTRACT = {
     "EvalExporter",
     "GenServer",
     "Message",
+    "RegistryListener",
+    "RoutingEntry",
     "Runtime",
     "Supervisor",
 }

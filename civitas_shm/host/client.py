@@ -42,6 +42,7 @@ from .protocol import (
     EndWait,
     FromHost,
     Happened,
+    Known,
     Leave,
     Line,
     Output,
@@ -219,7 +220,7 @@ class HostClient:
                 self._attach(message, fds)
             case Refused(error, text, exit_code):
                 self._fail(error_of(error, text, exit_code))
-            case StartAgent() | StopAgent() | CrashAgent() | EndWait() | Answer():
+            case StartAgent() | StopAgent() | CrashAgent() | EndWait() | Answer() | Known():
                 self.orders.obey(message)
             case Output(lines, dropped):
                 if dropped:

@@ -29,6 +29,7 @@ from ..letters import DIRECTORY as LETTERS
 from ..letters import Letter, Note, count_letters
 from ..placement import MAIN, Placement
 from ..requests import Requests
+from ..roster import Traits
 from ..supervision import (
     Action,
     CancelTimer,
@@ -60,6 +61,7 @@ from ..topology.model import Drain
 from ..transport import RunMemory
 from .deaths import Deaths
 from .events import EventLog
+from .heralds import Heralds
 from .homes import Homes
 from .kernel import Exit
 from .lives import Lives
@@ -135,6 +137,7 @@ class Driver:
         self._hands = Hands(self, loop, memory, journal)
         self._journal = journal
         self.requests = Requests(self._hands)
+        self._heralds = Heralds(loop, self.requests.roster, self.processes.order, self.processes.main)
         self.ended: asyncio.Future[Outcome] = loop.create_future()
 
     @property
@@ -166,8 +169,9 @@ class Driver:
         """Make all mailboxes, say who reads them, start the tree. So agents may send to later ones from `on_start`."""
         if count_letters(self._memory.run_dir) != 0 or self._memory.waiting(news=True):
             self._verdicts.settle(process.slot for process in self._placement.processes)
-        for agent in self.homes.specs:
+        for agent, spec in self.homes.specs.items():
             self.homes.open_mailbox(agent)
+            self.requests.declared(spec)
         for wanted in self._journal.known() if self._journal is not None else []:
             refused = self.requests.adopt(wanted)
             if refused is not None:
@@ -260,8 +264,11 @@ class Driver:
 
         def answer(error: str, text: str, value: Any = None) -> None:
             if seat.worker is worker:  # else whoever asked has died
+                self._heralds.flush()
                 self.processes.order(seat, Answer(request.id, error, text, value))
 
+        if request.what == "roster":
+            self._heralds.subscribe(seat)
         self.requests.take(request.asker, request.what, request.fields, answer)
 
     def report(self, seat: Seat, event: Mapping[str, Any], incarnation: int) -> None:
@@ -287,7 +294,7 @@ class Driver:
             resident.ready = True
             self.processes.recovered(seat)
             self.feed(ChildReady(resident.child, resident.incarnation))
-            self.requests.ready(resident.child)
+            self.requests.ready(resident.child, msgspec.convert(event.get("traits", {}), Traits))
             return
         seat.remove(agent)
         if kind == "AgentExited":
@@ -351,6 +358,7 @@ class Driver:
         """Said once."""
         if not self._begun:
             self._begun = True
+            self._heralds.flush()
             self._on_running()
 
     def _time(self, timer: int) -> None:

@@ -23,7 +23,7 @@ from ..runner import AgentRunner
 from ..topology.model import AgentSpec
 from ..tracebacks import format_exception
 from ..transport import Port
-from .protocol import AgentReport, Answer, CrashAgent, EndWait, Request, StartAgent, StopAgent
+from .protocol import AgentReport, Answer, CrashAgent, EndWait, Known, Request, StartAgent, StopAgent
 
 __all__ = ["Orders"]
 
@@ -44,6 +44,7 @@ class Orders:
         self.runner = AgentRunner(
             port, on_event=self._report, plugins=plugins, supervise=self.supervise, expected=expected
         )
+        self.runner.bus.registry.refreshed_by(lambda: self.supervise("", "roster", {}))
         self._send = send
         self._build = build
         self._last: dict[str, asyncio.Task[None]] = {}
@@ -55,12 +56,15 @@ class Orders:
         self._lives: dict[str, int] = {}
         """By agent: the incarnation that runs here, or is being started."""
 
-    def obey(self, message: StartAgent | StopAgent | CrashAgent | EndWait | Answer) -> None:
+    def obey(self, message: StartAgent | StopAgent | CrashAgent | EndWait | Answer | Known) -> None:
         """Begin to do it."""
         work: Callable[[], Awaitable[None]]
         match message:
             case Answer():
                 self._answered(message)
+                return
+            case Known():
+                self._known(message)
                 return
             case EndWait():
                 self.runner.bus.waits.end(message.kind, message.id, DeadlockError(message.cycle))
@@ -89,6 +93,16 @@ class Orders:
             return await answered
         finally:
             self._requests.pop(request, None)
+
+    def _known(self, news: Known) -> None:
+        roster = self.runner.bus.roster
+        for agent, traits in news.traits.items():
+            if traits is None:
+                roster.drop(agent)
+            else:
+                roster.put(agent, traits)
+        if news.all is not None:
+            roster.keep_only(news.all)
 
     def _answered(self, answer: Answer) -> None:
         waiting = self._requests.get(answer.id)

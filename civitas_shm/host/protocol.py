@@ -18,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from ..notify import ServiceSettings
+from ..roster import Traits
 from ..snapshot import RuntimeSnapshot
 from ..topology.model import Drain
 
@@ -36,6 +37,7 @@ __all__ = [
     "FromWorker",
     "Happened",
     "Hello",
+    "Known",
     "Leave",
     "Line",
     "Memory",
@@ -177,6 +179,15 @@ class Answer(_Message, tag="answer"):
     value: Any = None
 
 
+class Known(_Message, tag="known"):
+    """What the host knows of agents; only to processes that have asked (`heralds`)."""
+
+    traits: dict[str, Traits | None]
+    """By name; None: it is gone for good."""
+    all: list[str] | None = None
+    """If not None: there are no others."""
+
+
 class Leave(_Message, tag="leave"):
     """All agents are stopped: detach and exit with status 0."""
 
@@ -303,7 +314,7 @@ class Ended(_Message, tag="ended"):
 
 
 ToForkServer = Fork | Memory
-ToWorker = Assign | StartAgent | StopAgent | CrashAgent | EndWait | Answer | Leave
+ToWorker = Assign | StartAgent | StopAgent | CrashAgent | EndWait | Answer | Known | Leave
 FromWorker = Hello | Ready | AgentReport | Request
 FromCaller = Boot | Ready | AgentReport | Request | Stop | WantSnapshots
 FromHost = (
@@ -314,6 +325,7 @@ FromHost = (
     | CrashAgent
     | EndWait
     | Answer
+    | Known
     | Leave
     | Output
     | Happened

@@ -7,6 +7,7 @@ from typing import Any
 
 from civitas_shm import (
     AgentProcess,
+    CapabilityNotFoundError,
     CivitasError,
     CorrectionSignal,
     ErrorAction,
@@ -122,3 +123,33 @@ class Observer(AgentProcess):
         fields = message.payload
         reply = await self.ask(fields["to"], fields.get("payload", {}), message_type=fields["type"])
         return self.reply({"answer": reply.payload, "sender": reply.sender})
+
+
+class Able(Echo):
+    """Has a capability."""
+
+    capabilities = ["sum", "any"]  # noqa: RUF012
+    capability_metadata = {"version": 2}  # noqa: RUF012
+
+    async def on_start(self) -> None:
+        self.got = 0
+
+    async def handle(self, message: Message) -> Message | None:
+        if message.type == "work":
+            self.got += 1
+            return None
+        if message.type == "count":
+            return self.reply({"got": self.got})
+        return await super().handle(message)
+
+
+class Seeker(AgentProcess):
+    """Sends to whoever can."""
+
+    async def handle(self, message: Message) -> Message:
+        try:
+            for _ in range(message.payload.get("times", 1)):
+                await self.send_capable(message.payload["capability"], {}, "work")
+        except CapabilityNotFoundError as error:
+            return self.reply({"missing": error.capability})
+        return self.reply({"missing": None})

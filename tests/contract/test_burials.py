@@ -394,6 +394,6 @@ def test_broadcasts_and_names_do_not_know_the_mailbox_of_the_notes(play: Any) ->
     async def scene(world: Any) -> None:
         world.mailbox("sink")
         assert world.a.names() == ["sink"]
-        assert MessageBus(world.a).registry.lookup_all("*") == ["sink"]
+        assert MessageBus(world.a).directory.lookup_all("*") == ["sink"]
 
     play(scene)

@@ -41,8 +41,8 @@ MUTANTS = (
         "civitas_shm/runner.py",
         "        self.bus = MessageBus(port)\n",
         "        self.bus = MessageBus(port)\n"
-        "        lookup = self.bus.registry.lookup\n"
-        '        self.bus.registry.lookup = lambda to: lookup(to if not self._seats or to in self._seats else "")\n',
+        "        lookup = self.bus.directory.lookup\n"
+        '        self.bus.directory.lookup = lambda to: lookup(to if not self._seats or to in self._seats else "")\n',
         "contract/test_defects.py::test_defect_1_an_agent_in_any_process_reaches_those_in_every_other",
         r"MessageRoutingError: No agent is named ''",
     ),
@@ -143,6 +143,15 @@ MUTANTS = (
         r"assert \(3, \d\) == \(1, 1\)",
     ),
     Mutant(
+        29,
+        "a restart forgets capabilities",
+        "civitas_shm/loading.py",
+        "    if spec.capabilities:\n",
+        "    if False:\n",
+        "contract/test_capabilities.py::test_defect_29_capabilities_survive_a_restart_and_go_with_their_agent",
+        r"assert \[\] == \['special'\]",
+    ),
+    Mutant(
         30,
         "a retry puts the message behind all that wait",
         "civitas_shm/seat.py",
@@ -241,5 +250,5 @@ MUTANTS = (
     ),
 )
 
-NOT_YET = {25: "talk", 29: "behave", 31: "stores", 32: "talk"}
+NOT_YET = {25: "talk", 31: "stores", 32: "talk"}
 """Those of the scope that have no entry so far: number and the part of the work that brings it."""
