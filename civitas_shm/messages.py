@@ -279,6 +279,7 @@ class Message(Generic[P]):
 
     @property
     def id(self) -> str:
+        """uuid7, as text: ids of one process grow with time."""
         if self._header is not None:
             return str(uuid.UUID(bytes=self._header[ID_AT]))
         over = self._over
@@ -295,6 +296,7 @@ class Message(Generic[P]):
 
     @property
     def correlation_id(self) -> str | None:
+        """16 hex digits, the same in question and answer; None: nobody waits for a reply."""
         if self._header is not None:
             number = self.correlation
             return f"{number:016x}" if number else None
@@ -305,6 +307,7 @@ class Message(Generic[P]):
 
     @property
     def reply_to(self) -> str | None:
+        """The address of whoever waits for the reply, or None."""
         if self._header is not None:
             number = self.correlation
             return f"_reply.{number:016x}" if number else None
@@ -313,6 +316,7 @@ class Message(Generic[P]):
 
     @property
     def timestamp(self) -> float:
+        """When it was sent: seconds since 1970, by the sender's clock."""
         if self._header is not None:
             return float(_U64.unpack_from(self._header, 72)[0]) / 1e9
         return float(self._read("timestamp", 0.0))
@@ -324,6 +328,7 @@ class Message(Generic[P]):
 
     @property
     def trace_id(self) -> str:
+        """32 hex digits: those of the message that caused it, so all of one trace have the same."""
         if self._header is not None:
             return self._header[_TRACE].hex()
         if self._cause is not None:
@@ -332,10 +337,12 @@ class Message(Generic[P]):
 
     @property
     def span_id(self) -> str:
+        """16 hex digits, its own."""
         return self._header[_SPAN].hex() if self._header is not None else str(self._read("span_id", ""))
 
     @property
     def parent_span_id(self) -> str | None:
+        """`span_id` of the message that caused it; None: nothing did."""
         if self._header is not None:
             raw = self._header[_PARENT]
             return raw.hex() if any(raw) else None
@@ -355,17 +362,20 @@ class Message(Generic[P]):
 
     @property
     def priority(self) -> int:
+        """Above 0 it overtakes what is not."""
         if self._header is not None:
             return int(_I32.unpack_from(self._header, 52)[0])
         return int(self._read("priority", 0))
 
     @property
     def ttl(self) -> float | None:
+        """Seconds after `timestamp` for which it is worth handing over; None: for ever."""
         value: float | None = self._read("ttl")
         return value
 
     @property
     def seq(self) -> int | None:
+        """Which chunk of a stream it is, from 0 on; None: of no stream."""
         value: int | None = self._read("seq")
         return value
 
