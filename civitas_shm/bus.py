@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 from time import monotonic_ns
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .directory import Directory
 from .errors import (
@@ -50,9 +50,13 @@ from .transport import (
     MailboxStats,
     Port,
     Reply,
+    Sink,
 )
 from .typed import Payload
 from .waits import NEVER_NS, Expired, Waits
+
+if TYPE_CHECKING:
+    from .streams.places import Streams
 
 __all__ = ["ASK_TIMEOUT_S", "SEND_TIMEOUT_S", "MessageBus", "nobody_supervises"]
 
@@ -110,6 +114,7 @@ class MessageBus:
         self.known_types = {"message", "reply"}
         """Message types that users may send, as far as they have been looked at."""
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._streams: Streams | None = None
 
     # --- one way --------------------------------------------------------------------------------------------------
 
@@ -311,10 +316,7 @@ class MessageBus:
         finally:
             waits.asks.pop(correlation, None)
         if failed:
-            if reply_type == REPLY_DROPPED and not reply_data:
-                stats = self.port.stats(mailbox)
-                raise MessageDropped(recipient, message_type, stats.overflow, stats.capacity, stats.dropped)
-            raise _remote_error(recipient, reply_data)
+            raise self.failure_of(recipient, message_type, mailbox, reply_type, reply_data)
         return Message.received(header, reply_type, replier, asker, decode(reply_data), 1)
 
     async def ask_with(self, retry: Retry | None, *ask: Any) -> Message:
@@ -330,6 +332,63 @@ class MessageBus:
             raise MessageValidationError(f"a message of type {kind!r} has a dict as its payload.")
         async with asyncio.timeout(timeout if timeout is not None and timeout > 0 else None):
             return await answer_of(self.supervise, asker, supervisor, kind, payload)
+
+    def failure_of(self, recipient: str, message_type: str, mailbox: int, reply_type: str, data: bytes) -> CivitasError:
+        """What a failed reply says."""
+        if reply_type == REPLY_DROPPED and not data:
+            stats = self.port.stats(mailbox)
+            return MessageDropped(recipient, message_type, stats.overflow, stats.capacity, stats.dropped)
+        return _remote_error(recipient, data)
+
+    # --- streams --------------------------------------------------------------------------------------------------
+
+    @property
+    def streams(self) -> Streams:
+        """Those of this process."""
+        if self._streams is None:
+            from .streams.places import Streams  # most processes never have one
+
+            self._streams = Streams(self)
+        return self._streams
+
+    async def question(
+        self,
+        recipient: str,
+        payload: Payload,
+        message_type: str,
+        timeout: float | None,
+        sender: int,
+        cause: Cause | None,
+        sink: Sink,
+        until_ns: int,
+        seq: int,
+    ) -> tuple[int, int]:
+        """Commit a question whose replies go to `sink`, until `until_ns` (0: for ever).
+
+        Its correlation, and whose mailbox has it. Waits for room at most `timeout` seconds.
+        """
+        if message_type not in self.known_types:
+            self.check_type(message_type)
+        mailbox = self._mailboxes.get(recipient, -1)
+        if mailbox < 0:
+            mailbox = self._lookup(recipient)
+        data = encode(payload)
+        if sender == mailbox and self.own_handler(mailbox):
+            raise DeadlockError([(recipient, recipient, "ask", message_type, 0.0)])
+        posted = mailbox
+
+        def attempt(mailbox: int) -> int:
+            nonlocal posted
+            posted = mailbox
+            return self.port.post_ask(mailbox, data, message_type, sender, sink, until_ns, cause, LANE_NORMAL, 0, seq)
+
+        correlation = FULL if self._lines and mailbox in self._lines else attempt(mailbox)
+        if correlation <= 0:
+            deadline_ns = _deadline_ns(timeout)
+            correlation = await self._when_room(
+                mailbox, recipient, attempt, deadline_ns, len(data), message_type, sender
+            )
+        return correlation, posted
 
     # --- looking up -----------------------------------------------------------------------------------------------
 

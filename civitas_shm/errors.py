@@ -18,6 +18,7 @@ __all__ = [
     "AgentError",
     "AgentImportError",
     "AgentStopped",
+    "AgentSuspendedError",
     "ArenaFull",
     "CapabilityNotFoundError",
     "CivitasError",
@@ -40,8 +41,12 @@ __all__ = [
     "RunNotAnswering",
     "RunNotFound",
     "SharedMemoryFull",
+    "SlowConsumerError",
     "SpawnError",
     "StateTooLarge",
+    "StreamError",
+    "StreamInterrupted",
+    "StreamTimeout",
     "TopologyError",
     "TransientError",
     "TransportClosed",
@@ -363,6 +368,50 @@ class AgentError(CivitasError):
         self.text = text
         self.remote_traceback = remote_traceback
         super().__init__(f"{agent!r} raised {type_name}: {text}")
+
+
+class AgentSuspendedError(CivitasError):
+    """The agent that was to be asked is suspended, and the asker did not want to wait until it is resumed.
+
+    Way out: `Runtime.resume` or `civitas-shm resume`; or ask without `fail_if_suspended`, and with a timeout that a
+    person can keep. `name` says who, `for_s` since how many seconds.
+    """
+
+    def __init__(self, name: str, for_s: float = 0.0) -> None:
+        self.name = name
+        self.for_s = for_s
+        super().__init__(f"{name!r} has been suspended for {for_s:.3g} s and takes no messages until it is resumed.")
+
+
+class StreamError(CivitasError):
+    """A stream cannot begin or go on; its subclasses say why, `received` how many chunks have come."""
+
+    def __init__(self, text: str, received: int = 0) -> None:
+        self.received = received
+        super().__init__(text)
+
+
+class StreamInterrupted(StreamError):
+    """The other side of a stream is gone before its end: its agent failed, was stopped, or has turned away.
+
+    To the reader: nothing comes any more, and `__cause__` is what the agent raised, where it did. To the writer: nobody
+    reads any more; if it does not care, its handler ends over it and the agent goes on.
+    """
+
+
+class StreamTimeout(StreamError, TimeoutError):
+    """A stream did not begin in time, paused for too long, or took longer than it may; the text says what.
+
+    Way out: `timeout`, `idle_timeout` or `max_duration` of `stream()`, `max_duration` of `stream_reply()`.
+    """
+
+
+class SlowConsumerError(StreamError):
+    """The reader has taken nothing for `idle_timeout` seconds although chunks lay ready; both sides are told.
+
+    A slow reader slows its writer and loses nothing; this is one that has stopped. Way out: a larger `idle_timeout`, or
+    leave the loop over the stream before doing something else.
+    """
 
 
 class ModelError(CivitasError):

@@ -37,6 +37,8 @@ __all__ = [
     "LANE_CONTROL",
     "LANE_NORMAL",
     "LANE_PRIORITY",
+    "SEQ_AT",
+    "STREAM_BIT",
     "SYSTEM_MESSAGE_TYPES",
     "Cause",
     "Message",
@@ -70,6 +72,9 @@ FLAG_REPEATED: Final = 8
 FLAGS_AT: Final = 19
 """Offset of the flags in the header."""
 ID_AT: Final = slice(32, 48)
+SEQ_AT: Final = 112
+"""Offset of `seq`: of a chunk of a stream its number, from 1 on; of its question STREAM_BIT | first credits; else 0."""
+STREAM_BIT: Final = 1 << 31
 _TRACE = slice(80, 96)
 _SPAN = slice(96, 104)
 _PARENT = slice(104, 112)
@@ -91,6 +96,8 @@ _RESERVED: Final = frozenset([CORRECTION, HALT, "civitas.dynamic.terminated"])
 
 _new: Final = object.__new__
 
+_RESERVED_PREFIXES: Final = ("_agency.", "civitas.stream.")
+
 
 SYSTEM_MESSAGE_TYPES: Final = frozenset(
     f"_agency.{name}"
@@ -104,7 +111,7 @@ SYSTEM_MESSAGE_TYPES: Final = frozenset(
 
 def is_system_type(message_type: str) -> bool:
     """Whether a type is reserved for the runtime: agents may not send it (a peer could be stopped by it)."""
-    return message_type.startswith("_agency.") or message_type in _RESERVED
+    return message_type.startswith(_RESERVED_PREFIXES) or message_type in _RESERVED
 
 
 _newest_ms = 0
@@ -361,6 +368,11 @@ class Message(Generic[P]):
         return self._header is not None and bool(self._header[FLAGS_AT] & FLAG_REPEATED)
 
     @property
+    def wants_stream(self) -> bool:
+        """Whether whoever asked reads a stream: `emit` works, and an answer is taken as its last chunk."""
+        return self._header is not None and bool(_U32.unpack_from(self._header, SEQ_AT)[0] & STREAM_BIT)
+
+    @property
     def priority(self) -> int:
         """Above 0 it overtakes what is not."""
         if self._header is not None:
@@ -376,6 +388,9 @@ class Message(Generic[P]):
     @property
     def seq(self) -> int | None:
         """Which chunk of a stream it is, from 0 on; None: of no stream."""
+        if self._header is not None:
+            number = int(_U32.unpack_from(self._header, SEQ_AT)[0])
+            return number - 1 if 0 < number < STREAM_BIT else None
         value: int | None = self._read("seq")
         return value
 

@@ -35,12 +35,13 @@ from .petitions import Supervise
 from .plugins.equipment import Equipped
 from .retrying import Retry
 from .state import StateKind, StateStore
+from .streaming import Ending, Streaming
 from .talking import Talking, reply_type
 from .topology.model import DeliveryMode, OnCrash, Restart
 from .transport import Overflow
 from .typed import Payload
 
-__all__ = ["AGENT", "HANDLED", "AgentProcess", "Attachment", "Birth", "Mailbox", "ProcessStatus"]
+__all__ = ["AGENT", "HANDLED", "AgentProcess", "Attachment", "Birth", "Ending", "Mailbox", "ProcessStatus"]
 
 T = TypeVar("T")
 
@@ -75,9 +76,11 @@ class Attachment:
     store: StateStore
     checkpoint: Callable[[bool], Coroutine[Any, Any, None]]
     supervise: Supervise
+    at_end: Callable[[Ending], None]
+    """What is to be finished when the handler that runs now has ended well."""
 
 
-class AgentProcess(Equipped, Talking, Behaving):
+class AgentProcess(Equipped, Talking, Behaving, Streaming):
     """Base class of all agents. Subclasses override `handle` and, where wanted, the other hooks."""
 
     process: str | None = None

@@ -32,6 +32,7 @@ from .process import AgentProcess
 from .registry import RunRegistry
 from .snapshot import AgentSnapshot, RuntimeSnapshot
 from .spawning import spawn_fields
+from .steering import Steering
 from .supervisor import Supervisor, spec_of
 from .topology.model import (
     AgentSpec,
@@ -55,7 +56,7 @@ _unnamed: Final = itertools.count(1)
 _NOT_IN_A_NAME: Final = re.compile(r"[^a-z0-9]+")
 
 
-class Runtime(Messaging):
+class Runtime(Messaging, Steering):
     """A run of agents, from `start` to `stop`."""
 
     def __init__(

@@ -42,7 +42,7 @@ from .messages import FLAG_ASK, FLAGS_AT, ID_AT, Message
 from .notices import CORRECTION, DOWN, HALT, NOTICES, decode_notice
 from .parked import Nap, Park
 from .petitions import Supervise
-from .process import AGENT, HANDLED, AgentProcess, Attachment, ProcessStatus
+from .process import AGENT, HANDLED, AgentProcess, Attachment, Ending, ProcessStatus
 from .roster import Traits
 from .serializer import decode, encode
 from .state import StateKeeper, StateStore
@@ -107,7 +107,13 @@ class Seat:
         self._cancelling = False
         self._quiet: asyncio.Future[None] | None = None
         self._ended = False
-        agent.attach(Attachment(bus, mailbox, on_event, loop, loop_thread, store, self._checkpoint, supervise))
+        self._ending: Ending | None = None
+        self._save = False
+        """While there is an ending: whether the state is to be saved as well."""
+        attachment = Attachment(
+            bus, mailbox, on_event, loop, loop_thread, store, self._checkpoint, supervise, self._at_end
+        )
+        agent.attach(attachment)
 
     @property
     def own_task(self) -> asyncio.Task[Any] | None:
@@ -310,6 +316,8 @@ class Seat:
 
     async def _recovered(self, error: BaseException, message: Message, token: int) -> bool:
         """`handle` raised. True: go on with the next message. False: the agent has ended and has been reported."""
+        if self._ending is not None and self._ending.excuses(error):
+            return True
         verdict = await self._failures.met(error, message, token)
         if verdict is None:
             return True
@@ -325,7 +333,13 @@ class Seat:
     # --- state ----------------------------------------------------------------------------------------------------
 
     async def _state_saved(self, message: Message, token: int) -> bool:
-        """Save the state as the effect of the message. False when the agent crashed over it."""
+        """Finish what the handler has begun, and save the state as the effect of the message. False: a crash."""
+        if (ending := self._ending) is not None:
+            self._ending = None
+            await ending.finish()
+            if not self._save:
+                self._keeper.due = False
+                return True
         try:
             await self._keeper.handler_ended(token, b"" if message.header is None else message.header[ID_AT])
             return True
@@ -335,8 +349,16 @@ class Seat:
             await self._crashed(await self._failures.state_not_saved(error, message, token), "state", message)
             return False
 
+    def _at_end(self, ending: Ending) -> None:
+        """`AgentProcess` has begun something. The hot loop looks at one flag for this and for the state."""
+        if self._ending is None:
+            self._save = self._keeper.due
+        self._ending = ending
+        self._keeper.due = True
+
     async def _checkpoint(self, now: bool) -> None:
         """`AgentProcess.checkpoint`. After a crash the state may be half changed: only `now` saves it all the same."""
+        self._save |= not now
         if now or not (self._cancelling or self.agent._status is ProcessStatus.CRASHED):
             await self._keeper.checkpoint(now, self._busy)
 
@@ -412,6 +434,9 @@ class Seat:
         self._ended = True
         self.agent._status = status
         self._port.unlisten(self.mailbox)
+        if self._ending is not None:
+            self._ending.close()
+            self._ending = None
         self._park.leave(self)
         self._alone.quit(self)
         self._code.end()

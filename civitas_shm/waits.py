@@ -17,7 +17,7 @@ from time import monotonic_ns
 from typing import Any, Final, Literal
 
 from .deadlock import LOOK_S
-from .transport import Reply, Wait
+from .transport import Wait
 
 __all__ = ["NEVER_NS", "Expired", "RoomWait", "Waits"]
 
@@ -49,7 +49,7 @@ class RoomWait:
         """It is the first in line, and its last try found no room."""
 
 
-Ask = tuple[int, asyncio.Future[Reply], int, str, int]
+Ask = tuple[int, asyncio.Future[Any], int, str, int]
 """(deadline, future, mailbox that is asked, message type, asked when); times in nanoseconds of CLOCK_MONOTONIC."""
 
 
@@ -58,7 +58,7 @@ class Waits:
 
     def __init__(self) -> None:
         self.asks: dict[int, Ask] = {}
-        """By correlation; an ask puts itself in and takes itself out."""
+        """By correlation; an ask puts itself in and takes itself out, and so does each wait for a chunk of a stream."""
         self.lines: dict[int, deque[RoomWait]] = {}
         """By mailbox; served in this order."""
         self.due_ns = NEVER_NS

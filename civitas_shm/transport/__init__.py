@@ -19,7 +19,7 @@ from __future__ import annotations
 from .addresses import Transport
 from .loading import BUILTIN_TRANSPORTS, TransportModule, load_transport
 from .memory import Burials, RunMemory
-from .port import Port
+from .port import Port, Sink
 from .values import (
     CLOSED,
     FULL,
@@ -67,6 +67,7 @@ __all__ = [
     "Port",
     "Reply",
     "RunMemory",
+    "Sink",
     "Transport",
     "TransportModule",
     "Wait",

@@ -12,7 +12,23 @@ from typing import Protocol
 from ..messages import Cause
 from .values import Delivery, MailboxStats, Reply, Wait
 
-__all__ = ["Port"]
+__all__ = ["Port", "Sink"]
+
+
+class Sink(Protocol):
+    """Stands in place of the future of an ask for what gets more than one reply. Called on the loop, must not raise."""
+
+    def done(self) -> bool:
+        """Whether it wants no more."""
+        ...
+
+    def set_result(self, reply: Reply, /) -> object: ...
+
+    def set_exception(self, error: BaseException, /) -> object:
+        """The process leaves the run: TransportClosed."""
+        ...
+
+    def exception(self) -> BaseException | None: ...
 
 
 class Port(Protocol):
@@ -75,15 +91,28 @@ class Port(Protocol):
         payload: bytes,
         type: str,
         sender: int,
-        future: asyncio.Future[Reply],
+        future: asyncio.Future[Reply] | Sink,
         deadline_ns: int,
         cause: Cause | None = None,
         lane: int = 2,
         priority: int = 0,
+        seq: int = 0,
     ) -> int:
         """Commit a question. Returns a correlation (> 0), or an outcome as `post` does (then the future is untouched).
 
-        The future gets the Reply, or TransportClosed. The caller owns the deadline: at its end it calls `forget`.
+        The future gets the Reply, or TransportClosed. The caller owns the deadline: at its end it calls `forget`. In
+        place of the future may stand a `Sink`. `seq` goes into the header.
+        """
+        ...
+
+    def new_correlation(self) -> int:
+        """One that nothing else of this process has; for `keep`, when others are to answer without being asked."""
+        ...
+
+    def keep(self, correlation: int, sink: Sink, /) -> None:
+        """The next reply of that correlation goes to `sink`, unless `forget` comes first.
+
+        It is removed before it is called, as a future is; who wants more calls this again from `set_result`.
         """
         ...
 
@@ -91,13 +120,29 @@ class Port(Protocol):
         """Nobody waits any more: a late reply is counted and dropped. Unknown correlations are ignored."""
         ...
 
-    def post_reply(self, cause: Cause, payload: bytes, type: str, sender: int, failed: bool = False, /) -> bool:
+    def post_reply(
+        self, cause: Cause, payload: bytes, type: str, sender: int, failed: bool = False, seq: int = 0, /
+    ) -> bool:
         """Answer the message whose header is `cause`. Never waits: the asker keeps a place for it.
 
         False when the asker is gone, its deadline has passed, or the message was no ask: the reply was dropped.
         PayloadTooLarge, SharedMemoryFull: somebody still waits and this reply cannot be stored; a smaller one may be.
         """
         ...
+
+    def reply_room(self, cause: Cause) -> asyncio.Future[None]:
+        """As `room`, for a `post_reply` to `cause` that raised SharedMemoryFull."""
+        ...
+
+    def lives(self, cause: Cause) -> bool:
+        """Whether the process that waits for replies to `cause` lives, as far as is known. False is final."""
+        ...
+
+    on_death: Callable[[], object] | None
+    """Called on the loop soon after any process of the run has died: ask `lives` of those that matter. A hint."""
+
+    on_stranger: Callable[[Reply], object] | None
+    """Called with each reply that nobody waits for any more."""
 
     def take(self, mailbox: int, done: int = -1, /) -> Delivery | None:
         """Release `done` (a token of this mailbox, or -1), then take the next message: redelivered first, then by lane.
@@ -148,6 +193,10 @@ class Port(Protocol):
 
     def stored_state(self, mailbox: int, /) -> tuple[bytes, bytes] | None:
         """(state, id of the message it was committed with), or None when none was ever committed."""
+        ...
+
+    def note_suspended(self, mailbox: int, since_ns: int, /) -> None:
+        """Let all who look know since when (wall clock) the agent of this mailbox is suspended; 0: it is not."""
         ...
 
     def listen(self, mailbox: int, on_ready: Callable[[], None]) -> None:

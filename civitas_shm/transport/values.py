@@ -127,6 +127,9 @@ class MailboxStats:
     news: int = 0
     """How many of those that wait or are in hand are news of the runtime (`notices`), which no run is kept for."""
 
+    suspended_since_s: float = 0.0
+    """Since 1970; 0: it is not suspended. Known while its process lives, and as it was when that died."""
+
     @property
     def unfinished(self) -> int:
         """Messages that somebody has sent and no handler has finished."""

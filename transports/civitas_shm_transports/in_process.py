@@ -43,6 +43,7 @@ from civitas_shm.transport import (
     MailboxSpec,
     MailboxStats,
     Reply,
+    Sink,
     TransportModule,
     Wait,
 )
@@ -92,6 +93,7 @@ class _Mailbox:
         "spec",
         "state",
         "strikes",
+        "suspended_ns",
     )
 
     def __init__(self, index: int, spec: MailboxSpec) -> None:
@@ -113,6 +115,7 @@ class _Mailbox:
         self.room: list[asyncio.Future[None]] = []
         self.state: tuple[bytes, bytes] | None = None
         self.asking = -1
+        self.suspended_ns = 0
         self.busy_since_ns = 0
         self.handling = ""
         self.handled = self.sent = self.redelivered = self.dropped = 0
@@ -144,13 +147,15 @@ class InProcessPort:
         """The first closed first, CLOSED_KEPT of them."""
         self._gone = _Mailbox(-1, MailboxSpec("_gone"))
         self._gone.closed = True
-        self._asks: dict[int, tuple[asyncio.Future[Reply], int]] = {}
+        self._asks: dict[int, tuple[asyncio.Future[Reply] | Sink, int]] = {}
         """Correlation -> (future, mailbox of the asker)."""
         self._last_correlation = 0
         self._last_token = 0
         self._waits: list[Wait] = []
         self._graves: dict[tuple[int, int], Buried] = {}
         """By mailbox and token, until somebody stores their letters."""
+        self.on_death: Callable[[], object] | None = None
+        self.on_stranger: Callable[[Reply], object] | None = None
         self.replies_dropped = 0
         """Replies that came when nobody waited any more."""
 
@@ -246,7 +251,8 @@ class InProcessPort:
             return
         self._stopped = True
         self._why = why or "this process has left the run: nothing can be sent or received here any more"
-        waiting: list[asyncio.Future[Reply] | asyncio.Future[None]] = [future for future, _ in self._asks.values()]
+        waiting: list[asyncio.Future[Reply] | Sink | asyncio.Future[None]]
+        waiting = [future for future, _ in self._asks.values()]
         for box in self._mailboxes:
             box.on_ready = None
             waiting.extend(box.room)
@@ -298,21 +304,22 @@ class InProcessPort:
         payload: bytes,
         type: str,
         sender: int,
-        future: asyncio.Future[Reply],
+        future: asyncio.Future[Reply] | Sink,
         deadline_ns: int,
         cause: Cause | None = None,
         lane: int = 2,
         priority: int = 0,
+        seq: int = 0,
     ) -> int:
         self._check_open()
         box = self._mailboxes[mailbox]
         outcome = self._admit(box, payload, lane)
         if outcome != SENT:
             return outcome
-        self._last_correlation = correlation = self._last_correlation + 1
+        correlation = self.new_correlation()
         header = new_header(
             mailbox=mailbox, flags=FLAG_ASK, lane=lane, sender=sender, priority=priority, correlation=correlation,
-            deadline_ns=deadline_ns, cause=cause, payload_len=len(payload),
+            deadline_ns=deadline_ns, cause=cause, payload_len=len(payload), seq=seq,
         )  # fmt: skip
         self._asks[correlation] = (future, sender)
         if sender != SENDER_PROGRAM:
@@ -323,11 +330,29 @@ class InProcessPort:
     def forget(self, correlation: int) -> None:
         self._end_ask(correlation)
 
-    def post_reply(self, cause: Cause, payload: bytes, type: str, sender: int, failed: bool = False) -> bool:
-        self._check_open()
-        return self._answer(cause, type, sender, payload, failed)
+    def new_correlation(self) -> int:
+        self._last_correlation += 1
+        return self._last_correlation
 
-    def _answer(self, cause: Cause, type: str, sender: int, payload: bytes, failed: bool) -> bool:
+    def keep(self, correlation: int, sink: Sink) -> None:
+        self._asks[correlation] = (sink, SENDER_PROGRAM)
+
+    def lives(self, cause: Cause) -> bool:
+        return True
+
+    def reply_room(self, cause: Cause) -> asyncio.Future[None]:
+        """No reply is ever refused for want of memory here."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.set_result(None)
+        return future
+
+    def post_reply(
+        self, cause: Cause, payload: bytes, type: str, sender: int, failed: bool = False, seq: int = 0
+    ) -> bool:
+        self._check_open()
+        return self._answer(cause, type, sender, payload, failed, seq)
+
+    def _answer(self, cause: Cause, type: str, sender: int, payload: bytes, failed: bool, seq: int = 0) -> bool:
         correlation, deadline_ns = _CORRELATION_AND_DEADLINE.unpack_from(cause, _CORRELATION)
         if not correlation:
             return False
@@ -336,11 +361,13 @@ class InProcessPort:
             self.replies_dropped += 1
             return False
         flags = FLAG_REPLY | (FLAG_FAILED if failed else 0)
-        header = new_header(flags=flags, sender=sender, correlation=correlation, cause=cause, payload_len=len(payload))
+        header = new_header(
+            flags=flags, sender=sender, correlation=correlation, cause=cause, payload_len=len(payload), seq=seq
+        )
         future.set_result((correlation, header, type, self._sender(sender), payload, failed))
         return True
 
-    def _end_ask(self, correlation: int) -> asyncio.Future[Reply] | None:
+    def _end_ask(self, correlation: int) -> asyncio.Future[Reply] | Sink | None:
         future, asker = self._asks.pop(correlation, (None, SENDER_PROGRAM))
         if asker != SENDER_PROGRAM:
             self._mailboxes[asker].asking = -1
@@ -457,6 +484,9 @@ class InProcessPort:
     def stored_state(self, mailbox: int) -> tuple[bytes, bytes] | None:
         return self._mailboxes[mailbox].state
 
+    def note_suspended(self, mailbox: int, since_ns: int) -> None:
+        self._mailboxes[mailbox].suspended_ns = since_ns
+
     def listen(self, mailbox: int, on_ready: Callable[[], None]) -> None:
         box = self._mailboxes[mailbox]
         box.on_ready = on_ready
@@ -530,6 +560,7 @@ class InProcessPort:
             asking=box.asking,
             overflow=box.spec.overflow,
             handling=box.handling,
+            suspended_since_s=box.suspended_ns / 1e9,
             news=len(box.lanes[LANE_CONTROL])
             + sum(entry[0][_LANE] == LANE_CONTROL for entry in (*box.in_hand.values(), *box.redeliver)),
         )

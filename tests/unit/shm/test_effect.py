@@ -42,7 +42,7 @@ class Chain:
     def live(self, slot: int) -> None:
         self.slot = slot
         self.port = self.run.port(slot)
-        self.port.bind({}, lambda: None, lambda mailbox: self.warnings.append(mailbox))
+        self.port.bind({}, lambda: None, lambda mailbox: self.warnings.append(mailbox), lambda reply: None)
         self.port.listen(self.agent, True)
 
     def begin(self, payload: bytes = b"go") -> int:

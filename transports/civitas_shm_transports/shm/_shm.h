@@ -48,6 +48,7 @@ typedef struct {
     PyObject *pending;                /* dict: correlation -> future of an ask of this process; see bind */
     PyObject *wake;                   /* called when an ask is posted while the process is parked */
     PyObject *forgetful;              /* called with a mailbox whose handler sent more than is remembered */
+    PyObject *stranger;               /* called with a reply that nobody waits for; what it wants is its affair */
     PyObject *done, *set_result;      /* names of the future's methods */
 } PortObject;
 
@@ -110,14 +111,14 @@ static inline cv_mailbox *mailbox_at(PortObject *self, uint32_t mailbox) {
 /* --- the methods of a Port, each once: PORT_FAST(name) takes an array of arguments, PORT_PLAIN(name) none ------------- */
 
 #define PORT_METHODS(PORT_FAST, PORT_PLAIN)                                                              \
-    PORT_FAST(post) PORT_FAST(post_ask) PORT_FAST(post_reply)                           /* sending */    \
+    PORT_FAST(post) PORT_FAST(post_ask) PORT_FAST(post_reply) PORT_PLAIN(new_correlation) /* sending */    \
     PORT_FAST(take) PORT_FAST(release) PORT_FAST(listen) PORT_FAST(poll)                /* receiving */  \
     PORT_FAST(bind) PORT_FAST(want_room) PORT_PLAIN(unpark)                                              \
     PORT_FAST(begin) PORT_FAST(forgo) PORT_FAST(strike) PORT_FAST(bury)                 /* burials */    \
     PORT_FAST(judge) PORT_FAST(discard) PORT_FAST(read) PORT_PLAIN(buried) PORT_FAST(repost)             \
     PORT_FAST(commit_state) PORT_FAST(stored_state)                                     /* state */      \
     PORT_PLAIN(records) PORT_FAST(record) PORT_FAST(stats) PORT_FAST(in_hand)           /* looking */    \
-    PORT_PLAIN(memory) PORT_FAST(trim)                                                                   \
+    PORT_PLAIN(memory) PORT_FAST(trim) PORT_FAST(note_suspended)                                         \
     PORT_FAST(note_wait) PORT_FAST(clear_wait) PORT_PLAIN(waits)                        /* watching */   \
     PORT_FAST(probe) PORT_FAST(probe_open) PORT_PLAIN(held)                                              \
     PORT_FAST(find) PORT_FAST(mailboxes) PORT_FAST(retire) PORT_FAST(reopen)                             \

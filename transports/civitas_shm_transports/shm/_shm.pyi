@@ -1,8 +1,7 @@
 """Types of the native part. What each call promises stands in `_shm*.c` and in `civitas_shm.transport`."""
 
-from asyncio import Future
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import Any, final
 
 LAYOUT_VERSION: int
 SLOTS_MAX: int
@@ -49,22 +48,29 @@ class Port:
         payload: bytes,
         type: str,
         sender: int,
-        future: Future[_Reply],
+        future: Any,
         deadline_ns: int,
         cause: bytes | None = None,
         lane: int = 2,
         priority: int = 0,
+        seq: int = 0,
         /,
     ) -> int: ...
     def post_reply(
-        self, cause: bytes | None, payload: bytes, type: str, sender: int, failed: bool = False, /
+        self, cause: bytes | None, payload: bytes, type: str, sender: int, failed: bool = False, seq: int = 0, /
     ) -> bool: ...
+    def new_correlation(self) -> int: ...
     def take(self, mailbox: int, done: int = -1, /) -> _Message | None: ...
     def release(self, mailbox: int, token: int, /) -> None: ...
     def listen(self, mailbox: int, on: bool, /) -> None: ...
     def poll(self, spin_ns: int, may_park: bool, /) -> tuple[list[int], int, int] | None: ...
     def bind(
-        self, pending: dict[int, Future[_Reply]], wake: Callable[[], None], forgetful: Callable[[int], None], /
+        self,
+        pending: dict[int, Any],
+        wake: Callable[[], None],
+        forgetful: Callable[[int], None],
+        stranger: Callable[[_Reply], None],
+        /,
     ) -> None: ...
     def unpark(self) -> None: ...
     def want_room(self, mailbox: int, /) -> int: ...
@@ -91,12 +97,33 @@ class Port:
     def stats(
         self, mailbox: int, /
     ) -> tuple[
-        int, int, int, int, int, int, int, int, int, int, int, int, list[int], list[int], int, int, int, int, int, int
+        int,
+        int,
+        int,
+        int,
+        int,
+        int,
+        int,
+        int,
+        int,
+        int,
+        int,
+        int,
+        list[int],
+        list[int],
+        int,
+        int,
+        int,
+        int,
+        int,
+        int,
+        int,
     ]: ...
     def in_hand(self, mailbox: int, /) -> list[tuple[int, int, int, bytes, str, str, int, bool, int, int, bool]]: ...
     def held(self) -> list[tuple[int, int]]: ...
     def memory(self) -> tuple[int, int, int, int]: ...
     def trim(self, keep_bytes: int, /) -> int: ...
+    def note_suspended(self, mailbox: int, since_ns: int, /) -> None: ...
     def add_mailbox(
         self, name: str, control: int, priority: int, normal: int, overflow: int, replicas: int, first_lap: int, /
     ) -> int: ...

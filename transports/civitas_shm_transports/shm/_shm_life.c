@@ -20,6 +20,7 @@ static void leave(PortObject *self) {
     Py_CLEAR(self->pending);
     Py_CLEAR(self->wake);
     Py_CLEAR(self->forgetful);
+    Py_CLEAR(self->stranger);
     if (!self->open) return;
     self->open = false;
     port_leave(&self->port);

@@ -61,7 +61,7 @@ static uint64_t news_in_hand(cv_mailbox *m) {
 
 /* stats(mailbox) -> (overflow, capacity, waiting, in_hand, handled, sent, redelivered, dropped, garbage, busy_since_ns, asking,
  * wants_room_in, slots that read, histogram list, bytes_in, bytes_out, replay_dropped, replay_diverged, not_remembered,
- * news: how many of those that wait or are in hand are the runtime's own, in the control lane) */
+ * news: how many of those that wait or are in hand are the runtime's own, in the control lane; since when it is suspended) */
 PyObject *port_stats_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
@@ -87,14 +87,15 @@ PyObject *port_stats_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
         Py_XDECREF(number);
     }
     if (!histogram) return NULL;
-    return Py_BuildValue("IIKIKKKKKKLLNNKKKKKK", overflow > CV_LATEST ? CV_ERROR : overflow,
+    return Py_BuildValue("IIKIKKKKKKLLNNKKKKKKK", overflow > CV_LATEST ? CV_ERROR : overflow,
                          m ? m->capacity[CV_LANE_NORMAL] : 0, waiting, m ? cv_hand_refs(m, refs) : 0,
                          at_peek(&c->handled), at_peek(&c->sent), at_peek(&c->redelivered), at_peek(&c->dropped),
                          at_peek(&c->garbage), at_peek(&c->busy_since_ns), mailbox_or_none(run, at_peek(&c->asking)),
                          mailbox_or_none(run, at_peek(&c->wants_room_in)),
                          slots_of(self, m ? cv_set_load(&m->readers) : (cv_set){{0}}),
                          histogram, at_peek(&c->bytes_in), at_peek(&c->bytes_out),
-                         at_peek(&c->replay_dropped), at_peek(&c->replay_diverged), at_peek(&c->not_remembered), news);
+                         at_peek(&c->replay_dropped), at_peek(&c->replay_diverged), at_peek(&c->not_remembered), news,
+                         at_peek(&c->suspended_ns));
 }
 
 /* in_hand(mailbox) -> [(token, reader, deliveries, header, type, sender, payload_len, running, strikes, kills,
@@ -147,4 +148,17 @@ PyObject *port_trim_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     if (!is_open(self) || !count_is(n, 1, 1, "trim") || !as_u64(args[0], &keep)) return NULL;
     cv_ledger_look_all(&self->port.ledger);
     return PyLong_FromUnsignedLongLong(cv_arena_trim(&self->port.arena, keep));
+}
+
+/* note_suspended(mailbox, since_ns): for all who look; 0: it is not suspended */
+PyObject *port_note_suspended_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
+    PortObject *self = (PortObject *)object;
+    uint32_t mailbox;
+    uint64_t since_ns;
+    if (!is_open(self) || !count_is(n, 2, 2, "note_suspended") || !as_mailbox(self, args[0], &mailbox) ||
+        !as_u64(args[1], &since_ns))
+        return NULL;
+    if (!mailbox_at(self, mailbox) && PyErr_Occurred()) return NULL;
+    if (mailbox != NO_MAILBOX) at_poke(&cv_cell_at(&self->port.run, mailbox)->suspended_ns, since_ns);
+    Py_RETURN_NONE;
 }

@@ -126,7 +126,12 @@ PyObject *port_listen_py(PyObject *object, PyObject *const *args, Py_ssize_t n) 
 static void resolve(PortObject *self, PyObject *reply) {
     PyObject *key = PyTuple_GetItem(reply, 0);
     PyObject *future = self->pending ? PyDict_GetItemWithError(self->pending, key) : NULL;
-    if (!future) return; /* forgotten: late, and dropped */
+    if (!future) { /* forgotten: late, and dropped; but who opens a stream waits for an answer */
+        PyObject *none = self->stranger ? PyObject_CallFunctionObjArgs(self->stranger, reply, NULL) : NULL;
+        if (PyErr_Occurred()) PyErr_WriteUnraisable(self->stranger);
+        Py_XDECREF(none);
+        return;
+    }
     Py_INCREF(future);
     PyObject *done = PyDict_DelItem(self->pending, key) == 0 ? PyObject_CallMethodObjArgs(future, self->done, NULL) : NULL;
     PyObject *none = done == Py_False ? PyObject_CallMethodObjArgs(future, self->set_result, reply, NULL) : NULL;
@@ -211,21 +216,24 @@ out:
     return result;
 }
 
-/* bind(pending, wake, forgetful): the dict of futures by correlation; what to call when a parked process asks, and when a
- * handler sends more than is remembered of it. */
+/* bind(pending, wake, forgetful, stranger): the dict of futures by correlation; what to call when a parked process asks,
+ * when a handler sends more than is remembered of it, and with a reply that nobody waits for. */
 PyObject *port_bind_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
-    if (!is_open(self) || !count_is(n, 3, 3, "bind")) return NULL;
+    if (!is_open(self) || !count_is(n, 4, 4, "bind")) return NULL;
     if (!PyDict_Check(args[0])) return PyErr_Format(PyExc_TypeError, "pending must be a dict");
     Py_INCREF(args[0]);
     Py_INCREF(args[1]);
     Py_INCREF(args[2]);
+    Py_INCREF(args[3]);
     Py_XDECREF(self->pending);
     Py_XDECREF(self->wake);
     Py_XDECREF(self->forgetful);
+    Py_XDECREF(self->stranger);
     self->pending = args[0];
     self->wake = args[1];
     self->forgetful = args[2];
+    self->stranger = args[3];
     Py_RETURN_NONE;
 }
 

@@ -55,15 +55,15 @@ PyObject *port_post_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     return outcome(rc);
 }
 
-/* post_ask(mailbox, payload, type, sender, future, deadline_ns, cause=None, lane=2, priority=0) -> correlation, or
+/* post_ask(mailbox, payload, type, sender, future, deadline_ns, cause=None, lane=2, priority=0, seq=0) -> correlation, or
  * outcome < 0. The future is kept in `pending` until the reply has come or the ask is forgotten. */
 PyObject *port_post_ask_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     port_post post = {.flags = CV_FLAG_ASK};
     cv_header cause;
-    if (!is_open(self) || !count_is(n, 6, 9, "post_ask") || !as_recipient(args[0], &post) ||
+    if (!is_open(self) || !count_is(n, 6, 10, "post_ask") || !as_recipient(args[0], &post) ||
         !fill_post(&post, args[1], args[2]) || !as_u32(args[3], "sender", &post.sender) ||
-        !as_u64(args[5], &post.deadline_ns) || !fill_optional(&post, args, n, 6, &cause))
+        !as_u64(args[5], &post.deadline_ns) || !fill_optional(&post, args, n, 6, &cause) || (n > 9 && !as_u32(args[9], "seq", &post.seq)))
         return NULL;
     if (!self->pending) return PyErr_Format(PyExc_RuntimeError, "post_ask before bind");
     if (PyDict_Size(self->pending) >= (Py_ssize_t)PORT_REPLY_PLACES) return PyLong_FromLong(PORT_NO_MEMORY);
@@ -110,14 +110,14 @@ static PyObject *reply_refused(PortObject *self, int rc, uint64_t size) {
     return NULL;
 }
 
-/* post_reply(cause, payload, type, sender, failed=False) -> bool: False, nobody waits any more. PayloadTooLarge,
+/* post_reply(cause, payload, type, sender, failed=False, seq=0) -> bool: False, nobody waits any more. PayloadTooLarge,
  * SharedMemoryFull: somebody does, and gets nothing yet. */
 PyObject *port_post_reply_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     port_post post = {0};
     cv_header cause;
     bool present;
-    if (!is_open(self) || !count_is(n, 4, 5, "post_reply") || !as_header(args[0], &cause, &present) ||
+    if (!is_open(self) || !count_is(n, 4, 6, "post_reply") || !as_header(args[0], &cause, &present) ||
         !fill_post(&post, args[1], args[2]) || !as_u32(args[3], "sender", &post.sender))
         return NULL;
     if (!present) Py_RETURN_FALSE;
@@ -126,9 +126,19 @@ PyObject *port_post_reply_py(PyObject *object, PyObject *const *args, Py_ssize_t
         if (failed < 0) return NULL;
         if (failed) post.flags |= CV_FLAG_FAILED;
     }
+    if (n > 5 && !as_u32(args[5], "seq", &post.seq)) return NULL;
     int rc = port_reply(&self->port, &cause, &post);
     /* Full of replies that nobody collected, of asks that were forgotten: dropped, and counted where they were to go. */
     if (rc == PORT_FULL) at_add(&cv_cell_at(&self->port.run, post.mailbox)->dropped, 1);
     if (rc == PORT_NO_MEMORY || rc == PORT_TOO_LARGE) return reply_refused(self, rc, post.payload_len);
     return PyBool_FromLong(rc == PORT_SENT);
+}
+
+/* new_correlation() -> one that no ask of this process has: for what others are to answer without having been asked. */
+PyObject *port_new_correlation_py(PyObject *object, PyObject *unused) {
+    PortObject *self = (PortObject *)object;
+    (void)unused;
+    if (!is_open(self)) return NULL;
+    cv_port *port = &self->port;
+    return PyLong_FromUnsignedLongLong(cv_correlation(port->run.me, port->run.incarnation, ++port->asks));
 }

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 
 from civitas_shm.errors import SharedMemoryFull, TransportClosed
 from civitas_shm.messages import HEADER, LANE_CONTROL
-from civitas_shm.transport import FULL, NO_MEMORY, SENDER_PROGRAM, SENT, MailboxStats, Overflow, Reply, Wait
+from civitas_shm.transport import FULL, NO_MEMORY, SENDER_PROGRAM, SENT, MailboxStats, Overflow, Reply, Sink, Wait
 
 from . import _shm
 from .room import mapped_place, room_text
@@ -53,6 +53,14 @@ _NOTE_KEY: Final = struct.Struct("<II16s")
 """What a note begins with: mailbox, token, message id. Notes go to the mailbox behind the reply lanes (LAYOUT.md)."""
 _ID: Final = slice(32, 48)
 
+_CORRELATION: Final = struct.Struct("<Q")
+_CORRELATION_AT: Final = 56
+"""In the header: slot 7 | incarnation 17 | counter 40."""
+_SLOT_AT: Final = 57
+_INCARNATION_AT: Final = 40
+_INCARNATION_MASK: Final = (1 << 17) - 1
+_SLOT_LIVE: Final = 1
+
 _ports: weakref.WeakSet[ShmPort] = weakref.WeakSet()
 
 
@@ -82,10 +90,12 @@ class ShmPort:
         self._awake = False
         self._stopped = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pending: dict[int, asyncio.Future[Reply]] = {}
+        self._pending: dict[int, asyncio.Future[Reply] | Sink] = {}
         self._handlers: dict[int, Callable[[], None]] = {}
         self._room: list[asyncio.Future[None]] = []
         self._noted: set[int] = set()
+        self.on_death: Callable[[], object] | None = None
+        self.on_stranger: Callable[[Reply], object] | None = None
         # The hot operations, without a Python frame between.
         self.post = native.post
         self.post_reply = native.post_reply
@@ -99,13 +109,16 @@ class ShmPort:
         self._poll = native.poll
         self._again = self._drain  # one bound method for all turns
         self.post_ask = native.post_ask
+        self.new_correlation = native.new_correlation
+        self.keep = self._pending.__setitem__
+        self.note_suspended = native.note_suspended
         _ports.add(self)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._native.bind(self._pending, self._on_door, self._on_forgetful)
+        self._native.bind(self._pending, self._on_door, self._on_forgetful, self._on_late)
         loop.add_reader(self._door_fd, self._on_door)
         self._wake()
 
@@ -115,7 +128,7 @@ class ShmPort:
         self._stopped = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._door_fd)
-        waiting: list[asyncio.Future[Any]] = [*self._pending.values(), *self._room]
+        waiting: list[asyncio.Future[Any] | Sink] = [*self._pending.values(), *self._room]
         for future in waiting:
             if not future.done():
                 future.set_exception(TransportClosed(why or "This process has left the run."))
@@ -173,6 +186,8 @@ class ShmPort:
                 self._loop.call_soon(self._look, mailbox)
             if alarm:
                 self._tell_room()
+                if alarm & ALARM_SCAN and self.on_death is not None:
+                    self.on_death()
             self._idle_turns = 0
             self._loop.call_soon(self._again)
 
@@ -199,6 +214,21 @@ class ShmPort:
         else:
             self._room.append(future)
         return future
+
+    def lives(self, cause: bytes) -> bool:
+        correlation: int = _CORRELATION.unpack_from(cause, _CORRELATION_AT)[0]
+        slot = correlation >> _SLOT_AT
+        if slot >= self._slots or not correlation:
+            return False
+        incarnation, state, *_ = self._native.slot(slot)
+        return state == _SLOT_LIVE and (correlation >> _INCARNATION_AT ^ incarnation) & _INCARNATION_MASK == 0
+
+    def reply_room(self, cause: bytes) -> asyncio.Future[None]:
+        return self.room(_CORRELATION.unpack_from(cause, _CORRELATION_AT)[0] >> _SLOT_AT)  # its reply lane: LAYOUT.md
+
+    def _on_late(self, reply: Reply) -> None:
+        if self.on_stranger is not None:
+            self.on_stranger(reply)
 
     def _no_memory(self) -> str:
         used, backed, limit, refusal = self._native.memory()
@@ -270,6 +300,8 @@ class ShmPort:
             self._loop.call_soon(self._look, mailbox)
         if alarm or (replies and self._room):
             self._tell_room()
+        if alarm & ALARM_SCAN and self.on_death is not None:
+            self._loop.call_soon(self.on_death)
 
     def note_waits(self, waits: Sequence[Wait]) -> None:
         if self._stopped:
@@ -297,7 +329,7 @@ def read_stats(native: _shm.Port, mailbox: int) -> MailboxStats:
     """One reading of a mailbox and its cell."""
     name, is_open = native.record(mailbox)
     (overflow, capacity, waiting, in_hand, handled, sent, redelivered, dropped, garbage, busy_since_ns, asking,
-     room, readers, histogram, _, _, replay_dropped, replay_diverged, not_remembered, news,
+     room, readers, histogram, _, _, replay_dropped, replay_diverged, not_remembered, news, suspended_ns,
     ) = native.stats(mailbox)  # fmt: skip
     return MailboxStats(
         name=name,
@@ -320,6 +352,7 @@ def read_stats(native: _shm.Port, mailbox: int) -> MailboxStats:
         replay_diverged=replay_diverged,
         not_remembered=not_remembered,
         news=news,
+        suspended_since_s=suspended_ns / 1e9,
     )
 
 

@@ -287,7 +287,7 @@ typedef struct {
     uint8_t trace_id[16];
     uint8_t span_id[8];
     uint8_t parent_span_id[8];
-    uint32_t seq;
+    uint32_t seq;   /* of a stream: chunk 1, 2 … of the answer; of the question CV_STREAM | first credits; 0 = none */
     uint32_t asker; /* of a reply: mailbox of the agent that asked, so that its cell can be cleared */
     uint64_t number; /* of this process's sends from handlers, counted up; 0 = none (effect.h) */
 } cv_header;
@@ -298,6 +298,7 @@ _Static_assert(offsetof(cv_header, id) == 32 && offsetof(cv_header, trace_id) ==
 /* The reader field of a FULL word: somebody waits for the answer. A FULL word has no reader. */
 enum { CV_ASKS = 1 };
 enum { CV_FLAG_ASK = 1, CV_FLAG_REPLY = 2, CV_FLAG_FAILED = 4, CV_FLAG_REPEATED = 8 };
+#define CV_STREAM (1u << 31) /* in `seq` of a question: it wants a stream; messages.py STREAM_BIT is the same */
 #define CV_LANE_STATE 3u /* in `lane` of a chunk that holds committed state instead of a message */
 #define CV_LANE_LOG 4u   /* … that holds what a handler has sent: digests, 8 bytes each */
 
@@ -321,7 +322,8 @@ typedef struct {
     at_u64 replay_dropped;  /* sends that an earlier life of a handler had committed */
     at_u64 replay_diverged; /* sends that differ from all of an earlier life */
     at_u64 not_remembered;  /* sends beyond what is remembered for one message */
-    at_u64 reserved[3];
+    at_u64 suspended_ns;    /* CLOCK_REALTIME when its agent was suspended, 0 = it is not; a copy of what its state says */
+    at_u64 reserved[2];
     at_u64 histogram[CV_HISTOGRAM]; /* handlers that took less than 2^i microseconds */
     /* What the handler itself waits for: native/waits.h. On a line of its own, because it is written only by those who
      * wait long. id 0: nothing, or it is being written. */

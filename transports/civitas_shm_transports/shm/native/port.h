@@ -91,6 +91,7 @@ typedef struct {
     cv_effect *effect;   /* of the handler that sends; NULL: nothing is remembered of this post */
     uint64_t digest, number;
     const uint64_t *id;  /* NULL: a new one */
+    uint32_t seq;  /* of a stream: chunk, from 1 on; of its question, CV_STREAM | first credits; 0 = no stream */
     uint16_t hops; /* how often a copy of it was posted before */
 } port_post;
 
@@ -145,6 +146,7 @@ static inline uint64_t port_chunk(cv_port *p, const port_post *post, cv_header *
                      .correlation = post->correlation,
                      .deadline_ns = post->deadline_ns,
                      .time_ns = now,
+                     .seq = post->seq,
                      .number = post->number,
                      .asker = post->flags & CV_FLAG_REPLY ? post->cause->sender : 0};
     if (post->id) memcpy(h->id, post->id, 16);
