@@ -60,6 +60,15 @@ class Sink(AgentProcess):
         return None
 
 
+class Teller(AgentProcess):
+    """Streams as many chunks as it is asked for."""
+
+    async def handle(self, message: Message) -> None:
+        async with self.stream_reply() as out:
+            for _ in range(message.payload["n"]):
+                await out.send(PAYLOAD)
+
+
 class Driver(AgentProcess):
     """Runs one measurement per message; answers with single times (packed, 8 bytes each) or with the count, and ns."""
 
@@ -70,6 +79,8 @@ class Driver(AgentProcess):
             return self.reply(await self.asks(to, n, payload["gap_s"]))
         if message.type == "one_way":
             return self.reply(await self.one_way(to, n))
+        if message.type == "stream":
+            return self.reply(await self.chunks(to, n))
         if message.type == "outstanding":
             return self.reply(await self.outstanding(to, n, payload["width"]))
         return self.reply({"pid": os.getpid(), "parent": os.getppid(), "cpus": sorted(os.sched_getaffinity(0))})
@@ -97,6 +108,17 @@ class Driver(AgentProcess):
         elapsed_ns = time.perf_counter_ns() - start
         if counted.payload["count"] != n:
             raise RuntimeError(f"{n} messages were sent to {to!r} and {counted.payload['count']} handled")
+        return {"n": n, "elapsed_ns": elapsed_ns}
+
+    async def chunks(self, to: str, n: int) -> dict[str, object]:
+        """From the question until the last chunk has been taken."""
+        start = time.perf_counter_ns()
+        count = 0
+        async for _ in self.stream(to, {"n": n}):
+            count += 1
+        elapsed_ns = time.perf_counter_ns() - start
+        if count != n:
+            raise RuntimeError(f"{n} chunks were wanted of {to!r}, and {count} came")
         return {"n": n, "elapsed_ns": elapsed_ns}
 
     async def outstanding(self, to: str, n: int, width: int) -> dict[str, object]:

@@ -38,3 +38,8 @@ def test_bench_ask_64_outstanding(benchmark: Any, loop: asyncio.Runner, driver: 
 @pytest.mark.parametrize("to", ["near_sink", "far_sink"])
 def test_bench_send_one_way(benchmark: Any, loop: asyncio.Runner, driver: Driver, to: str) -> None:
     rounds(benchmark, loop, driver, "one_way", to, SENDS)
+
+
+@pytest.mark.parametrize("to", ["near_teller", "far_teller"])
+def test_bench_chunks_of_one_stream(benchmark: Any, loop: asyncio.Runner, driver: Driver, to: str) -> None:
+    rounds(benchmark, loop, driver, "stream", to, SENDS)

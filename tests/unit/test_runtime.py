@@ -145,6 +145,27 @@ def test_the_end_of_the_significant_agents_ends_the_run_with_exit_code_0() -> No
     assert other.stopped
 
 
+class Teller(AgentProcess):
+    async def handle(self, message: Message) -> None:
+        for number in range(message.payload["n"]):
+            await self.emit({"number": number})
+        if message.payload.get("for_ever"):
+            await asyncio.Future()
+
+
+def test_a_program_reads_streams_and_is_told_when_the_run_has_ended() -> None:
+    async def scene() -> None:
+        async with Runtime(Supervisor("root", [Teller("t")])) as runtime:
+            assert [chunk async for chunk in runtime.stream("t", {"n": 2})] == [{"number": 0}, {"number": 1}]
+            stream = runtime.stream("t", {"n": 1, "for_ever": True})
+            assert await anext(stream) == {"number": 0}
+            runtime.kill()
+            with pytest.raises(TransportClosed):
+                await anext(stream)
+
+    asyncio.run(scene())
+
+
 def test_a_signal_handler_ends_the_run_by_request_stop() -> None:
     async def scene(runtime: Runtime) -> int:
         asyncio.get_running_loop().call_soon(runtime.request_stop, 3)
