@@ -72,3 +72,19 @@ def test_ping_pong_plays_every_round_and_ends_by_itself(transport: str, tmp_path
 def test_every_example_is_listed_in_the_readme_of_the_examples() -> None:
     listed = set(re.findall(r"\]\((\w+)/", (EXAMPLES / "README.md").read_text()))
     assert listed == {path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "__pycache__"}
+
+
+RUN_BY = {
+    "code_atlas": "process/test_code_atlas.py::test_the_totals_equal_an_independent_count",
+    "first": "test_examples.py::test_the_first_agent_of_the_readme_runs_as_it_stands_and_answers_from_another_process",
+    "ping_pong": "test_examples.py::test_ping_pong_plays_every_round_and_ends_by_itself",
+    "survivor": "test_examples.py::test_an_ask_survives_the_sigkill_of_the_process_that_was_answering_it",
+    "word_count": "test_coming_from.py::test_it_counts",
+}
+
+
+def test_every_example_is_run_by_a_test() -> None:
+    assert sorted(RUN_BY) == sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir() and any(path.iterdir()))
+    for test in RUN_BY.values():
+        file, _, name = test.partition("::")
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), test
