@@ -20,7 +20,9 @@ SHORTEST: Final = 6
 """Characters. `none`, `test` and `EMPTY` stand for keys of local servers that want none."""
 
 _SECRET_NAME: Final = re.compile(r"key|token|secret|passw|pwd|credential|authorization", re.IGNORECASE)
-_NO_SECRET_NAME: Final = re.compile(r"^(max_|min_)?tokens?(_.*)?$|_tokens$", re.IGNORECASE)
+_NO_SECRET_NAME: Final = re.compile(
+    r"^(max_|min_)?tokens(_.*)?$|_tokens$|^token_(count|limit|budget|usage)$", re.IGNORECASE
+)
 
 _kept: set[str] = set()
 """Of this process: what its agents were given. It never shrinks: a late traceback may still hold an old key."""
