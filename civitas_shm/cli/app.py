@@ -25,7 +25,21 @@ __all__ = ["EXIT_INTERRUPTED", "app"]
 EXIT_INTERRUPTED: Final = 130
 """128 + SIGINT, what shells expect."""
 
-VERBS: Final = ("run", "ps", "stop", "logs", "dead", "plan", "init", "sim", "doctor", "gc", "version", "completion")
+VERBS: Final = (
+    "run",
+    "ps",
+    "stop",
+    "logs",
+    "dead",
+    "plan",
+    "topology",
+    "init",
+    "sim",
+    "doctor",
+    "gc",
+    "version",
+    "completion",
+)
 """In the order of the help; each is `command` in `civitas_shm.cli.VERB`."""
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..topology.model import Drain
-from .protocol import DeadDrop, DeadList, DeadReplay, DeadShow, Refusal, Request, Status, StopRun
+from .protocol import DeadDrop, DeadList, DeadReplay, DeadShow, Refusal, Request, Status, StopRun, Topology
 
 __all__ = ["Answer", "Decision", "Letter", "Stop", "decide", "may_ask"]
 
@@ -21,7 +21,9 @@ __all__ = ["Answer", "Decision", "Letter", "Stop", "decide", "may_ask"]
 class Answer:
     """Reply, do nothing."""
 
-    what: Literal["status", "stopping already"]
+    what: Literal["status", "topology", "stopping already"]
+    salt: str = ""
+    """Of the topology."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ def decide(request: Request, state: Literal["starting", "running", "stopping"]) 
     match request:
         case Status():
             return Answer("status")
+        case Topology(salt=salt):
+            return Answer("topology", salt)
         case StopRun(now=now, drain=drain):
             if now and drain is not None:
                 return Refusal(kind="malformed", text="a stop `now` drains nothing; give one of them")

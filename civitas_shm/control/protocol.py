@@ -29,13 +29,16 @@ __all__ = [
     "Letters",
     "Outcomes",
     "Refusal",
+    "AgentState",
     "Reply",
     "Request",
     "RunStatus",
+    "RunTopology",
     "Shown",
     "Status",
     "StopRun",
     "Stopping",
+    "Topology",
     "read_request",
 ]
 
@@ -64,6 +67,13 @@ class _Request(msgspec.Struct, tag_field="op", kw_only=True):
 
 class Status(_Request, tag="status"):
     """What `ps` shows. Answered by RunStatus."""
+
+
+class Topology(_Request, tag="topology"):
+    """What runs, as declared, and in which state. Answered by RunTopology."""
+
+    salt: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """Of what stands in the place of secrets: who asks two runs with the same one can compare them."""
 
 
 class StopRun(_Request, tag="stop"):
@@ -100,7 +110,7 @@ class DeadDrop(_Request, tag="dead_drop"):
     ids: Annotated[list[str], msgspec.Meta(max_length=IDS_MAX)]
 
 
-Request = Status | StopRun | DeadList | DeadShow | DeadReplay | DeadDrop
+Request = Status | Topology | StopRun | DeadList | DeadShow | DeadReplay | DeadDrop
 
 
 # --- from the host ------------------------------------------------------------------------------------------------
@@ -131,6 +141,27 @@ class RunStatus(_Reply, tag="run"):
     dead_letters: int | None
     restarts: int
     deaths: int
+
+
+class AgentState(msgspec.Struct):
+    """One agent, a spawned one too; replicas are each one."""
+
+    name: str
+    supervisor: str
+    process: str
+    state: str
+    restarts: int
+    waiting: int
+    """Messages that wait for the agent or are in hand; of replicas, for all of them."""
+    spawned: bool = False
+
+
+class RunTopology(_Reply, tag="run_topology"):
+    """The topology of a run, without its secrets, and its agents as they are."""
+
+    topology: dict[str, Any]
+    """`topology.shown.show` of it."""
+    agents: list[AgentState]
 
 
 class Stopping(_Reply, tag="stopping"):
@@ -169,7 +200,7 @@ class Refusal(_Reply, tag="refusal"):
     text: str
 
 
-Reply = RunStatus | Stopping | Letters | Shown | Outcomes | Refusal
+Reply = RunStatus | RunTopology | Stopping | Letters | Shown | Outcomes | Refusal
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -182,7 +213,7 @@ class _Head(msgspec.Struct):
 
 _head: Final = msgspec.msgpack.Decoder(_Head)
 _request: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Request)
-_OPS: Final = ("status", "stop", "dead_list", "dead_show", "dead_replay", "dead_drop")
+_OPS: Final = ("status", "topology", "stop", "dead_list", "dead_show", "dead_replay", "dead_drop")
 
 
 def read_request(body: bytes, version: str) -> Request | Refusal:

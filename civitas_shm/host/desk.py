@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from .. import __version__
 from ..clock import Clock
 from ..control.decide import Answer, Letter, Stop, decide
 from ..control.letters import LetterRequest, answer_letters
-from ..control.protocol import Refusal, Reply, RunStatus, Stopping, read_request
+from ..control.protocol import AgentState, Refusal, Reply, RunStatus, RunTopology, Stopping, read_request
 from ..dead_letters import store_of
 from ..letters import count_letters
-from ..topology.model import Drain
+from ..supervision import report_children
+from ..topology.model import Drain, TopologySpec
+from ..topology.shown import show
 from ..transport import RunMemory
 from .driver import Driver
 
@@ -32,10 +34,13 @@ StopRun = Callable[[bool, Drain | None], None]
 class HostDesk:
     """Answers for one run, from the moment its memory is there."""
 
-    def __init__(self, memory: RunMemory, caller_pid: int, agents: int, clock: Clock, stop: StopRun) -> None:
+    def __init__(self, memory: RunMemory, caller_pid: int, spec: TopologySpec, clock: Clock, stop: StopRun) -> None:
         self._memory = memory
         self._caller_pid = caller_pid
-        self._agents = agents
+        self._spec = spec
+        self._agents = len(spec.supervision.agents())
+        self._shown: tuple[str, dict[str, Any]] | None = None
+        """The last that was asked for, with its salt: a topology of thousands of agents takes a while to make."""
         self._clock = clock
         self._stop = stop
         self._since_s = clock.wall_s()
@@ -54,6 +59,8 @@ class HostDesk:
         match decide(request, self._state()):
             case Answer(what="status"):
                 return self.status()
+            case Answer(what="topology", salt=salt):
+                return self.topology(salt)
             case Answer():
                 return Stopping(already=True)
             case Stop(now, drain):
@@ -84,6 +91,30 @@ class HostDesk:
             restarts=driver.counts.restarts if driver else 0,
             deaths=driver.counts.deaths if driver else 0,
         )
+
+    def topology(self, salt: str) -> RunTopology:
+        """What runs, as declared and as it is."""
+        if self._shown is None or self._shown[0] != salt:
+            self._shown = salt, show(self._spec, salt)
+        return RunTopology(topology=self._shown[1], agents=self._agent_states())
+
+    def _agent_states(self) -> list[AgentState]:
+        driver = self.driver
+        if driver is None:
+            return []
+        waiting = self._memory.waiting()
+        return [
+            AgentState(
+                name=child.name,
+                supervisor=child.supervisor,
+                process=driver.homes.process_of(child.name).name,
+                state="running" if child.status == "ready" else child.status,
+                restarts=child.restarts,
+                waiting=waiting.get(child.agent, 0),
+                spawned=driver.tree.children[child.name].dynamic is not None,
+            )
+            for child in report_children(driver.tree)
+        ]
 
     def status_line(self) -> str:
         """For people, on one line."""

@@ -314,8 +314,7 @@ class Host:
     # --- the control socket -------------------------------------------------------------------------------------------
 
     def _open_control(self, spec: TopologySpec, memory: RunMemory) -> None:
-        agents = len(list(spec.supervision.agents()))
-        self._desk = HostDesk(memory, kernel.pid_of(self._caller_pidfd), agents, self._clock, self._stop_over_control)
+        self._desk = HostDesk(memory, kernel.pid_of(self._caller_pidfd), spec, self._clock, self._stop_over_control)
         try:
             self._control = ControlServer(self._loop, memory.run_dir, self._desk.answer)
         except OSError as error:  # a file system without sockets: a run without ps is better than none

@@ -194,6 +194,13 @@ class SupervisorSpec:
                 found.extend(child.dynamic_supervisors())
         return found
 
+    def all_supervisors(self) -> list[SupervisorSpec]:
+        """This one and all below, parents first."""
+        return [
+            self,
+            *(one for child in self.children if isinstance(child, SupervisorSpec) for one in child.all_supervisors()),
+        ]
+
     def agents(self) -> list[AgentSpec]:
         """All agents below, in start order."""
         found: list[AgentSpec] = []

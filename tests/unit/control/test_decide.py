@@ -21,6 +21,7 @@ from civitas_shm.control.protocol import (
     Request,
     Status,
     StopRun,
+    Topology,
     read_request,
 )
 
@@ -31,8 +32,8 @@ def body(**fields: Any) -> bytes:
 
 @pytest.mark.parametrize(
     "request_",
-    [Status(), StopRun(now=True), StopRun(drain="all"), DeadList(skip=5), DeadShow(id="01a"), DeadReplay(ids=["a"]),
-     DeadDrop(ids=[])],
+    [Status(), Topology(salt="s"), StopRun(now=True), StopRun(drain="all"), DeadList(skip=5), DeadShow(id="01a"),
+     DeadReplay(ids=["a"]), DeadDrop(ids=[])],
 )  # fmt: skip
 def test_what_is_sent_is_what_is_read(request_: Request) -> None:
     assert read_request(msgspec.msgpack.encode(request_), "1.0") == request_
@@ -101,6 +102,14 @@ def test_letters_are_read_and_dropped_in_every_state_and_replayed_only_while_it_
 
 def test_status_is_answered_in_every_state() -> None:
     assert {decide(Status(), state) for state in ("starting", "running", "stopping")} == {Answer("status")}  # type: ignore[arg-type]
+
+
+def test_the_topology_is_told_in_every_state() -> None:
+    for state in ("starting", "running", "stopping"):
+        assert decide(Topology(salt="s"), state) == Answer("topology", "s")  # type: ignore[arg-type]
+    refused = read_request(msgspec.msgpack.encode(Topology(salt="s" * 65)), "1.0")
+    assert isinstance(refused, Refusal)
+    assert refused.kind == "malformed"
 
 
 def test_only_the_own_user_and_root_may_ask() -> None:
