@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Never, Self
 
 from .behaviours import CAST
+from .config import with_environment, workers_of
 from .errors import ConfigurationError, MessageRoutingError, TransportClosed
 from .letters import Letter
 from .loading import apply_settings, build_agent, class_path, construct, end_main_import
@@ -45,6 +46,7 @@ from .topology.model import (
     TopologySpec,
     TransportSpec,
 )
+from .topology.parts import only_process
 from .transport import load_transport
 
 if TYPE_CHECKING:
@@ -153,20 +155,51 @@ class Runtime(Messaging, Steering):
         path: str | os.PathLike[str],
         agent_classes: Mapping[str, type[AgentProcess]] | None = None,
         *,
+        process_filter: str | None = "*",
         transport: str | None = None,
         **options: Any,
     ) -> Self:
         """A run of the topology in a file. `agent_classes` maps words that stand as `type:` to classes.
 
-        `options` are those of `from_spec`; `transport` replaces the file's.
+        `process_filter`: only agents of that process, or with None those that name none. `options` are those of
+        `from_spec`. `transport` and `workers` go before the environment (`config.VARIABLES`), that before the file.
         """
         from .topology.load import load_topology  # brings yaml and pydantic, which other programs do not need
 
         classes = dict(agent_classes or {})
         spec = load_topology(path, agent_types=classes.keys())
-        spec = replace(spec, logging=spec.logging.overridden(os.environ))
-        if transport is not None:
-            spec = replace(spec, transport=replace(spec.transport, type=transport))
+        return cls._from_loaded(spec, classes, process_filter, transport, options)
+
+    @classmethod
+    def from_config_dict(
+        cls,
+        config: Mapping[str, Any],
+        agent_classes: Mapping[str, type[AgentProcess]] | None = None,
+        *,
+        process_filter: str | None = "*",
+        transport: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """As `from_config`, of a topology as data. Classes are looked for on `sys.path`; problems name no lines."""
+        from .topology.load import load_topology_data
+
+        classes = dict(agent_classes or {})
+        spec = load_topology_data(config, agent_types=classes.keys())
+        paths = [os.path.abspath(path or os.curdir) for path in sys.path]
+        return cls._from_loaded(replace(spec, import_paths=paths), classes, process_filter, transport, options)
+
+    @classmethod
+    def _from_loaded(
+        cls,
+        spec: TopologySpec,
+        classes: Mapping[str, type[AgentProcess]],
+        process_filter: str | None,
+        transport: str | None,
+        options: dict[str, Any],
+    ) -> Self:
+        spec = with_environment(only_process(spec, process_filter), os.environ, transport)
+        if options.get("workers") is None:
+            options["workers"] = workers_of(os.environ)
         runtime = cls.from_spec(spec, **options)
         runtime._classes = classes
         return runtime

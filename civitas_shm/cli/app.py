@@ -33,6 +33,7 @@ VERBS: Final = (
     "dead",
     "plan",
     "topology",
+    "config",
     "init",
     "sim",
     "doctor",

@@ -63,7 +63,7 @@ def topology_options(function: Function) -> Function:
                 help="Change the config of an agent for this time; may be repeated.",
             ),
             click.option("--transport", metavar="NAME", help="Instead of the topology's: shm, in_process."),
-            click.option("--workers", type=click.IntRange(1, 60), metavar="N", help="Processes of the pool."),
+            click.option("--workers", type=click.IntRange(1, 126), metavar="N", help="Processes of the pool."),
         ]
     ):
         function = decorate(function)

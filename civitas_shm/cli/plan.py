@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
@@ -27,11 +28,12 @@ def command(
     as_json: bool,
 ) -> None:
     """Show processes, cores, agents and shared memory of a topology before anything runs."""
+    from ..config import workers_of
     from ..placement import place, plan_bytes
     from .prepare import prepare
 
     spec = prepare(topology_path(topology, topology_option), overrides, transport)
-    placement = place(spec, cores(), workers)
+    placement = place(spec, cores(), workers_of(os.environ) if workers is None else workers)
     memory = plan_bytes(placement.spec, placement)
     if as_json:
         click.echo(json.dumps(as_plain(placement, memory), indent=2))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import rich_click as click
 
+from ..config import with_environment
 from ..topology.load import load_topology
 from ..topology.model import TopologySpec
 from ..topology.suggest import did_you_mean
-from ..transport import BUILTIN_TRANSPORTS
+from ..transport import known_transports
 from .classes import check_classes
 from .options import run_name
 
@@ -19,11 +21,10 @@ __all__ = ["prepare"]
 def prepare(path: str, overrides: tuple[str, ...], transport: str | None, name: str | None = None) -> TopologySpec:
     """The topology as the options want it, with a name, its classes looked for."""
     spec = load_topology(path, overrides)
-    if transport is not None:
-        if "." not in transport and transport not in BUILTIN_TRANSPORTS:
-            text = f"the transport {transport!r} is unknown{did_you_mean(transport, BUILTIN_TRANSPORTS)}"
-            raise click.BadParameter(text, param_hint="--transport")
-        spec = replace(spec, transport=replace(spec.transport, type=transport))
+    if transport is not None and "." not in transport and transport not in (known := known_transports()):
+        text = f"the transport {transport!r} is unknown{did_you_mean(transport, known)}"
+        raise click.BadParameter(text, param_hint="--transport")
+    spec = with_environment(spec, os.environ, transport)
     spec = replace(spec, name=name or spec.name or run_name(path))
     check_classes(spec)
     return spec

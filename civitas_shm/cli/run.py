@@ -8,7 +8,6 @@ Rules of this file:
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,10 +66,12 @@ def command(
         raise click.BadParameter(f"the directory of {events!r} does not exist", param_hint="--events")
     if resume and fresh:
         raise click.UsageError("--resume keeps the messages that wait, --fresh drops them; give one of them")
+    from ..config import workers_of
     from .prepare import prepare
 
     spec = prepare(topology_path(topology, topology_option), overrides, transport, name)
-    spec = replace(spec, logging=logging_of(spec.logging, quiet, log_format, os.environ))
+    spec = replace(spec, logging=logging_of(spec.logging, quiet, log_format))
+    workers = workers_of(os.environ) if workers is None else workers
     service = None
     if detached:
         from .detach import detach
@@ -111,11 +112,10 @@ def command(
     ctx.exit(code)
 
 
-def logging_of(topology: LoggingSpec, quiet: bool, log_format: str | None, environ: Mapping[str, str]) -> LoggingSpec:
-    """What is logged: options before LOG_LEVEL before the topology."""
+def logging_of(chosen: LoggingSpec, quiet: bool, log_format: str | None) -> LoggingSpec:
+    """What is logged: options before what environment and topology say."""
     from ..topology.model import LOG_LEVELS
 
-    chosen = topology.overridden(environ)
     if quiet and LOG_LEVELS.index(chosen.level) < LOG_LEVELS.index("WARNING"):
         chosen = replace(chosen, level="WARNING")
     return chosen if log_format is None else replace(chosen, format="json" if log_format == "json" else "text")

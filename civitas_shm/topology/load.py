@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TopologyError
-from ..transport import BUILTIN_TRANSPORTS
+from ..transport import known_transports
 from . import overrides as overriding
 from .build import Builder
 from .check import Checker, path_text
@@ -115,7 +115,7 @@ def _build(
     variables = Variables(checker, os.environ if environment is None else environment, may_be_unset=may_be_unset)
     data = variables.put_in(document.data)
     broken = document.data is None and bool(document.problems)
-    spec = TopologySpec() if broken else Builder(checker, agent_types, _transports, _plugins).topology(data)
+    spec = TopologySpec() if broken else Builder(checker, agent_types, known_transports, _plugins).topology(data)
     spec = replace(spec, secrets=variables.secrets(), private_variables=variables.private())
     problems = [_problem_text(filename, problem) for problem in sorted(checker.problems, key=_by_position)]
     wanted: list[overriding.Override] = []
@@ -139,13 +139,6 @@ def _problem_text(filename: str, problem: Problem) -> str:
     path = f"{path_text(problem.path)}: " if problem.path else ""
     where = f"{filename}:{problem.mark.line}:{problem.mark.column}: " if filename else ""
     return f"{where}{path}{problem.text}"
-
-
-def _transports() -> list[str]:
-    """Built-in transports and those that other distributions bring."""
-    from importlib.metadata import entry_points
-
-    return [*BUILTIN_TRANSPORTS, *(point.name for point in entry_points(group="civitas_shm.transports"))]
 
 
 def _plugins(kind: str) -> list[str]:

@@ -279,11 +279,17 @@ class LoggingSpec:
     format: Literal["text", "json"] = "text"
 
     def overridden(self, environ: Mapping[str, str]) -> LoggingSpec:
-        """This, with the level that LOG_LEVEL asks for; ConfigurationError when that is none."""
-        level = environ.get("LOG_LEVEL", "").upper() or self.level
-        if level not in LOG_LEVELS:
-            raise ConfigurationError(f"LOG_LEVEL is {environ['LOG_LEVEL']!r}; allowed: {', '.join(LOG_LEVELS)}")
-        return LoggingSpec(level, self.agents, self.format)
+        """This, with what the environment asks for; ConfigurationError when that is none."""
+        level = self.level
+        for variable in ("LOG_LEVEL", "CIVITAS_SHM_LOG_LEVEL"):  # the last one counts
+            word = environ.get(variable, "").upper()
+            if word and word not in LOG_LEVELS:
+                raise ConfigurationError(f"{variable} is {environ[variable]!r}; allowed: {', '.join(LOG_LEVELS)}")
+            level = word or level
+        form = environ.get("CIVITAS_SHM_LOG_FORMAT", "").lower()
+        if form not in ("", "text", "json"):
+            raise ConfigurationError(f"CIVITAS_SHM_LOG_FORMAT is {form!r}; allowed: text, json")
+        return LoggingSpec(level, self.agents, "json" if form == "json" else "text" if form else self.format)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ a *token* names a message in hand between `take` and `release`.
 from __future__ import annotations
 
 from .addresses import Transport
-from .loading import BUILTIN_TRANSPORTS, TransportModule, load_transport
+from .loading import BUILTIN_TRANSPORTS, TransportModule, known_transports, load_transport
 from .memory import Burials, RunMemory
 from .port import Port, Sink
 from .values import (
@@ -71,5 +71,6 @@ __all__ = [
     "Transport",
     "TransportModule",
     "Wait",
+    "known_transports",
     "load_transport",
 ]

@@ -16,7 +16,7 @@ from ..errors import ConfigurationError, TransportUnavailable
 from ..runs import RunFound
 from .port import Port
 
-__all__ = ["BUILTIN_TRANSPORTS", "TransportModule", "load_transport"]
+__all__ = ["BUILTIN_TRANSPORTS", "TransportModule", "known_transports", "load_transport"]
 
 BUILTIN_TRANSPORTS: Final = {
     "in_process": "civitas_shm_transports.in_process",
@@ -77,6 +77,13 @@ def load_transport(scheme: str) -> TransportModule:
     if not isinstance(loaded, TransportModule):
         raise ConfigurationError(f"transport {scheme!r}: {path}.transport() returned {type(loaded).__name__}")
     return loaded
+
+
+def known_transports() -> list[str]:
+    """Words that `load_transport` takes here: built in, and of other distributions. A dotted path is one as well."""
+    from importlib.metadata import entry_points
+
+    return [*BUILTIN_TRANSPORTS, *(point.name for point in entry_points(group="civitas_shm.transports"))]
 
 
 def _entry_point(scheme: str) -> str:

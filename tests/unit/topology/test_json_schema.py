@@ -32,7 +32,8 @@ def topologies() -> dict[str, str]:
         str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
         for folder in ("examples", "bench", "tests/seeds")
         for path in sorted((ROOT / folder).rglob("*.yaml"))
-        if "supervision:" in path.read_text(encoding="utf-8") and path.name != "000_level_3.yaml"  # which waits
+        if re.search(r"^supervision:", text := path.read_text(encoding="utf-8"), re.MULTILINE)
+        and not re.search(r"\b(zmq|nats)\b", text)  # which wait
     }
     for document in sorted(path.name for path in (ROOT / "docs").glob("*.md")):
         found |= {f"docs/{document}[{index}]": text for index, text in enumerate(yaml_blocks(document))}
