@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,22 +89,69 @@ def test_defect_1_an_agent_in_any_process_reaches_those_in_every_other(run: Run,
     asyncio.run(scene())
 
 
+def test_defect_8_replicas_share_what_comes_and_handle_each_message_once(
+    run: Run, agents: Any, tmp_path: Path, transport: str
+) -> None:
+    """A worker scaled to three was three subscribers: each of them handled every message."""
+
+    async def scene() -> None:
+        notes = tmp_path / "notes"
+        shared = agents.Notes("shared", config={"notes": str(notes)})
+        shared.replicas = 2
+        async with run([shared], stop=StopSpec(drain="all")) as runtime:
+            for n in range(40):
+                await runtime.send("shared", {"n": n}, "note")
+        lines = notes.read_text().split()
+        assert lines.count("start") == (2 if transport == "shm" else 1)
+        assert sorted(int(line) for line in lines if line != "start") == [*range(40)]
+
+    asyncio.run(scene())
+
+
 TOPOLOGY = """
 supervision:
+  backoff_base: 0
   children:
     - agent: {name: counter, type: defect_agents.Fragile, process: worker}
 """
 
 
-def test_defect_16_an_agent_of_another_process_is_there_once_and_not_in_this_one_too(
-    transport: str, agents: Any, tmp_path: Path
-) -> None:
-    """`from_config` built the agents of workers in the supervisor as well, and both copies answered."""
-    (tmp_path / "topology.yaml").write_text(TOPOLOGY)
+@pytest.fixture
+def topology(tmp_path: Path, agents: Any) -> Path:
+    """A file with one agent in a process of its own."""
     shutil.copy(HERE / "defect_agents.py", tmp_path)
+    path = tmp_path / "topology.yaml"
+    path.write_text(TOPOLOGY)
+    return path
+
+
+def test_defect_12_an_agent_of_another_process_is_supervised_without_a_word_in_the_topology(
+    transport: str, topology: Path
+) -> None:
+    """Who crashed in a worker stayed crashed, and nobody started a worker that was dead (13)."""
 
     async def scene() -> None:
-        async with Runtime.from_config(tmp_path / "topology.yaml", transport=transport) as runtime:
+        async with Runtime.from_config(topology, transport=transport) as runtime:
+            assert await count(runtime, "counter") == 1
+            await runtime.send("counter", {}, "crash")
+            reply = (await runtime.ask("counter", {})).payload
+            assert reply["count"] == 1
+            if transport == "shm":
+                os.kill(reply["pid"], signal.SIGKILL)
+                again = (await runtime.ask("counter", {})).payload
+                assert again["count"] == 1
+                assert again["pid"] != reply["pid"]
+
+    asyncio.run(scene())
+
+
+def test_defect_16_an_agent_of_another_process_is_there_once_and_not_in_this_one_too(
+    transport: str, topology: Path
+) -> None:
+    """`from_config` built the agents of workers in the supervisor as well, and both copies answered."""
+
+    async def scene() -> None:
+        async with Runtime.from_config(topology, transport=transport) as runtime:
             replies = [(await runtime.ask("counter", {})).payload for _ in range(10)]
             assert [reply["count"] for reply in replies] == [*range(1, 11)]
             assert {reply["pid"] == os.getpid() for reply in replies} == {transport == "in_process"}

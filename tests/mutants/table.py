@@ -66,12 +66,33 @@ MUTANTS = (
         r"the flood was over too early|assert \(",
     ),
     Mutant(
+        8,
+        "each replica handles every message",
+        "civitas_shm/bus.py",
+        "            outcome = self.port.post(mailbox, data, message_type, sender, cause, lane, priority)\n",
+        "            outcome = self.port.post(mailbox, data, message_type, sender, cause, lane, priority)\n"
+        "            for _ in self.port.stats(mailbox).readers[1:]:\n"
+        "                self.port.post(mailbox, data, message_type, sender, cause, lane, priority)\n",
+        "contract/test_defects.py::test_defect_8_replicas_share_what_comes_and_handle_each_message_once",
+        r"assert \[0, 0, 1, 1, ",
+    ),
+    Mutant(
         11,
         "a message is acknowledged when it is handed over, so a death in its handler loses it",
         "civitas_shm/seat.py",
         "                        payload = decode(data)\n",
         "                        payload = decode(data)\n                        port.release(mailbox, done)\n",
         "process/test_run.py::test_defect_11_an_ask_survives_the_death_of_who_answers_it",
+        r"Timeout",
+    ),
+    Mutant(
+        12,
+        "an agent that crashed in another process stays crashed",
+        "civitas_shm/host/driver.py",
+        "            self._failed(seat, resident, event)\n",
+        "            pass\n",
+        "contract/test_defects.py::"
+        "test_defect_12_an_agent_of_another_process_is_supervised_without_a_word_in_the_topology",
         r"Timeout",
     ),
     Mutant(
@@ -82,6 +103,15 @@ MUTANTS = (
         "            process=None,\n            replicas=block.replicas + (block.process is not None),\n",
         "contract/test_defects.py::test_defect_16_an_agent_of_another_process_is_there_once_and_not_in_this_one_too",
         r"assert \[.*\] == \[1, 2, 3, ",
+    ),
+    Mutant(
+        17,
+        "`run --transport` is taken and has no effect",
+        "civitas_shm/cli/prepare.py",
+        "        spec = replace(spec, transport=replace(spec.transport, type=transport))\n",
+        "        spec = replace(spec, transport=replace(spec.transport))\n",
+        "unit/cli/test_run.py::test_defect_17_options_arrive",
+        r"assert 'in_process' == 'shm'",
     ),
     Mutant(
         22,
@@ -173,6 +203,15 @@ MUTANTS = (
         "        trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))\n",
         "unit/observability/test_tracer.py::test_defect_34_an_installed_opentelemetry_sdk_prints_nothing",
         r"assert \(1, '\{\\n",
+    ),
+    Mutant(
+        36,
+        "agents that ask each other wait until their timeouts",
+        "civitas_shm/deadlock.py",
+        "        now = {_key(deadlock): deadlock for deadlock in cycles(waits)}\n",
+        "        now = {_key(deadlock): deadlock for deadlock in cycles([])}\n",
+        "unit/test_waits.py::test_defect_36_two_that_ask_each_other_get_an_error_for_the_younger_ask_that_names_both",
+        r"Timeout",
     ),
     Mutant(
         37,

@@ -25,7 +25,7 @@ from .table import MUTANTS, NOT_YET, Mutant
 ROOT = Path(__file__).parents[2]
 COPIED = ("civitas_shm", "transports", "tests", "pyproject.toml")
 
-IN_SCOPE = {1, 2, 11, 16, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 34, 37, 44}
+IN_SCOPE = {1, 2, 8, 11, 12, 16, 17, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 34, 37, 44}
 """Of the original's defects those that were seen and not only read, in what is built so far, on one machine."""
 
 SAMPLE = 3
@@ -107,6 +107,7 @@ def test_an_entry_changes_one_place_and_names_a_test_after_its_defect(mutant: Mu
     assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), f"there is no {mutant.test}"
 
 
+@pytest.mark.skipif(os.environ.get("CIVITAS_MUTANTS") != "all", reason="two seconds, only beside all mutants")
 def test_only_a_failure_of_the_test_itself_counts(copy: Path) -> None:
     file = copy / "tests" / "unit" / "test_of_mutants.py"
     try:

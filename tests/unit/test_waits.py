@@ -95,7 +95,7 @@ def play(agents: list[AgentProcess], scene: Callable[[Runtime], Awaitable[None]]
     asyncio.run(run())
 
 
-def test_two_that_ask_each_other_get_an_error_for_the_younger_ask_that_names_both() -> None:
+def test_defect_36_two_that_ask_each_other_get_an_error_for_the_younger_ask_that_names_both() -> None:
     async def scene(runtime: Runtime) -> None:
         reply = await runtime.ask("a", {}, timeout=20)
         assert reply.payload["by"] == "b"

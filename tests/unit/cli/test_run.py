@@ -199,7 +199,7 @@ def test_a_transport_that_cannot_be_had_ends_with_5(tmp_path: Path, monkeypatch:
     assert "--transport in_process" in result.stderr
 
 
-def test_options_arrive(invoke: Invoke) -> None:
+def test_defect_17_options_arrive(invoke: Invoke) -> None:
     options = "--name my-run --set a.x=2 --transport shm --workers 3 --resume --chaos kill=300ms --events e.jsonl"
     _, double = invoke(ends_with_3, *options.split(), "--log-format", "json")
     assert double.arguments == {
