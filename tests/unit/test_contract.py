@@ -1,7 +1,6 @@
 """docs/contract.md against the code: every row is true as far as a reader of files can tell, and no export is missing.
 
-Rules of this file: tests are found by parsing the files, never by running them; what is not there yet must say so, and
-a row that says so must be right.
+Rules of this file: tests are found by parsing the files, never by running them; what is not there yet must say so.
 """
 
 from __future__ import annotations
