@@ -48,6 +48,9 @@ if TYPE_CHECKING:
         SharedMemoryFull,
         SlowConsumerError,
         SpawnError,
+        StateConflict,
+        StateDecryptionError,
+        StateStoreUnavailable,
         StateTooLarge,
         StreamError,
         StreamInterrupted,
@@ -60,10 +63,12 @@ if TYPE_CHECKING:
     from .evalloop import CorrectionSignal, EvalAgent, EvalEvent, EvalExporter
     from .genserver import GenServer
     from .messages import Message
+    from .plugins.encrypted_store import EncryptingStateStore
     from .process import AgentProcess
     from .registry import RegistryListener, RoutingEntry
     from .retrying import Retry
     from .runtime import Runtime
+    from .state import StateStore
     from .supervisor import DynamicSupervisor, Supervisor
     from .typed import payload_type
 
@@ -81,6 +86,7 @@ __all__ = [
     "DeadlockError",
     "DeserializationError",
     "DynamicSupervisor",
+    "EncryptingStateStore",
     "ErrorAction",
     "EvalAgent",
     "EvalEvent",
@@ -108,6 +114,10 @@ __all__ = [
     "SharedMemoryFull",
     "SlowConsumerError",
     "SpawnError",
+    "StateConflict",
+    "StateDecryptionError",
+    "StateStore",
+    "StateStoreUnavailable",
     "StateTooLarge",
     "StreamError",
     "StreamInterrupted",
@@ -130,11 +140,13 @@ _HOMES: Final = {
     "EvalEvent": ".evalloop",
     "EvalExporter": ".evalloop",
     "GenServer": ".genserver",
+    "EncryptingStateStore": ".plugins.encrypted_store",
     "Message": ".messages",
     "RegistryListener": ".registry",
     "RoutingEntry": ".registry",
     "Retry": ".retrying",
     "Runtime": ".runtime",
+    "StateStore": ".state",
     "Supervisor": ".supervisor",
     "payload_type": ".typed",
 }

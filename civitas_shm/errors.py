@@ -43,6 +43,9 @@ __all__ = [
     "SharedMemoryFull",
     "SlowConsumerError",
     "SpawnError",
+    "StateConflict",
+    "StateDecryptionError",
+    "StateStoreUnavailable",
     "StateTooLarge",
     "StreamError",
     "StreamInterrupted",
@@ -128,6 +131,33 @@ class TransportUnavailable(CivitasError):
 
 class SpawnError(CivitasError):
     """A process or an agent could not be started."""
+
+
+class StateDecryptionError(CivitasError):
+    """A stored state cannot be decrypted: its key is not among the given ones, or it was changed or swapped.
+
+    `agent` and `key_id` say which. Way out: give the key that it names, or `state clear AGENT` to begin anew.
+    """
+
+    def __init__(self, agent: str, key_id: str, reason: str) -> None:
+        self.agent = agent
+        self.key_id = key_id
+        super().__init__(f"The state of {agent!r} cannot be decrypted: {reason}.")
+
+
+class StateConflict(CivitasError):
+    """Somebody else has changed or removed the agent's stored state since this process read it; nothing was saved.
+
+    Another run with an agent of that name uses the same store, or an operator has cleared it. The agent is started
+    again with what is stored now. Way out: a store, a file or a prefix of its own for each run.
+    """
+
+    def __init__(self, agent: str, where: str) -> None:
+        self.agent = agent
+        super().__init__(
+            f"The state of {agent!r} in {where} was changed or removed by somebody else since this process has read "
+            "it. Give each run a store of its own; nothing was saved."
+        )
 
 
 class LinkedAgentDown(CivitasError):
@@ -334,6 +364,14 @@ class TransportClosed(CivitasError):
 
 class TransientError(CivitasError):
     """For users' own code: an error that is worth a RETRY."""
+
+
+class StateStoreUnavailable(TransientError):
+    """The store of states could not be reached, or could not do its work, for as long as it is given.
+
+    The message whose handler wanted to save stays in hand and is handled again by the agent's next incarnation. Way
+    out: what the text says; the run goes on when the store does.
+    """
 
 
 class MessageDropped(CivitasError):

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from .errors import DeserializationError, ErrorAction
+from .errors import DeserializationError, ErrorAction, StateConflict, TransientError
 from .events import AgentEvent, DeadLetter, summary
 from .letters import Note
 from .messages import FLAG_ASK, FLAGS_AT, Message
@@ -106,9 +106,14 @@ class Failures:
         return Verdict(False, error, text)
 
     async def state_not_saved(self, error: Exception, message: Message, token: int) -> Verdict:
-        """The handler has ended, and what it made of the state cannot be kept."""
+        """The handler has ended, and what it made of the state cannot be kept.
+
+        When the store is to blame, and not the state, the message stays in hand: the next incarnation gets it again.
+        """
         text = format_exception(error)
         self._log(message, text, ErrorAction.ESCALATE)
+        if isinstance(error, (TransientError, StateConflict)) and self._spec.delivery != "at_most_once":
+            return Verdict(True, error, text)
         await self._bury(message, token, f"the state after it could not be saved: {_brief(error)}", text)
         return Verdict(True, error, text)
 

@@ -103,9 +103,10 @@ class AgentProcess(Equipped, Talking, Behaving, Streaming):
     """What others may ask for by name of the thing, not of the agent (`send_capable`); the topology's word counts."""
     capability_metadata: dict[str, Any] = {}  # noqa: RUF012
     """What is known about these, for whoever looks them up."""
-    state_storage: StateKind = "in_memory"
-    """Where `state` is saved: `in_memory`, by `checkpoint()`, for a restart in a living process; `shm`, at the end of
-    every handler too, for a restart after the death of the process or the host; `none`, nowhere."""
+    state_storage: StateKind = "store"
+    """Where `state` is saved: `store`, by `checkpoint()`, in what the topology's `plugins.state` names (in memory, when
+    it names none); `in_memory` so too, for a restart in a living process; `shm`, at the end of every handler too, for a
+    restart after the death of the process or the host; `none`, nowhere."""
 
     name: str
     id: str
@@ -275,7 +276,8 @@ class AgentProcess(Equipped, Talking, Behaving, Streaming):
 
     def checkpoint(self, *, now: bool = False) -> Coroutine[Any, Any, None]:
         """Save `state`, so that a new incarnation begins with it; to be awaited. What it may be: what can be sent
-        (`state: shm`), or what can be copied (`in_memory`). With `state: none` it does nothing.
+        (`state: shm`, and the stores that come with this package), or what can be copied (`in_memory`). With
+        `state: none` it does nothing.
 
         Inside a handler it takes effect at the handler's end, as the effect of the message: none of the two is ever
         found without the other. `now=True` saves at once; the message then counts as *not yet* handled, and if the

@@ -30,9 +30,10 @@ from .petitions import Supervise
 from .plugins.installed import Plugins
 from .process import AgentProcess
 from .seat import BATCH_MESSAGES, Seat
-from .state import InMemoryStateStore, StateStore
+from .state import InMemoryStateStore, StateKind, StateStore
 from .suspended import GatheredWaits, direct, gathered
 from .topology.model import AgentSpec, Drain
+from .tracebacks import format_exception
 from .transport import Port
 
 __all__ = [
@@ -72,7 +73,7 @@ class AgentRunner:
         """`expected`: how many agents this process will be told to run; None: not known."""
         self.port = port
         self.store: StateStore = InMemoryStateStore() if store is None else store
-        """Of agents with `state: in_memory`: outlives them, not this process."""
+        """Of agents with `state: in_memory`: outlives them, not this process. Others use that of `plugins`."""
         self.plugins = plugins or Plugins()
         self.bus = MessageBus(port)
         self.bus.supervise = supervise
@@ -102,12 +103,25 @@ class AgentRunner:
             raise ValueError(f"agent {spec.name!r} runs in this process already")
         loop = asyncio.get_running_loop()
         agent.equip(self.plugins.of(spec))
+        try:
+            kind, store = self._place_of_state(spec)
+        except Exception as error:  # noqa: BLE001 - a plug-in that cannot be had; supervision decides what follows
+            text = format_exception(error)
+            self._on_event(AgentFailed(spec.name, type(error).__qualname__, str(error), text, "on_start", None))
+            return False
         seat = Seat(
             agent, mailbox, spec, self.bus, self._on_event, self._left, loop, threading.get_ident(), self._park,
-            self.store, self._supervise, self._alone,
+            kind, store, self._supervise, self._alone,
         )  # fmt: skip
         self._seats[spec.name] = seat
         return await seat.start()
+
+    def _place_of_state(self, spec: AgentSpec) -> tuple[StateKind, StateStore]:
+        """What `state: store` comes down to; and the store, if it is one. PluginError when it cannot be built."""
+        if spec.state != "store" or spec.replicas > 1:
+            return "in_memory" if spec.state == "store" else spec.state, self.store
+        store = self.plugins.state_store()
+        return ("in_memory", self.store) if store is None else ("store", store)
 
     async def stop(self, name: str, *, drain: Drain = "current", timeout_s: float = 30.0) -> bool:
         """Let the agent finish the message in hand (`all`: all that wait), then `on_stop`.

@@ -28,16 +28,19 @@ from .local_run import LocalRun
 from .messaging import Messaging
 from .notify import ServiceSettings
 from .plugins.installed import Plugins
+from .plugins.state import portable_store
 from .plugins.tools import ToolRegistry
 from .process import AgentProcess
 from .registry import RunRegistry
 from .snapshot import AgentSnapshot, RuntimeSnapshot
 from .spawning import spawn_fields
+from .state import StateStore
 from .steering import Steering
 from .supervisor import Supervisor, spec_of
 from .topology.model import (
     AgentSpec,
     LoggingSpec,
+    PluginSpec,
     PluginsSpec,
     PoolSpec,
     ProcessSpec,
@@ -79,6 +82,7 @@ class Runtime(Messaging, Steering):
         plugins: PluginsSpec | None = None,
         model_provider: Any = None,
         tool_registry: ToolRegistry | None = None,
+        state_store: StateStore | PluginSpec | str | None = None,
         **later: Never,
     ) -> None:
         """`name` of the run (default: the script's name and the pid); `processes`, `pool`, `stop` as in a topology.
@@ -86,8 +90,10 @@ class Runtime(Messaging, Steering):
         `workers`: processes of the pool; `resume`, `fresh`: what to do with the messages of a dead run of that name;
         `chaos`: kill or stop random workers at intervals; `events`: file for lifecycle events; `log_format`: print the
         log lines of agents on stderr in this form. `plugins` as in a topology; `model_provider` and `tool_registry` are
-        objects, which agents in other processes cannot have, so they need a transport of one process. `later`: what
-        Civitas has for ZeroMQ and NATS is refused by name (ConfigurationError), anything else is a TypeError.
+        objects, which agents in other processes cannot have, so they need a transport of one process. `state_store`:
+        an object, too (those that come with this package are built anew in each process), or a name: sqlite, redis,
+        an entry point's, an import path; it goes before that of `plugins`. `later`: what Civitas has for ZeroMQ and
+        NATS is refused by name (ConfigurationError), anything else is a TypeError.
         """
         _refuse(later)
         self._supervisor = Supervisor("root") if supervisor is None else supervisor
@@ -103,6 +109,12 @@ class Runtime(Messaging, Steering):
             plugins=plugins or PluginsSpec(),
         )
         self._objects: dict[str, Any] = {"model_provider": model_provider, "tool_registry": tool_registry}
+        if isinstance(state_store, str):
+            state_store = PluginSpec(state_store)
+        if isinstance(state_store, PluginSpec):
+            self._given = replace(self._given, plugins=replace(self._given.plugins, state=state_store))
+            state_store = None
+        self._objects["state_store"] = state_store
         self._name = name or _default_name()
         self._workers = workers
         self._resume = resume
@@ -418,7 +430,12 @@ class Runtime(Messaging, Steering):
         from .host.client import HostOptions  # Linux only
         from .hosted_run import HostedRun
 
-        for name, given in self._objects.items():
+        spec = self._portable()
+        store = self._objects["state_store"]
+        if store is not None and (state := portable_store(store)) is not None:
+            spec = replace(spec, plugins=replace(spec.plugins, state=state))
+            store = None
+        for name, given in {**self._objects, "state_store": store}.items():
             if given is not None:
                 raise ConfigurationError(
                     f"{name} is an object of this process, which agents in others cannot have. Name its class in "
@@ -434,7 +451,7 @@ class Runtime(Messaging, Steering):
             log_path=None if self._log_path is None else str(self._log_path),
             service=self._service,
         )
-        return HostedRun(self._portable(), options, self._builder(), log_lines=self._log_format is not None)
+        return HostedRun(spec, options, self._builder(), log_lines=self._log_format is not None)
 
     def _portable(self) -> TopologySpec:
         """The topology in words that other processes understand."""

@@ -45,7 +45,7 @@ from .petitions import Supervise
 from .process import AGENT, HANDLED, AgentProcess, Attachment, Ending, ProcessStatus
 from .roster import Traits
 from .serializer import decode, encode
-from .state import StateKeeper, StateStore
+from .state import StateKeeper, StateKind, StateStore
 from .topology.model import AgentSpec, Drain
 from .tracebacks import format_exception
 from .transport import Delivery
@@ -76,6 +76,7 @@ class Seat:
         loop: asyncio.AbstractEventLoop,
         loop_thread: int,
         park: Park,
+        kept: StateKind,
         store: StateStore,
         supervise: Supervise,
         alone: Alone,
@@ -96,7 +97,7 @@ class Seat:
             agent, mailbox, spec, bus.port, self._report, self._again, cancelling=lambda: self._cancelling
         )
         self._decode: Callable[[bytes], Any] = decode
-        self._keeper = StateKeeper(agent, mailbox, spec.state, bus.port, store)
+        self._keeper = StateKeeper(agent, mailbox, kept, bus.port, store)
         self._task: asyncio.Task[Any] | None = None
         self._park = park
         self._alone = alone
@@ -158,6 +159,7 @@ class Seat:
         self._report(AgentStarted(agent.name, traits))
         self._starting = False
         self._port.listen(self.mailbox, self._on_ready)
+        self._keeper.listening()
         return True
 
     # --- messages -------------------------------------------------------------------------------------------------

@@ -174,3 +174,13 @@ def need_tool() -> NeedTool:
         return path
 
     return need
+
+
+@pytest.fixture
+def redis_server(need_tool: NeedTool) -> Iterator[Any]:
+    """A running RedisServer."""
+    pytest.importorskip("redis", reason='pip install "civitas-shm[redis]"')
+    from .redis_server import RedisServer
+
+    with RedisServer(need_tool("redis-server", "redis-server")) as server:
+        yield server

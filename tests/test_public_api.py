@@ -15,6 +15,7 @@ CONTRACT = {
     "AgentProcess",
     "CorrectionSignal",
     "DynamicSupervisor",
+    "EncryptingStateStore",
     "ErrorAction",
     "EvalAgent",
     "EvalEvent",
@@ -24,6 +25,7 @@ CONTRACT = {
     "RegistryListener",
     "RoutingEntry",
     "Runtime",
+    "StateStore",
     "Supervisor",
 }
 """What users of Civitas import, with the signatures and semantics of that API."""

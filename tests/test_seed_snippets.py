@@ -43,7 +43,7 @@ NATS = ["the transport 'nats' is not supported yet"]
 WAITS = {
     "000_compose.yaml": ("Deployment, Level 4: what `deploy` generates; no topology", ["unknown key 'services'"]),
     "000_level_2.yaml": ("Deployment, Level 2: ZeroMQ", ZMQ),
-    "000_level_3.yaml": ("Deployment, Level 3: NATS, and state in SQLite", [*NATS, "'state' is not supported yet"]),
+    "000_level_3.yaml": ("Deployment, Level 3: NATS, and state in SQLite", NATS),
     "000_switching_2.yaml": ("Deployment, Switching between levels: ZeroMQ", ZMQ),
     "000_switching_3.yaml": ("Deployment, Switching between levels: NATS", NATS),
     "001_custom_transport.py.txt": ("Transports, Writing a custom transport", ["civitas_shm.components"]),

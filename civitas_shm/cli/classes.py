@@ -31,7 +31,8 @@ def check_classes(spec: TopologySpec) -> None:
         problem = _problem(agent.type, path)
         if problem is not None:
             problems.append(f"agent {agent.name!r}: type {agent.type!r} cannot be imported: {problem}.")
-    for kind, plugins in (("model", spec.plugins.models), ("tool", spec.plugins.tools)):
+    stores = [] if spec.plugins.state is None else [spec.plugins.state]
+    for kind, plugins in (("model", spec.plugins.models), ("tool", spec.plugins.tools), ("state", stores)):
         for plugin in plugins:
             problem = _problem(plugin.type, path) if "." in plugin.type else None
             if problem is not None:

@@ -162,11 +162,12 @@ def _inner(error: Any) -> dict[str, Any]:
     return {}
 
 
-def import_vendor(module: str, plugin: str, install: str) -> Any:
+def import_vendor(module: str, plugin: str, install: str, *, kind: str = "model") -> Any:
     """A vendor's package, imported now. PluginError with the line to paste when it is not there."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != module:
+        package = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != package:
             raise
-    raise PluginError("model", plugin, f"the package {module!r} is not installed: pip install {install}")
+    raise PluginError(kind, plugin, f"the package {package!r} is not installed: pip install {install}")

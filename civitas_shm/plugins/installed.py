@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from ..errors import PluginError
 from ..observability.tracer import Tracer
+from ..state import StateStore
 from ..topology.model import AgentSpec, PluginSpec, PluginsSpec
 from ..topology.suggest import did_you_mean
 from .loader import load_plugin
@@ -37,13 +38,16 @@ class Plugins:
         *,
         model_provider: Any = None,
         tool_registry: ToolRegistry | None = None,
+        state_store: StateStore | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        """`model_provider` and `tool_registry` are objects of the program; they go before what is declared."""
+        """`model_provider`, `tool_registry` and `state_store` are objects of the program; they go before what is
+        declared."""
         self.tracer: Final = tracer or Tracer()
         self._spec = spec or PluginsSpec()
         self._given_model = model_provider
         self._given_tools = tool_registry
+        self._store = state_store
         self._models: dict[tuple[str, str], Any] = {}
         """By name and key."""
         self._tools: list[Any] | None = None
@@ -79,10 +83,19 @@ class Plugins:
                 self._tools = [load_plugin("tool", spec.type, spec.config) for spec in self._spec.tools]
         return ToolRegistry(self._tools)
 
+    def state_store(self) -> StateStore | None:
+        """Where agents with `state: store` save; None when nobody names one. PluginError when it cannot be built."""
+        if self._store is None and self._spec.state is not None:
+            with self._lock:
+                self._store = load_plugin("state", self._spec.state.type, self._spec.state.config)
+        return self._store
+
     async def close(self) -> None:
-        """Close everything that was built here, not what the program gave. Idempotent."""
-        built, self._models = [*self._models.values(), *(self._tools or ())], {}
-        self._tools = None
+        """Close everything that was built here, and the store, whoever built it. Idempotent."""
+        built = [*self._models.values(), *(self._tools or ()), *([] if self._store is None else [self._store])]
+        self._models, self._tools = {}, None
+        if self._spec.state is not None:
+            self._store = None
         for plugin in built:
             close = getattr(plugin, "close", None)
             if close is None:

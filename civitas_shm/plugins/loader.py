@@ -102,11 +102,19 @@ def load_plugins_from_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def check_packages(spec: PluginsSpec) -> list[str]:
     """A sentence for each built-in plug-in whose package is not installed. Imports no vendor's package."""
     problems = []
-    for kind, plugins in (("model", spec.models), ("tool", spec.tools)):
+    for kind, plugins in (("model", spec.models), ("tool", spec.tools), ("state", _stores(spec.state))):
         for plugin in plugins:
             if plugin.type in BUILTIN_PLUGINS[kind] and (problem := _package_problem(kind, plugin)) is not None:
                 problems.append(problem)
     return problems
+
+
+def _stores(spec: PluginSpec | None) -> list[PluginSpec]:
+    """A store and those within it."""
+    if spec is None:
+        return []
+    inner = spec.config.get("inner")
+    return [spec, *_stores(PluginSpec(inner["type"], inner.get("config") or {}) if isinstance(inner, dict) else None)]
 
 
 def _package_problem(kind: str, plugin: PluginSpec) -> str | None:

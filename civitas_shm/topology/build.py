@@ -296,8 +296,10 @@ class Builder:
             problem = class_path_problem(block.type)
             if problem is not None:
                 self.checker.at_value((*path, "type"), problem)
-        if block.replicas > 1 and block.state == "shm":
-            text = "state: shm belongs to one reader; an agent with replicas cannot have it"
+        if block.replicas > 1 and (
+            block.state == "shm" or (block.state == "store" and "state" in block.model_fields_set)
+        ):
+            text = f"state: {block.state} belongs to one reader; an agent with replicas cannot have it"
             self.checker.at_value((*path, "state"), text)
         if block.delivery == "at_most_once" and block.on_crash == "redeliver":
             text = "on_crash: redeliver hands a message over again, which delivery: at_most_once forbids"

@@ -38,8 +38,21 @@ BLOCKS: Final[tuple[tuple[str, type[schema.Block]], ...]] = (
     ("`plugins`: one of `models` or `tools`", schema.Plugin),
     ("`config` of a built-in model", schema.ModelConfig),
     ("`config` of a built-in model: one of `prices`", schema.Price),
+    ("`plugins.state`", schema.Store),
+    ("`config` of the store `sqlite`", schema.SQLiteConfig),
+    ("`config` of the store `redis`", schema.RedisConfig),
+    ("`config` of the store `encrypted`", schema.EncryptedConfig),
+    ("`config` of the store `encrypted`: one of `keys` that is a mapping", schema.KeyFile),
 )
 """What a reader sees, in this order, under these words."""
+
+_STORES: Final = {
+    "in_memory": "InMemoryConfig",
+    "sqlite": "SQLiteConfig",
+    "redis": "RedisConfig",
+    "encrypted": "EncryptedConfig",
+}
+"""Of a built-in store, the block of its config."""
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _VARIABLE: Final = {"type": "string", "pattern": r"\$\{"}
@@ -81,6 +94,7 @@ def json_schema() -> dict[str, Any]:
     """The whole, as plain data."""
     blocks = {block.__name__: _object(block) for _, block in BLOCKS}
     blocks["Quotas"] = _object(schema.Quotas)
+    blocks["InMemoryConfig"] = _object(schema.InMemoryConfig)
     _put_together(blocks)
     blocks["Child"] = _child()
     blocks["ModuleClass"] = _module_class(blocks["Agent"])
@@ -149,7 +163,12 @@ def _put_together(blocks: dict[str, dict[str, Any]]) -> None:
         ("DynamicSupervisor", "config"): _ref("Quotas", null=True),
         ("EvalAgent", "exporters"): {"type": ["array", "null"], "items": _ref("Plugin")},
         ("ModelConfig", "prices"): {"type": ["object", "null"], "additionalProperties": _ref("Price")},
-    }
+        ("Plugins", "state"): {"anyOf": [word, *_ref("Store", null=True)["anyOf"]]},
+        ("EncryptedConfig", "inner"): {"anyOf": [word, _ref("Store")]},
+        ("EncryptedConfig", "keys"): {
+            "type": ["object", "null"], "additionalProperties": {"anyOf": [word, _ref("KeyFile")]}, "minProperties": 1,
+        },
+    }  # fmt: skip
     nests |= {("Top", name.lower()): _ref(name, null=True) for name in ("Pool", "Stop", "Watch", "Logging")}
     nests |= {("Plugins", kind): {"type": ["array", "null"], "items": _ref("Plugin")} for kind in ("models", "tools")}
     for (block, key), nested in nests.items():
@@ -159,6 +178,16 @@ def _put_together(blocks: dict[str, dict[str, Any]]) -> None:
         "if": {"properties": {"type": {"enum": list(BUILTIN_PLUGINS["model"])}}, "required": ["type"]},
         "then": {"properties": {"config": _ref("ModelConfig", null=True)}},
     }
+    blocks["Store"]["allOf"] = [
+        {
+            "if": {"properties": {"type": {"const": word}}, "required": ["type"]},
+            "then": {"properties": {"config": _ref(config, null=config != "EncryptedConfig")}},
+        }
+        for word, config in _STORES.items()
+    ]
+    blocks["Store"]["allOf"].append(
+        {"if": {"properties": {"type": {"const": "encrypted"}}, "required": ["type"]}, "then": {"required": ["config"]}}
+    )
 
 
 def _child() -> dict[str, Any]:

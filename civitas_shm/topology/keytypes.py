@@ -132,6 +132,21 @@ def _url(value: str) -> str:
     return value
 
 
+def _redis_url(value: str) -> str:
+    if not re.match(r"(?:rediss?|unix)://\S+\Z", value):  # not quoted: passwords stand in addresses
+        raise ValueError("this is no address of a Redis server; it begins with redis://, rediss:// or unix://")
+    return value
+
+
+def _state(value: Any) -> Any:
+    if value in ("sqlite", "redis", "encrypted"):
+        raise ValueError(
+            f"{value!r} is a store, which all agents share: name it once, in plugins: {{state: {{type: {value}}}}}, "
+            "and write state: store here, or nothing"
+        )
+    return value
+
+
 def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
@@ -176,6 +191,11 @@ Devices = Annotated[
     Field(json_schema_extra={"uniqueItems": True}),
 ]
 Url = Annotated[Text, AfterValidator(_url), WithJsonSchema({"type": "string", "pattern": "^https?://[^/\\s]+"})]
+
+RedisUrl = Annotated[
+    Text, AfterValidator(_redis_url), WithJsonSchema({"type": "string", "pattern": "^(rediss?|unix)://\\S+$"})
+]
+StateWord = Annotated[Literal["none", "in_memory", "store", "shm"], BeforeValidator(_state), BeforeValidator(_text)]
 
 StrategyWord = Annotated[
     Literal["ONE_FOR_ONE", "ONE_FOR_ALL", "REST_FOR_ONE"],

@@ -55,7 +55,12 @@ BUILTIN_PLUGINS: Final[dict[str, dict[str, str]]] = {
     "tool": {},
     "exporter": {},
     "eval_exporter": {},
-    "state": {"in_memory": "civitas_shm.plugins.state.InMemoryStateStore"},
+    "state": {
+        "in_memory": "civitas_shm.plugins.state.InMemoryStateStore",
+        "sqlite": "civitas_shm.plugins.sqlite_store.SQLiteStateStore",
+        "redis": "civitas_shm.plugins.redis_store.RedisStateStore",
+        "encrypted": "civitas_shm.plugins.encrypted_store.EncryptingStateStore",
+    },
 }
 """Plug-ins that have a word for a name, by kind: word -> import path of the class."""
 
@@ -64,6 +69,8 @@ PLUGIN_HINTS: Final[dict[tuple[str, str], str]] = {
     'pip install "litellm>=1.100,<2" mcp (it is no extra, see docs/plugins.md)',
     ("model", "gemini"): "use type: openai with base_url: "
     "https://generativelanguage.googleapis.com/v1beta/openai/ and api_key: ${GEMINI_API_KEY}",
+    ("state", "postgres"): "write a StateStore of your own, five methods (docs/state.md), and name it by its path",
+    ("state", "mysql"): "write a StateStore of your own, five methods (docs/state.md), and name it by its path",
     ("model", "mistral"): "use type: openai with base_url: https://api.mistral.ai/v1 and api_key: ${MISTRAL_API_KEY}",
     **{
         ("eval_exporter", word): "it is of Civitas's contrib package; write a class with export(event) around the "
@@ -97,11 +104,15 @@ class PluginsSpec:
     models: list[PluginSpec] = field(default_factory=list)
     """The first is `self.llm`; each can be had by name, `self.model_for(name)`."""
     tools: list[PluginSpec] = field(default_factory=list)
+    state: PluginSpec | None = None
+    """Where agents with `state: store` save; None: in memory."""
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> PluginsSpec:
         """From what `msgspec.to_builtins` made of one."""
-        return cls(*([PluginSpec(**one) for one in plain[kind]] for kind in ("models", "tools")))
+        models, tools = ([PluginSpec(**one) for one in plain[kind]] for kind in ("models", "tools"))
+        state = plain.get("state")
+        return cls(models, tools, None if state is None else PluginSpec(**state))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +148,9 @@ class AgentSpec:
     shutdown_timeout_s: float = 30.0
     handle_timeout_s: float | None = None
     """A handler that runs longer is cancelled and counts as a crash; a process whose loop does not answer is killed."""
-    state: Literal["none", "in_memory", "shm"] = "in_memory"
-    """Where `self.state` is saved: `in_memory` by `checkpoint()`, `shm` at the end of every handler too."""
+    state: Literal["none", "in_memory", "store", "shm"] = "store"
+    """Where `self.state` is saved: `store` by `checkpoint()`, in what `PluginsSpec.state` names; `in_memory` so too,
+    in the process; `shm` at the end of every handler too. Replicas have no common state: `store` is `in_memory`."""
     capabilities: list[str] = field(default_factory=list)
     capability_metadata: dict[str, Any] = field(default_factory=dict)
     credentials: dict[str, str] = field(default_factory=dict, repr=False)

@@ -8,6 +8,7 @@
           type: mypackage.models.Local        # import path, or the name of an entry point: config is the class's own
       tools:
         - type: myapp.tools.Search
+      state: {type: sqlite, config: {db_path: /data/state.db}}     # one, for all agents with state: store
 
 Rules of this file: nothing is imported to look at a plug-in; whether its class fits is the loader's question, asked
 where it is built.
@@ -16,7 +17,7 @@ where it is built.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Final
 
 from . import schema
 from .check import Checker, value_text
@@ -26,6 +27,17 @@ from .suggest import did_you_mean
 from .yaml12 import Path
 
 __all__ = ["PluginReader"]
+
+
+_CONFIGS: Final[dict[tuple[str, str], type[schema.Block]]] = {
+    ("model", "anthropic"): schema.ModelConfig,
+    ("model", "openai"): schema.ModelConfig,
+    ("state", "in_memory"): schema.InMemoryConfig,
+    ("state", "sqlite"): schema.SQLiteConfig,
+    ("state", "redis"): schema.RedisConfig,
+    ("state", "encrypted"): schema.EncryptedConfig,
+}
+"""By kind and built-in word: the keys of its `config:`."""
 
 
 class PluginReader:
@@ -45,11 +57,17 @@ class PluginReader:
         return PluginsSpec(
             models=self._list("model", block.models, (*path, "models")),
             tools=self._list("tool", block.tools, (*path, "tools")),
+            state=None if block.state is None else self._store(block.state, (*path, "state")),
         )
 
     def exporters(self, data: Any, path: Path) -> list[dict[str, Any]]:
         """Those of an eval agent, as its constructor takes them."""
         return [{"type": one.type, "config": one.config} for one in self._list("eval_exporter", data, path)]
+
+    def _store(self, data: Any, path: Path) -> PluginSpec | None:
+        """A store of states; `state: sqlite` is short for `state: {type: sqlite}`."""
+        short = isinstance(data, str)
+        return self._one("state", {"type": str(data)} if short else data, path, at=path if short else (*path, "type"))
 
     def _list(self, kind: str, data: Any, path: Path) -> list[PluginSpec]:
         if data is None:
@@ -69,20 +87,26 @@ class PluginReader:
             found.append(spec)
         return found
 
-    def _one(self, kind: str, data: Any, path: Path) -> PluginSpec | None:
-        block = self._checker.block(schema.Plugin, data, path)
+    def _one(self, kind: str, data: Any, path: Path, at: Path | None = None) -> PluginSpec | None:
+        """`at`: where the type stands."""
+        at = (*path, "type") if at is None else at
+        block: schema.Plugin | schema.Store | None
+        if kind == "state":
+            block = self._checker.block(schema.Store, data, path)
+        else:
+            block = self._checker.block(schema.Plugin, data, path)
         if block is None:
             return None
         config = block.config
         if block.type in BUILTIN_PLUGINS[kind]:
-            config = self._known_config(kind, data.get("config"), (*path, "config"))
+            config = self._known_config(kind, block.type, data.get("config"), (*path, "config"))
         elif "." in block.type:
             problem = class_path_problem(block.type)
             if problem is not None:
-                self._checker.at_value((*path, "type"), problem)
+                self._checker.at_value(at, problem)
         elif block.type not in self._others(kind):
-            self._unknown(kind, block.type, (*path, "type"))
-        return PluginSpec(block.type, config, block.name or "")
+            self._unknown(kind, block.type, at)
+        return PluginSpec(block.type, config, getattr(block, "name", None) or "")
 
     def _unknown(self, kind: str, word: str, path: Path) -> None:
         hint = PLUGIN_HINTS.get((kind, word))
@@ -93,17 +117,39 @@ class PluginReader:
         tail = did_you_mean(word, known) or "; write the import path of a class, package.module.Class"
         self._checker.at_value(path, f"the {kind} plug-in {word!r} is unknown{tail}")
 
-    def _known_config(self, kind: str, data: Any, path: Path) -> dict[str, Any]:
+    def _known_config(self, kind: str, word: str, data: Any, path: Path) -> dict[str, Any]:
         """What was given, checked; what was not stays out, so that the class's own defaults hold."""
-        if kind != "model":
-            return {}
-        block = self._checker.block(schema.ModelConfig, data, path)
+        block = self._checker.block(_CONFIGS[kind, word], data, path)
         if block is None:
             return {}
         given = block.model_dump(include=block.model_fields_set)
         if "prices" in given:
-            given["prices"] = self._prices(block.prices, (*path, "prices"))
+            given["prices"] = self._prices(given["prices"], (*path, "prices"))
+        if isinstance(block, schema.EncryptedConfig):
+            inner = self._store(block.inner, (*path, "inner"))
+            given["inner"] = None if inner is None else {"type": inner.type, "config": inner.config}
+            if "keys" in given:
+                given["keys"] = self._keys(block, path)
         return given
+
+    def _keys(self, block: schema.EncryptedConfig, path: Path) -> dict[str, Any]:
+        """Each a text or `{file: ...}`; their values are shown nowhere."""
+        keys: dict[str, Any] = {}
+        for key_id, key in (block.keys or {}).items():
+            where = (*path, "keys", key_id)
+            if isinstance(key, dict):
+                file = self._checker.block(schema.KeyFile, key, where)
+                keys[key_id] = {} if file is None else {"file": file.file}
+            elif isinstance(key, str) and key:
+                keys[key_id] = key
+            else:
+                self._checker.at_value(where, 'should be a key as text, "${STATE_KEY}" for example, or {file: path}')
+        if block.keys is not None and not keys:
+            self._checker.at_value((*path, "keys"), "should have a key, the one that encrypts first")
+        if block.current_key_id is not None and block.current_key_id not in keys:
+            hint = did_you_mean(block.current_key_id, list(keys))
+            self._checker.at_value((*path, "current_key_id"), f"there is no key {block.current_key_id!r}{hint}")
+        return keys
 
     def _prices(self, data: Any, path: Path) -> dict[str, Any]:
         prices: dict[str, Any] = {}

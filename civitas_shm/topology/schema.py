@@ -30,9 +30,11 @@ from .keytypes import (
     Name,
     Number,
     PoolSize,
+    RedisUrl,
     RestartMode,
     RunName,
     Seconds,
+    StateWord,
     StrategyWord,
     Text,
     TextList,
@@ -47,7 +49,10 @@ __all__ = [
     "Agent",
     "Block",
     "DynamicSupervisor",
+    "EncryptedConfig",
     "EvalAgent",
+    "InMemoryConfig",
+    "KeyFile",
     "Logging",
     "ModelConfig",
     "Plugin",
@@ -56,7 +61,10 @@ __all__ = [
     "Price",
     "Process",
     "Quotas",
+    "RedisConfig",
+    "SQLiteConfig",
     "Stop",
+    "Store",
     "Supervisor",
     "Top",
     "Transport",
@@ -230,8 +238,8 @@ class Agent(Block):
     """Seconds to finish the message in hand and `on_stop`."""
     handle_timeout_s: Seconds | None = seconds("handle_timeout", None)
     """Seconds; a handler that runs longer is cancelled, which is a crash; if its loop hangs, the process is killed."""
-    state: Annotated[Literal["none", "in_memory", "shm"], AsText] = "in_memory"
-    """Where `self.state` is kept: by `checkpoint()`, `shm` also at the end of every handler, over any death."""
+    state: StateWord = "store"
+    """Where `checkpoint()` saves: `store` is `plugins.state`, or memory; `shm` also by itself, over any death."""
     capabilities: TextList = []
     """What it can do, for `send_capable`."""
     capability_metadata: FreeMapping = {}
@@ -332,12 +340,14 @@ class Logging(Block):
 class Plugins(Block):
     """`plugins:`; its entries are checked one by one."""
 
-    NOT_YET = frozenset(["exporters", "state"])
+    NOT_YET = frozenset(["exporters"])
 
     models: Any = None
     """List of plug-ins; the first is `self.llm`, any is `self.model_for(name)`."""
     tools: Any = None
     """List of plug-ins: `self.tools`."""
+    state: Any = None
+    """Where agents with `state: store` keep it: a word (`sqlite`), or a mapping, see the store. Default: in memory."""
 
 
 class Plugin(Block):
@@ -377,3 +387,60 @@ class ModelConfig(Block):
     """Of another service that speaks the same."""
     prices: Any = None
     """By model: `{input: ..., output: ...}`, US dollars for a million tokens."""
+
+
+class Store(Block):
+    """`plugins.state`, and `inner` of an encrypted one. The config of a class of one's own is its own business."""
+
+    type: Text
+    """`sqlite`, `redis`, `encrypted`, `in_memory`, an entry point's name, or an import path."""
+    config: FreeMapping = {}
+    """Keyword arguments of its constructor; of the built-in ones: see below."""
+
+
+class InMemoryConfig(Block):
+    """`config:` of `type: in_memory`."""
+
+
+class SQLiteConfig(Block):
+    """`config:` of `type: sqlite`."""
+
+    db_path: Annotated[Text, Field(min_length=1)] = "civitas_state.db"
+    """The file, on a disk of this machine; a relative path is that of where the run is started."""
+    patience_s: Seconds = seconds("patience", 20.0)
+    """Seconds that a checkpoint may wait for a file that others have locked."""
+    synchronous: Annotated[Literal["normal", "full"], AsText] = "normal"
+    """`full`: each checkpoint waits for the disk, and survives power loss."""
+
+
+class RedisConfig(Block):
+    """`config:` of `type: redis`."""
+
+    url: RedisUrl = "redis://localhost:6379/0"
+    """`redis://`, `rediss://` (TLS) or `unix://`, with user and password where the server wants them."""
+    prefix: Text = "civitas_shm:state:"
+    """Of keys: runs that share a server have one each."""
+    patience_s: Seconds = seconds("patience", 20.0)
+    """Seconds that a checkpoint may take over all its tries."""
+    timeout_s: Seconds = seconds("timeout", 5.0)
+    """Seconds that the server may take to connect or to answer."""
+
+
+class EncryptedConfig(Block):
+    """`config:` of `type: encrypted`."""
+
+    inner: Any
+    """The store that keeps what was encrypted: a word or a mapping, like `plugins.state`."""
+    keys: Annotated[dict[str, Any], EmptyMapping] | None = None
+    """By id, the first encrypts: base64 or hex of 32 bytes, or `{file: path}`. Default: CIVITAS_STATE_KEY."""
+    current_key_id: Text | None = None
+    """The key that encrypts, if it is not the first."""
+    allow_plaintext_read: Flag = False
+    """Records that are not encrypted are read as they are."""
+
+
+class KeyFile(Block):
+    """A key that is no text."""
+
+    file: Annotated[Text, Field(min_length=1)]
+    """Holds the 32 bytes, or their base64 or hex."""

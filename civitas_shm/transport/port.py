@@ -186,8 +186,9 @@ class Port(Protocol):
     def commit_state(self, mailbox: int, token: int, state: bytes, /) -> int:
         """Store the agent's state together with the identity of the message in hand, by one word.
 
-        After it, a redelivery of that message is recognised (`stored_state` carries its id); with a token of -1 of
-        none. SENT, NO_MEMORY or TOO_LARGE. Only for mailboxes with one reader.
+        After it, a redelivery of that message is recognised (`stored_state` carries its id); with a token of NO_MESSAGE
+        of none, with SAME_MESSAGE of the one that the last state has. SENT, NO_MEMORY or TOO_LARGE. Only for mailboxes
+        with one reader.
         """
         ...
 
@@ -197,6 +198,14 @@ class Port(Protocol):
 
     def note_suspended(self, mailbox: int, since_ns: int, /) -> None:
         """Let all who look know since when (wall clock) the agent of this mailbox is suspended; 0: it is not."""
+        ...
+
+    def state_elsewhere(self, mailbox: int, id: bytes, /) -> None:
+        """The agent's state lies in a store, under this id of 16 bytes; empty: none does.
+
+        Said behind `listen`, before the first `take`, and after each save. What a handler sends belongs to the state
+        that lay there then: a handler that is run again upon that state repeats it, and upon a later one does not.
+        """
         ...
 
     def listen(self, mailbox: int, on_ready: Callable[[], None]) -> None:

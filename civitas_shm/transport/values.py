@@ -12,7 +12,9 @@ __all__ = [
     "CLOSED",
     "FULL",
     "NO_MEMORY",
+    "NO_MESSAGE",
     "REPLY_DROPPED",
+    "SAME_MESSAGE",
     "SENDER_PROGRAM",
     "SENT",
     "SLOT_FIRST_WORKER",
@@ -42,6 +44,11 @@ NO_MEMORY: Final = -3
 """The sender's arena has no room now; nothing was committed. As FULL: receivers free it by finishing."""
 TOO_LARGE: Final = -4
 """The payload can never fit. Final."""
+
+NO_MESSAGE: Final = -1
+"""In place of a token, where a state is saved: it is the effect of no message."""
+SAME_MESSAGE: Final = -2
+"""It is the effect of the message that the last state was the effect of."""
 
 SLOT_HOST: Final = 0
 SLOT_MAIN: Final = 1

@@ -191,6 +191,15 @@ MUTANTS = (
         r"\{'handled': 2\} == \{'handled': 4\}",
     ),
     Mutant(
+        31,
+        "the store in memory copies shallowly, so nested changes leak into the checkpoint",
+        "civitas_shm/state.py",
+        "        self._states[agent_name] = copy.deepcopy(state)\n",
+        "        self._states[agent_name] = dict(state)\n",
+        "unit/test_state.py::test_defect_31_the_store_in_memory_keeps_deep_copies_and_gives_copies",
+        r"'nested': \[1, 2\]",
+    ),
+    Mutant(
         34,
         "an installed OpenTelemetry SDK prints every span",
         "civitas_shm/observability/tracer.py",
@@ -279,6 +288,15 @@ MUTANTS = (
         r"max_children: None != 2",
     ),
     Mutant(
+        45,
+        "a store in SQLite breaks with several writers",
+        "civitas_shm/plugins/sqlite_store.py",
+        "if not _is_locked(error) or time.monotonic() >= until_s or all(job.abandoned for job in batch):",
+        "if True:",
+        "unit/plugins/test_sqlite_store.py::test_defect_45_many_processes_write_one_file_and_none_of_them_fails_or_loses_a_write",
+        r"assert|IndexError",
+    ),
+    Mutant(
         46,
         "what a handler cannot finish is gone without a trace",
         "civitas_shm/failures.py",
@@ -289,5 +307,5 @@ MUTANTS = (
     ),
 )
 
-NOT_YET = {25: "talk", 31: "stores", 32: "talk"}
+NOT_YET = {25: "talk", 32: "talk"}
 """Those of the scope that have no entry so far: number and the part of the work that brings it."""

@@ -8,10 +8,17 @@ from typing import Any
 
 import pytest
 
-from civitas_shm.errors import DeserializationError, SharedMemoryFull, StateTooLarge
+from civitas_shm.errors import (
+    DeserializationError,
+    SharedMemoryFull,
+    StateConflict,
+    StateStoreUnavailable,
+    StateTooLarge,
+)
+from civitas_shm.plugins.sqlite_store import SQLiteStateStore
 from civitas_shm.serializer import encode
-from civitas_shm.state import InMemoryStateStore, StateKeeper, StateStore
-from civitas_shm.transport import NO_MEMORY, SENT, TOO_LARGE
+from civitas_shm.state import MESSAGE_KEY, InMemoryStateStore, StateKeeper, StateStore
+from civitas_shm.transport import NO_MEMORY, SAME_MESSAGE, SENT, TOO_LARGE
 
 
 class Port:
@@ -23,6 +30,7 @@ class Port:
         self.outcomes = list(outcomes)
         self.stored = stored
         self.commits: list[tuple[int, bytes]] = []
+        self.elsewhere: list[bytes] = []
 
     def commit_state(self, mailbox: int, token: int, state: bytes) -> int:
         outcome = self.outcomes.pop(0) if self.outcomes else SENT
@@ -32,6 +40,9 @@ class Port:
 
     def stored_state(self, mailbox: int) -> tuple[bytes, bytes] | None:
         return self.stored
+
+    def state_elsewhere(self, mailbox: int, id: bytes) -> None:
+        self.elsewhere.append(id)
 
     def room(self, mailbox: int) -> asyncio.Future[None]:
         future = asyncio.get_running_loop().create_future()
@@ -81,7 +92,7 @@ def test_a_checkpoint_between_handlers_is_stored_at_once_and_not_again() -> None
         agent.state["n"] = 1
         await it.checkpoint(now=False, handling=False)
         await it.handler_ended(7, b"id")
-        assert port.commits == [(-1, encode({"n": 1}))]
+        assert port.commits == [(SAME_MESSAGE, encode({"n": 1}))]
 
     asyncio.run(scene())
 
@@ -124,7 +135,7 @@ def test_a_state_waits_for_memory_and_gives_up_with_words(monkeypatch: pytest.Mo
     asyncio.run(scene())
 
 
-def test_the_store_in_memory_keeps_copies_and_gives_copies() -> None:
+def test_defect_31_the_store_in_memory_keeps_deep_copies_and_gives_copies() -> None:
     async def scene() -> None:
         store = InMemoryStateStore()
         assert isinstance(store, StateStore)
@@ -160,5 +171,121 @@ def test_in_memory_saves_only_what_is_due() -> None:
         agent.state["n"] = 2
         await it.checkpoint(now=True, handling=True)
         assert await store.get("a") == {"n": 2}
+
+    asyncio.run(scene())
+
+
+ID, NEXT = b"i" * 16, b"j" * 16
+
+
+def test_the_record_in_a_store_carries_the_message_whose_effect_it_is() -> None:
+    async def scene() -> None:
+        store, port = InMemoryStateStore(), Port()
+        it, agent = keeper(port, "store", store)
+        await it.restore()
+        it.listening()
+        agent.state["n"] = 1
+        await it.checkpoint(now=False, handling=True)
+        assert (await store.get("a"), it.due) == (None, True)
+        await it.handler_ended(7, ID)
+        assert await store.get("a") == {"n": 1, MESSAGE_KEY: ID.hex()}
+        assert (it.due, it.committed_id, agent.state) == (False, ID, {"n": 1})
+        second, agent = keeper(port, "store", store)
+        await second.restore()
+        second.listening()
+        assert (second.committed_id, agent.state) == (ID, {"n": 1})
+        assert port.elsewhere == [b"", ID, ID]
+        await second.checkpoint(now=False, handling=False)  # in on_start, say: the message may still come again
+        assert await store.get("a") == {"n": 1, MESSAGE_KEY: ID.hex()}
+        await second.checkpoint(now=True, handling=True)
+        third, _ = keeper(port, "store", store)
+        await third.restore()
+        assert third.committed_id not in (b"", ID, NEXT), "of no message, and unlike the one before"
+        assert port.elsewhere[-1] == third.committed_id
+        await third.handler_ended(8, NEXT)
+        assert (await store.get("a") or {})[MESSAGE_KEY] == NEXT.hex()
+        await store.set("a", {"n": 2, MESSAGE_KEY: "no id"})
+        await third.restore()
+        assert third.committed_id == b""
+
+    asyncio.run(scene())
+
+
+def test_who_has_not_seen_a_record_does_not_write_over_it(tmp_path: Any) -> None:
+    async def scene() -> None:
+        store, other = SQLiteStateStore(tmp_path / "s.db"), SQLiteStateStore(tmp_path / "s.db")
+        old, agent = keeper(Port(), "store", store)
+        await old.restore()
+        agent.state["n"] = 1
+        await old.handler_ended(1, ID)
+        new, after = keeper(Port(), "store", other)
+        await new.restore()
+        after.state["n"] = 2
+        await new.handler_ended(2, NEXT)
+        agent.state["n"] = 100
+        with pytest.raises(StateConflict, match=r"state of 'a' in .*s\.db was changed"):
+            await old.handler_ended(3, ID)
+        assert await store.get("a") == {"n": 2, MESSAGE_KEY: NEXT.hex()}
+        await other.delete("a")
+        with pytest.raises(StateConflict):
+            await new.handler_ended(4, ID)
+        await store.close()
+        await other.close()
+
+    asyncio.run(scene())
+
+
+def test_a_write_whose_end_is_not_known_does_not_stand_in_the_way_of_the_next(tmp_path: Any) -> None:
+    class Lossy(SQLiteStateStore):
+        """Does it, and loses the answer."""
+
+        loses = False
+
+        async def write(self, *arguments: Any) -> None:
+            await super().write(*arguments)
+            if self.loses:
+                raise StateStoreUnavailable("the answer was lost")
+
+    async def scene() -> None:
+        store = Lossy(tmp_path / "s.db")
+        it, agent = keeper(Port(), "store", store)
+        await it.restore()
+        await it.checkpoint(now=True, handling=True)
+        store.loses = True
+        for n in range(2):
+            agent.state["n"] = n
+            with pytest.raises(StateStoreUnavailable):
+                await it.checkpoint(now=True, handling=True)
+        store.loses = False
+        agent.state["n"] = 7
+        await it.handler_ended(1, ID)
+        assert await store.get("a") == {"n": 7, MESSAGE_KEY: ID.hex()}
+        await store.close()
+
+    asyncio.run(scene())
+
+
+def test_saves_of_one_agent_keep_their_order_and_are_copies() -> None:
+    class Slow(InMemoryStateStore):
+        sets = 0
+
+        async def set(self, agent_name: str, state: dict[str, Any]) -> None:
+            self.sets += 1
+            for _ in range(20 if self.sets == 1 else 0):
+                await asyncio.sleep(0)
+            await super().set(agent_name, state)
+
+    async def scene() -> None:
+        store = Slow()
+        it, agent = keeper(Port(), "store", store)
+        agent.state["nested"] = [1]
+        first = asyncio.create_task(it.checkpoint(now=True, handling=False))
+        await asyncio.sleep(0)
+        agent.state["nested"].append(2)
+        second = asyncio.create_task(it.checkpoint(now=True, handling=False))
+        await asyncio.sleep(0)
+        agent.state["nested"].append(3)
+        await asyncio.gather(first, second)
+        assert (await store.get("a") or {})["nested"] == [1, 2]
 
     asyncio.run(scene())

@@ -32,6 +32,7 @@ from civitas_shm.transport import (
     CLOSED,
     FULL,
     REPLY_DROPPED,
+    SAME_MESSAGE,
     SENDER_PROGRAM,
     SENT,
     SLOT_MAIN,
@@ -478,7 +479,11 @@ class InProcessPort:
     def commit_state(self, mailbox: int, token: int, state: bytes) -> int:
         self._check_open()
         box = self._mailboxes[mailbox]
-        box.state = (state, b"" if token < 0 else box.in_hand[token][0][_ID])
+        if token == SAME_MESSAGE:
+            id_ = box.state[1] if box.state is not None else b""
+        else:
+            id_ = b"" if token < 0 else box.in_hand[token][0][_ID]
+        box.state = (state, id_)
         return SENT
 
     def stored_state(self, mailbox: int) -> tuple[bytes, bytes] | None:
@@ -486,6 +491,9 @@ class InProcessPort:
 
     def note_suspended(self, mailbox: int, since_ns: int) -> None:
         self._mailboxes[mailbox].suspended_ns = since_ns
+
+    def state_elsewhere(self, mailbox: int, id: bytes) -> None:
+        """Nothing: what handlers have sent is not remembered here."""
 
     def listen(self, mailbox: int, on_ready: Callable[[], None]) -> None:
         box = self._mailboxes[mailbox]

@@ -368,7 +368,7 @@ TABLE = [
     ),
     (
         agent_yaml("name: a, type: m.A, state: sqlite"),
-        "3:42: supervision.children[0].agent.state: the text 'sqlite' is ",
+        "3:42: supervision.children[0].agent.state: 'sqlite' is a store, which all agents share: name it once",
     ),
     (
         agent_yaml("name: a, type: m.A, start_timeout_s: 0"),

@@ -60,7 +60,37 @@ def test_keys_of_an_agent_are_text_and_are_not_shown() -> None:
 TABLE = [
     ("plugins: 5", "2:10: plugins: should be a mapping"),
     ("plugins: {model: []}", "2:11: plugins.model: unknown key 'model'; did you mean 'models'?"),
-    ("plugins: {state: {type: sqlite}}", "2:11: plugins.state: 'state' is not supported yet; remove it"),
+    ("plugins: {state: [sqlite]}", "2:18: plugins.state: should be a mapping"),
+    (
+        "plugins: {state: sqllite}",
+        "2:18: plugins.state: the state plug-in 'sqllite' is unknown; did you mean 'sqlite'?",
+    ),
+    ("plugins: {state: {type: postgres}}", "'postgres' is not built in; write a StateStore of your own"),
+    ("plugins: {state: {type: sqlite, name: s}}", "2:33: plugins.state.name: unknown key 'name'"),
+    ("plugins: {state: {type: sqlite, config: {path: s}}}", "2:42: plugins.state.config.path: unknown key 'path'; did"),
+    ("plugins: {state: {type: sqlite, config: {patience: -1}}}", "plugins.state.config.patience: "),
+    (
+        "plugins: {state: {type: redis, config: {url: 'host:1?password=hidden'}}}",
+        "this is no address of a Redis server",
+    ),
+    ("plugins: {state: encrypted}", "plugins.state.config: the key 'inner' is missing"),
+    (
+        "plugins: {state: {type: encrypted, config: {inner: redsi}}}",
+        "2:52: plugins.state.config.inner: the state plug-in 'redsi' is unknown; did you mean 'redis'?",
+    ),
+    (
+        "plugins: {state: {type: encrypted, config: {inner: sqlite, keys: {a: 5}}}}",
+        "2:70: plugins.state.config.keys.a: should be a key as text",
+    ),
+    (
+        "plugins: {state: {type: encrypted, config: {inner: sqlite, keys: {a: {fiel: x}}}}}",
+        "plugins.state.config.keys.a.fiel: unknown key 'fiel'; did you mean 'file'?",
+    ),
+    ("plugins: {state: {type: encrypted, config: {inner: sqlite, keys: {}}}}", "config.keys: should have a key"),
+    (
+        "plugins: {state: {type: encrypted, config: {inner: sqlite, keys: {ab: x}, current_key_id: ac}}}",
+        "config.current_key_id: there is no key 'ac'; allowed: ab",
+    ),
     ("plugins: {exporters: []}", "2:11: plugins.exporters: 'exporters' is not supported yet; remove it"),
     ("plugins: {models: anthropic}", "2:19: plugins.models: should be a list of plug-ins (- type: ...), not the text"),
     ("plugins: {models: [anthropic]}", "2:20: plugins.models[0]: should be a mapping"),
@@ -120,3 +150,45 @@ def test_all_problems_at_once() -> None:
     with pytest.raises(TopologyError) as caught:
         load("plugins: {models: [{type: antropic}, {type: openai, config: {x: 1, timeout: 0}}], tools: [5]}")
     assert len(caught.value.problems) == 4
+
+
+def test_a_store_of_states_is_a_word_or_a_mapping() -> None:
+    def state(text: str) -> PluginSpec | None:
+        return load(f"plugins: {{state: {text}}}", KEY="a-key-of-somebody").plugins.state
+
+    assert (state(""), state("sqlite")) == (None, PluginSpec("sqlite"))
+    assert state("{type: sqlite, config: {db_path: /data/s.db, patience: 3}}") == PluginSpec(
+        "sqlite", {"db_path": "/data/s.db", "patience_s": 3.0}
+    )
+    spec = load(
+        """
+plugins:
+  state:
+    type: encrypted
+    config:
+      inner: {type: redis, config: {url: "redis://:${KEY}@h/0", prefix: "shop:"}}
+      keys: {new: "${KEY}", old: {file: /run/secrets/key}}
+""",
+        KEY="a-key-of-somebody",
+    )
+    inner = {"type": "redis", "config": {"url": "redis://:a-key-of-somebody@h/0", "prefix": "shop:"}}
+    keys = {"new": "a-key-of-somebody", "old": {"file": "/run/secrets/key"}}
+    assert spec.plugins.state == PluginSpec("encrypted", {"inner": inner, "keys": keys})
+    assert "a-key-of-somebody" not in repr(spec)
+    assert "a-key-of-somebody" in spec.secrets
+    assert TopologySpec.from_plain(spec.to_plain()) == spec
+    own = state("{type: my.stores.Own, config: {any: [1]}}")
+    assert own == PluginSpec("my.stores.Own", {"any": [1]})
+
+
+def test_where_an_agent_keeps_its_state() -> None:
+    def problems(agent: str) -> str:
+        with pytest.raises(TopologyError) as caught:
+            load_topology_text(f"supervision: {{children: [{{type: m.A, name: a, {agent}}}]}}")
+        return "\n".join(caught.value.problems)
+
+    assert load("").supervision.agents()[0].state == "store"
+    assert "name it once, in plugins: {state: {type: sqlite}}, and write state: store" in problems("state: sqlite")
+    assert "state: store belongs to one reader" in problems("state: store, replicas: 2")
+    text = "supervision: {children: [{type: m.A, name: a, replicas: 2}]}"
+    assert load_topology_text(text).supervision.agents()[0].replicas == 2

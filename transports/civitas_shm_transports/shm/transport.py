@@ -106,6 +106,7 @@ class ShmPort:
         self.strike = native.strike
         self.commit_state = native.commit_state
         self.stored_state = native.stored_state
+        self.state_elsewhere = native.state_elsewhere
         self._poll = native.poll
         self._again = self._drain  # one bound method for all turns
         self.post_ask = native.post_ask
