@@ -19,6 +19,8 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from .clients.blocking import BlockingClient, connect_blocking
+    from .clients.client import Client, connect
     from .errors import (
         AgentError,
         AgentImportError,
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
         StreamError,
         StreamInterrupted,
         StreamTimeout,
+        TooManyClients,
         TopologyError,
         TransientError,
         TransportClosed,
@@ -79,8 +82,10 @@ __all__ = [
     "AgentStopped",
     "AgentSuspendedError",
     "ArenaFull",
+    "BlockingClient",
     "CapabilityNotFoundError",
     "CivitasError",
+    "Client",
     "ConfigurationError",
     "CorrectionSignal",
     "DeadlockError",
@@ -123,10 +128,13 @@ __all__ = [
     "StreamInterrupted",
     "StreamTimeout",
     "Supervisor",
+    "TooManyClients",
     "TopologyError",
     "TransientError",
     "TransportClosed",
     "TransportUnavailable",
+    "connect",
+    "connect_blocking",
     "payload_type",
 ]
 
@@ -134,6 +142,8 @@ __version__ = "0.1.0"
 
 _HOMES: Final = {
     "AgentProcess": ".process",
+    "BlockingClient": ".clients.blocking",
+    "Client": ".clients.client",
     "CorrectionSignal": ".evalloop",
     "DynamicSupervisor": ".supervisor",
     "EvalAgent": ".evalloop",
@@ -148,6 +158,8 @@ _HOMES: Final = {
     "Runtime": ".runtime",
     "StateStore": ".state",
     "Supervisor": ".supervisor",
+    "connect": ".clients.client",
+    "connect_blocking": ".clients.blocking",
     "payload_type": ".typed",
 }
 """Where a public name lives; the names that are not here live in `errors`."""

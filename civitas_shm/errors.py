@@ -50,6 +50,7 @@ __all__ = [
     "StreamError",
     "StreamInterrupted",
     "StreamTimeout",
+    "TooManyClients",
     "TopologyError",
     "TransientError",
     "TransportClosed",
@@ -201,6 +202,15 @@ class RunNotAnswering(CivitasError):
     """The host of a run does not answer on its control socket, or refused the request; the text says which, and why.
 
     Way out: what the text says. A stopped host (SIGSTOP) goes on with SIGCONT; `stop --now` ends one that hangs.
+    """
+
+    exit_code = 8
+
+
+class TooManyClients(CivitasError):
+    """A run has as many connections of clients as it may have; the text says who has most of them.
+
+    Way out: one client for a whole process, closed when it is not used any more; not one for each request.
     """
 
     exit_code = 8

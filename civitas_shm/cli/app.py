@@ -29,6 +29,8 @@ VERBS: Final = (
     "run",
     "ps",
     "stop",
+    "ask",
+    "send",
     "logs",
     "dead",
     "plan",

@@ -62,6 +62,10 @@ class ControlClient:
         """Idempotent."""
         self._sock.close()
 
+    def detach(self) -> socket.socket:
+        """The connection itself, for who goes on with it; this object is closed then."""
+        return socket.socket(fileno=self._sock.detach())
+
     def ask(self, request: Request, kind: type[R]) -> R:
         """The reply, of that kind. RunNotAnswering when it is refused, or none comes."""
         reply = self.reply(request)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..topology.model import Drain
-from .protocol import DeadDrop, DeadList, DeadReplay, DeadShow, Refusal, Request, Status, StopRun, Topology
+from .protocol import Connect, DeadDrop, DeadList, DeadReplay, DeadShow, Refusal, Request, Status, StopRun, Topology
 
-__all__ = ["Answer", "Decision", "Letter", "Stop", "decide", "may_ask"]
+__all__ = ["Answer", "Decision", "HandOver", "Letter", "Stop", "decide", "may_ask"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,12 @@ class Letter:
     request: DeadList | DeadShow | DeadReplay | DeadDrop
 
 
-Decision = Answer | Stop | Letter | Refusal
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """The connection is that of a client: the program that started the run serves it."""
+
+
+Decision = Answer | Stop | Letter | HandOver | Refusal
 
 
 def may_ask(peer_uid: int, own_uid: int) -> bool:
@@ -66,3 +71,7 @@ def decide(request: Request, state: Literal["starting", "running", "stopping"]) 
             return Refusal(kind="busy", text=f"the run is {state}; letters are replayed while it runs")
         case DeadList() | DeadShow() | DeadReplay() | DeadDrop():
             return Letter(request)
+        case Connect() if state != "running":
+            return Refusal(kind="busy", text=f"the run is {state}; it takes clients while it runs")
+        case Connect():
+            return HandOver()

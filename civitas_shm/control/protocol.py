@@ -22,6 +22,8 @@ __all__ = [
     "PROTOCOL",
     "REQUEST_BYTES_MAX",
     "SOCKET",
+    "Connect",
+    "Connected",
     "DeadDrop",
     "DeadList",
     "DeadReplay",
@@ -110,7 +112,12 @@ class DeadDrop(_Request, tag="dead_drop"):
     ids: Annotated[list[str], msgspec.Meta(max_length=IDS_MAX)]
 
 
-Request = Status | Topology | StopRun | DeadList | DeadShow | DeadReplay | DeadDrop
+class Connect(_Request, tag="connect"):
+    """Be a client of the run. The host hands the connection to the program that started the run, which answers
+    Connected and then speaks `clients.protocol`; or a Refusal: `busy` while it starts or stops, `clients` when full."""
+
+
+Request = Status | Topology | StopRun | DeadList | DeadShow | DeadReplay | DeadDrop | Connect
 
 
 # --- from the host ------------------------------------------------------------------------------------------------
@@ -193,14 +200,24 @@ class Outcomes(_Reply, tag="outcomes"):
     outcomes: dict[str, str | None]
 
 
+class Connected(_Reply, tag="connected"):
+    """From here on this is the connection of a client."""
+
+    run: str
+    run_id: str
+    version: str
+    pid: int
+    """Of the program that started the run and serves its clients."""
+
+
 class Refusal(_Reply, tag="refusal"):
     """The request was not carried out; nothing was changed."""
 
-    kind: Literal["protocol", "unknown", "malformed", "busy", "forbidden", "fault"]
+    kind: Literal["protocol", "unknown", "malformed", "busy", "forbidden", "fault", "clients"]
     text: str
 
 
-Reply = RunStatus | RunTopology | Stopping | Letters | Shown | Outcomes | Refusal
+Reply = RunStatus | RunTopology | Stopping | Letters | Shown | Outcomes | Connected | Refusal
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -213,7 +230,7 @@ class _Head(msgspec.Struct):
 
 _head: Final = msgspec.msgpack.Decoder(_Head)
 _request: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Request)
-_OPS: Final = ("status", "topology", "stop", "dead_list", "dead_show", "dead_replay", "dead_drop")
+_OPS: Final = ("status", "topology", "stop", "dead_list", "dead_show", "dead_replay", "dead_drop", "connect")
 
 
 def read_request(body: bytes, version: str) -> Request | Refusal:

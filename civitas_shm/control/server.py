@@ -26,7 +26,7 @@ from typing import Final
 import msgspec
 
 from ..host.wire import FrameDecoder, WireError, encode_frame
-from .decide import may_ask
+from .decide import HandOver, may_ask
 from .protocol import REQUEST_BYTES_MAX, SOCKET, Refusal, Reply
 
 __all__ = ["CLIENTS_MAX", "ControlServer", "in_directory", "peer_of"]
@@ -59,10 +59,17 @@ class ControlServer:
     """Listens from construction to `close`. `answer` gets the body of each frame and must not block."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, directory: Path, answer: Callable[[bytes], Reply], uid: int | None = None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        directory: Path,
+        answer: Callable[[bytes], Reply | HandOver],
+        hand_over: Callable[[int], None] | None = None,
+        uid: int | None = None,
     ) -> None:
+        """`hand_over` gets the descriptor of a connection for which `answer` has said so, and duplicates it."""
         self._loop = loop
         self._answer = answer
+        self._hand_over = hand_over
         self._uid = os.geteuid() if uid is None else uid
         self._path = directory / SOCKET
         self._clients: dict[_Client, None] = {}
@@ -151,12 +158,19 @@ class ControlServer:
     def _gone(self, client: _Client) -> None:
         self._clients.pop(client, None)
 
-    def _reply_to(self, body: bytes) -> bytes:
+    def _reply_to(self, client: _Client, body: bytes) -> bytes:
+        """Empty: the connection is not ours any more, and nothing is said on it."""
+        reply: Reply | HandOver
         try:
             reply = self._answer(body)
+            if isinstance(reply, HandOver) and self._hand_over is not None:
+                self._hand_over(client.fileno())
+                return b""
         except Exception:  # noqa: BLE001 - a fault in answering must not end the run: the loop's handler would
             print(f"The control socket has a fault:\n{traceback.format_exc()}", file=sys.stderr)
             reply = Refusal(kind="fault", text="the host has a fault in answering; its stderr says which")
+        if isinstance(reply, HandOver):
+            reply = Refusal(kind="unknown", text="this run takes no clients")
         try:
             return encode_frame(reply)
         except ValueError as error:
@@ -170,7 +184,7 @@ class _Client:
         self,
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
-        reply_to: Callable[[bytes], bytes],
+        reply_to: Callable[[_Client, bytes], bytes],
         on_heard: Callable[[_Client], None],
         on_gone: Callable[[_Client], None],
     ) -> None:
@@ -186,6 +200,10 @@ class _Client:
         self._writing = False
         """It did not take its reply at once."""
         loop.add_reader(sock.fileno(), self._readable)
+
+    def fileno(self) -> int:
+        """-1 after the end."""
+        return self._sock.fileno()
 
     def end(self) -> None:
         """Idempotent."""
@@ -225,8 +243,11 @@ class _Client:
         if not self._requests:
             self._loop.add_reader(self._sock.fileno(), self._readable)
             return
-        self._reply = memoryview(self._reply_to(self._requests.pop(0)))
-        self._writable()
+        self._reply = memoryview(self._reply_to(self, self._requests.pop(0)))
+        if self._reply:
+            self._writable()
+        else:
+            self.end()  # our descriptor of it
 
     def _writable(self) -> None:
         try:

@@ -20,7 +20,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import CivitasError, RunFailed, SpawnError
 from ..loading import build_agent
@@ -37,6 +37,7 @@ from .protocol import (
     Answer,
     Boot,
     Chaos,
+    ClientComes,
     CrashAgent,
     Ended,
     EndWait,
@@ -57,6 +58,9 @@ from .protocol import (
     Welcome,
 )
 from .reports import ended_sentence, waiting_sentence
+
+if TYPE_CHECKING:
+    from ..clients.server import ClientServer
 
 __all__ = ["Chaos", "Ended", "HostClient", "HostOptions", "Line"]
 
@@ -114,6 +118,8 @@ class HostClient:
         self._memory_fds: list[int] = []
         self._orders: Orders | None = None
         self._closing = False
+        self._clients: ClientServer | None = None
+        """Once somebody has come."""
         self.snapshot: RuntimeSnapshot | None = None
         """The last one that was wanted; the host sends one at the end in any case."""
         self.port: Port
@@ -229,7 +235,11 @@ class HostClient:
                 for line in lines:
                     self._on_line(line)
             case Happened(event):
+                if event["event"] == "run_stopping" and self._clients is not None:
+                    self._clients.refuse(f"The run {self._options.name!r} is stopping: it takes nothing new.")
                 self._on_event(event)
+            case ClientComes():
+                self._take_client(fds[0])
             case Snapshot(snapshot):
                 self.snapshot = snapshot
                 self._on_snapshot(snapshot)
@@ -261,6 +271,13 @@ class HostClient:
         self._orders = Orders(self.port, self._channel.send, self._build, Plugins(self._spec.plugins))
         self._channel.send(Ready(message.attach["slot"]))
         self._welcome.set_result(None)
+
+    def _take_client(self, fd: int) -> None:
+        if self._clients is None:
+            from ..clients.server import ClientServer  # only where a client comes
+
+            self._clients = ClientServer(self._loop, self.orders.runner.bus, self._options.name, self.run_id)
+        self._clients.take(fd)
 
     def _lost(self, error: Exception | None) -> None:
         """The host has closed; its pidfd says when it is gone."""
@@ -313,6 +330,8 @@ class HostClient:
         self._closing = True
         if self._orders is not None:
             why = self._farewell()
+            if self._clients is not None:
+                self._clients.close(why)
             await self._orders.close(why)
             self.port.stop(why)
         self._channel.close()

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from .. import __version__
 from ..clock import Clock
-from ..control.decide import Answer, Letter, Stop, decide
+from ..control.decide import Answer, HandOver, Letter, Stop, decide
 from ..control.letters import LetterRequest, answer_letters
 from ..control.protocol import AgentState, Refusal, Reply, RunStatus, RunTopology, Stopping, read_request
 from ..dead_letters import store_of
@@ -51,7 +51,7 @@ class HostDesk:
         self.running = False
         """Every agent was ready once."""
 
-    def answer(self, body: bytes) -> Reply:
+    def answer(self, body: bytes) -> Reply | HandOver:
         """The reply to one frame; what it asks for is done, or begun."""
         request = read_request(body, __version__)
         if isinstance(request, Refusal):

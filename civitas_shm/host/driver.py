@@ -190,6 +190,7 @@ class Driver:
         self._stop_code = exit_code
         stop = self._placement.spec.stop
         self._drain_mode = drain or stop.drain
+        self._events.emit("run_stopping")
         self._loop.call_later(stop.timeout_s, self._stop_by_force)
         if self._drain_mode == "all":
             self._drain()

@@ -31,6 +31,7 @@ EVENTS: Final = (
     "supervisor_shut_down",
     "verdict",
     "deadlock",
+    "run_stopping",
     "run_stopped",
 )
 """All names, in the order of a life."""

@@ -43,6 +43,7 @@ from .probes import Probes
 from .protocol import (
     AgentReport,
     Boot,
+    ClientComes,
     Ended,
     FromCaller,
     Happened,
@@ -316,13 +317,16 @@ class Host:
     def _open_control(self, spec: TopologySpec, memory: RunMemory) -> None:
         self._desk = HostDesk(memory, kernel.pid_of(self._caller_pidfd), spec, self._clock, self._stop_over_control)
         try:
-            self._control = ControlServer(self._loop, memory.run_dir, self._desk.answer)
+            self._control = ControlServer(self._loop, memory.run_dir, self._desk.answer, self._hand_over)
         except OSError as error:  # a file system without sockets: a run without ps is better than none
             print(f"{memory.run_dir}: no control socket can be had there ({error}); ps and stop do not reach this run.",
                   file=sys.stderr)  # fmt: skip
 
     def _stop_over_control(self, now: bool, drain: Drain | None) -> None:
         self._asked_to_stop(now, drain=drain)
+
+    def _hand_over(self, fd: int) -> None:
+        self._say(ClientComes(), [fd])
 
     def _close_control(self, memory: RunMemory, *, keep: bool) -> None:
         """The socket goes while the directory is ours; who waits for the end is told when the lock is free."""

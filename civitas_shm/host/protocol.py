@@ -260,6 +260,12 @@ class Refused(_Message, tag="refused"):
     exit_code: int
 
 
+class ClientComes(_Message, tag="client_comes"):
+    """A client of the run, for the caller to serve. Descriptors: its connection."""
+
+    fds: int = 1
+
+
 class Line(msgspec.Struct):
     """One line that a process wrote, or one log record."""
 
@@ -320,6 +326,7 @@ FromCaller = Boot | Ready | AgentReport | Request | Stop | WantSnapshots
 FromHost = (
     Welcome
     | Refused
+    | ClientComes
     | StartAgent
     | StopAgent
     | CrashAgent

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from civitas_shm.control.decide import Answer, Letter, Stop, decide, may_ask
+from civitas_shm.control.decide import Answer, HandOver, Letter, Stop, decide, may_ask
 from civitas_shm.control.protocol import (
     IDS_MAX,
     PROTOCOL,
+    Connect,
     DeadDrop,
     DeadList,
     DeadReplay,
@@ -33,7 +34,7 @@ def body(**fields: Any) -> bytes:
 @pytest.mark.parametrize(
     "request_",
     [Status(), Topology(salt="s"), StopRun(now=True), StopRun(drain="all"), DeadList(skip=5), DeadShow(id="01a"),
-     DeadReplay(ids=["a"]), DeadDrop(ids=[])],
+     DeadReplay(ids=["a"]), DeadDrop(ids=[]), Connect()],
 )  # fmt: skip
 def test_what_is_sent_is_what_is_read(request_: Request) -> None:
     assert read_request(msgspec.msgpack.encode(request_), "1.0") == request_
@@ -115,3 +116,12 @@ def test_the_topology_is_told_in_every_state() -> None:
 def test_only_the_own_user_and_root_may_ask() -> None:
     assert [uid for uid in (0, 1000, 1001) if may_ask(uid, 1000)] == [0, 1000]
     assert [uid for uid in (0, 1000) if may_ask(uid, 0)] == [0]
+
+
+def test_a_client_is_handed_over_while_the_run_runs_and_comes_again_while_it_starts_or_stops() -> None:
+    assert decide(Connect(), "running") == HandOver()
+    for state in ("starting", "stopping"):
+        refused = decide(Connect(), state)  # type: ignore[arg-type]
+        assert isinstance(refused, Refusal)
+        assert refused.kind == "busy"
+        assert state in refused.text
