@@ -20,7 +20,7 @@ import msgspec
 from . import typed
 from .errors import DeserializationError, MessageValidationError
 
-__all__ = ["DEPTH_MAX", "decode", "decode_dict", "decode_plain", "encode", "typed_body"]
+__all__ = ["DEPTH_MAX", "Encoded", "decode", "decode_dict", "decode_plain", "encode", "typed_body"]
 
 EXT_TUPLE: Final = 1
 """Extension payload: the elements, as a msgpack array."""
@@ -42,9 +42,20 @@ _SCALARS: Final = frozenset({str, int, float, bool, type(None), bytes})
 _KEYS: Final = frozenset({str, int})
 
 
-def encode(payload: typed.Payload, root: str = "payload") -> bytes:
+class Encoded:
+    """A payload that another process has encoded, to be passed on as it is; who makes one has looked at the bytes."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
+def encode(payload: typed.Payload | Encoded, root: str = "payload") -> bytes:
     """The bytes of a payload; MessageValidationError names the field that cannot be sent by its path from `root`."""
     if type(payload) is not dict:
+        if type(payload) is Encoded:
+            return payload.data
         if root == "payload" and typed.is_typed(payload):
             return _encode(msgspec.msgpack.Ext(EXT_TYPED, typed.pack(payload)))
         raise MessageValidationError(f"{root} must be a dict; {_name(payload)} cannot be sent.")

@@ -30,7 +30,7 @@ CONTRACT = {
 }
 """What users of Civitas import, with the signatures and semantics of that API."""
 
-OURS = {"Retry", "payload_type"}
+OURS = {"BlockingClient", "Client", "Retry", "connect", "connect_blocking", "payload_type"}
 """What Civitas does not have."""
 
 

@@ -24,6 +24,7 @@ from ..bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
 from ..errors import RunNotAnswering, TransportClosed
 from ..host.wire import FrameDecoder, WireError, encode_frame
 from ..messages import Message
+from ..typed import Payload
 from .client import lost, message_of, ready
 from .dial import CONNECT_TIMEOUT_S, Line, dial
 from .protocol import Ask, Broadcast, Bye, Done, Failed, FromClient, Replied, Send, ToClient, error_from
@@ -81,7 +82,7 @@ class BlockingClient:
     def send(
         self,
         name: str,
-        payload: dict[str, Any],
+        payload: Payload,
         message_type: str = "message",
         *,
         timeout: float | None = SEND_TIMEOUT_S,
@@ -94,7 +95,7 @@ class BlockingClient:
     def ask(
         self,
         name: str,
-        payload: dict[str, Any],
+        payload: Payload,
         timeout: float | None = ASK_TIMEOUT_S,
         message_type: str = "message",
         *,
@@ -109,7 +110,7 @@ class BlockingClient:
     def broadcast(
         self,
         pattern: str,
-        payload: dict[str, Any],
+        payload: Payload,
         message_type: str = "message",
         *,
         timeout: float | None = SEND_TIMEOUT_S,

@@ -23,6 +23,7 @@ from ..errors import PayloadTooLarge, TransportClosed
 from ..host.wire import FRAME_BYTES_MAX, FrameDecoder, WireError, encode_frame
 from ..messages import Message, is_system_type
 from ..serializer import decode, encode
+from ..typed import Payload
 from .dial import CONNECT_TIMEOUT_S, Line, dial
 from .protocol import Ask, Broadcast, Bye, Done, Failed, Forget, FromClient, Replied, Send, ToClient, error_from
 
@@ -81,7 +82,7 @@ class Client:
     async def send(
         self,
         name: str,
-        payload: dict[str, Any],
+        payload: Payload,
         message_type: str = "message",
         *,
         timeout: float | None = SEND_TIMEOUT_S,
@@ -95,7 +96,7 @@ class Client:
     async def ask(
         self,
         name: str,
-        payload: dict[str, Any],
+        payload: Payload,
         timeout: float | None = ASK_TIMEOUT_S,
         message_type: str = "message",
         *,
@@ -112,7 +113,7 @@ class Client:
     async def broadcast(
         self,
         pattern: str,
-        payload: dict[str, Any],
+        payload: Payload,
         message_type: str = "message",
         *,
         timeout: float | None = SEND_TIMEOUT_S,
@@ -252,7 +253,7 @@ class _Connection(asyncio.Protocol):
 # --- shared with the blocking twin --------------------------------------------------------------------------------
 
 
-def ready(payload: dict[str, Any], message_type: str) -> bytes:
+def ready(payload: Payload, message_type: str) -> bytes:
     """The bytes of a payload, checked here: what is wrong with it is told without a way to the run."""
     if type(message_type) is str and is_system_type(message_type):
         from ..errors import MessageValidationError
@@ -271,7 +272,10 @@ def ready(payload: dict[str, Any], message_type: str) -> bytes:
 
 def message_of(answer: Replied) -> Message:
     """The reply, as it came to the run."""
-    return Message.received(answer.header, answer.type, answer.sender, CLIENT_NAME, decode(answer.payload), 1)
+    payload = decode(answer.payload)
+    if not answer.header:
+        return Message(type=answer.type, sender=answer.sender, recipient=CLIENT_NAME, payload=payload)
+    return Message.received(answer.header, answer.type, answer.sender, CLIENT_NAME, payload, 1)
 
 
 def lost(line: Line, *, committed: bool | None) -> str:

@@ -29,7 +29,7 @@ from ..control.server import peer_of
 from ..errors import CivitasError, MessageValidationError, PayloadTooLarge, TransportClosed
 from ..host.wire import FRAME_BYTES_MAX, FrameDecoder, WireError, encode_frame
 from ..messages import Message
-from ..serializer import decode, encode
+from ..serializer import Encoded, decode_dict, encode, typed_body
 from .protocol import Ask, Broadcast, Bye, Done, Forget, FromClient, Replied, Send, failed
 
 __all__ = ["CLIENTS_MAX", "IN_FLIGHT_MAX", "ClientServer"]
@@ -226,7 +226,7 @@ class _Client(asyncio.Protocol):
         bus = self._server.bus
         match request:
             case Send(number, recipient, payload, kind, timeout_s, options):
-                await bus.send(recipient, decode(payload), kind, timeout_s, **_checked(options))
+                await bus.send(recipient, _passed_on(payload), kind, timeout_s, **_checked(options))
                 return Done(number)
             case Ask(number, recipient, payload, kind, timeout_s, options):
                 began_s = self._server.loop.time()
@@ -235,17 +235,23 @@ class _Client(asyncio.Protocol):
                 try:
                     if timeout_s:
                         timeout_s = max(1e-3, timeout_s - (self._server.loop.time() - began_s))
-                    reply = await bus.ask(recipient, decode(payload), kind, timeout_s, **_checked(options))
+                    reply = await bus.ask(recipient, _passed_on(payload), kind, timeout_s, **_checked(options))
                 finally:
                     self._server.asks.release()
                 return _replied(number, reply)
             case Broadcast(number, pattern, payload, kind, timeout_s):
-                await bus.broadcast(pattern, decode(payload), kind, timeout=timeout_s)
+                await bus.broadcast(pattern, _passed_on(payload), kind, timeout=timeout_s)
                 return Done(number)
         raise CivitasError(f"{type(request).__name__} is no request")
 
 
+def _passed_on(payload: bytes) -> Any:
+    """The payload, checked. One of a type goes on as it came: the type is the business of who handles it."""
+    return decode_dict(payload) if typed_body(payload) is None else Encoded(payload)
+
+
 def _replied(number: int, reply: Message) -> Replied:
+    """A reply of supervision has no header: it has not travelled."""
     payload = encode(reply.payload)
     if len(payload) > FRAME_BYTES_MAX // 2:
         raise PayloadTooLarge(len(payload), FRAME_BYTES_MAX // 2)

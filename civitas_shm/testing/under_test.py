@@ -29,6 +29,7 @@ from ..runtime import Runtime
 from ..supervisor import Supervisor
 from ..topology.model import PoolSpec, TransportSpec
 from ..transport import load_transport
+from ..typed import Payload
 from .manual_time import ManualTime
 
 __all__ = ["RuntimeUnderTest"]
@@ -178,7 +179,7 @@ class RuntimeUnderTest:
     async def ask(
         self,
         name: str,
-        payload: dict[str, Any],
+        payload: Payload,
         timeout: float | None = ASK_TIMEOUT_S,
         message_type: str = "message",
         **options: Any,
@@ -189,7 +190,7 @@ class RuntimeUnderTest:
     async def send(
         self,
         name: str,
-        payload: dict[str, Any],
+        payload: Payload,
         message_type: str = "message",
         *,
         timeout: float | None = SEND_TIMEOUT_S,
@@ -198,7 +199,7 @@ class RuntimeUnderTest:
         """As `Runtime.send`."""
         await self.runtime.send(name, payload, message_type, timeout=timeout, **options)
 
-    async def broadcast(self, pattern: str, payload: dict[str, Any], message_type: str = "message") -> None:
+    async def broadcast(self, pattern: str, payload: Payload, message_type: str = "message") -> None:
         """As `Runtime.broadcast`."""
         await self.runtime.broadcast(pattern, payload, message_type)
 

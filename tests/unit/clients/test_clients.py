@@ -6,6 +6,7 @@ import asyncio
 import threading
 from typing import Any
 
+import msgspec
 import pytest
 
 from civitas_shm import (
@@ -61,6 +62,32 @@ async def test_a_client_asks_sends_and_broadcasts(runtime: RuntimeUnderTest, swi
         await other.expect(payload={"n": 3})
     with pytest.raises(TransportClosed, match="closed"):
         await client.ask("probe", {})
+
+
+class Order(msgspec.Struct):
+    sku: str
+    count: int
+
+
+class Shop(AgentProcess):
+    """Takes orders, whoever sends them."""
+
+    async def handle(self, message: Message[Order]) -> Message:
+        return self.reply({"sku": message.payload.sku, "count": message.payload.count})
+
+
+async def test_payloads_of_a_type_go_on_as_they_are_and_replies_of_supervision_come_too(
+    runtime: RuntimeUnderTest, switchboard: Any
+) -> None:
+    await runtime.start(Shop("orders"))
+    switchboard.serve(runtime)
+    async with connect("shop") as client:
+        assert (await client.ask("orders", Order("tea", 3))).payload == {"sku": "tea", "count": 3}
+        assert (await client.ask("orders", {"sku": "tea", "count": 4})).payload == {"sku": "tea", "count": 4}
+        status = await client.ask("root", {}, message_type="civitas.supervision.status")
+        assert [child["name"] for child in status.payload["children"]] == ["orders"]
+        assert status.recipient == "_client"
+        assert status.id
 
 
 async def test_errors_are_those_of_the_run_with_their_attributes(runtime: RuntimeUnderTest, switchboard: Any) -> None:
