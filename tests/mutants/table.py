@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["MUTANTS", "NOT_YET", "Mutant"]
+__all__ = ["MUTANTS", "Mutant"]
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,24 @@ MUTANTS = (
         r"DID NOT RAISE .*AgentStopped",
     ),
     Mutant(
+        25,
+        "any agent can send the order to stop",
+        "civitas_shm/bus.py",
+        "        if is_system_type(message_type):\n",
+        "        if False:\n",
+        "unit/test_bus.py::test_defect_25_types_of_the_runtime_cannot_be_sent_by_agents",
+        r"DID NOT RAISE .*MessageValidationError",
+    ),
+    Mutant(
+        25,
+        "what a payload says is the type of the answer, whatever it is",
+        "civitas_shm/talking.py",
+        "    if is_system_type(named):\n",
+        "    if False:\n",
+        "contract/test_talking.py::test_defect_25_no_answer_can_bear_a_type_of_the_runtime",
+        r"DID NOT RAISE .*AgentError",
+    ),
+    Mutant(
         26,
         "a supervisor that gives up below ONE_FOR_ONE stays down",
         "civitas_shm/supervision/tree.py",
@@ -198,6 +216,26 @@ MUTANTS = (
         "        self._states[agent_name] = dict(state)\n",
         "unit/test_state.py::test_defect_31_the_store_in_memory_keeps_deep_copies_and_gives_copies",
         r"'nested': \[1, 2\]",
+    ),
+    Mutant(
+        32,
+        "int keys are accepted, and refused where they arrive",
+        "civitas_shm/serializer.py",
+        "_decoder: Final = msgspec.msgpack.Decoder(ext_hook=_extension)\n",
+        "_decoder: Final = msgspec.msgpack.Decoder(dict[str, Any], ext_hook=_extension)\n",
+        "unit/test_messages.py::"
+        "test_defect_32_int_keys_tuples_nan_and_large_ints_are_sent_whole_or_refused_by_the_sender",
+        r"DeserializationError: .* are not a payload: ValidationError: Expected `str`, got `int`",
+    ),
+    Mutant(
+        32,
+        "tuples arrive as lists",
+        "civitas_shm/serializer.py",
+        "        return msgspec.msgpack.Ext(EXT_TUPLE, _encoder.encode(_wrapped_items(value, depth, strict)))\n",
+        "        return _wrapped_items(value, depth, strict)\n",
+        "unit/test_messages.py::"
+        "test_defect_32_int_keys_tuples_nan_and_large_ints_are_sent_whole_or_refused_by_the_sender",
+        r"assert <class 'list'> is tuple",
     ),
     Mutant(
         34,
@@ -306,6 +344,3 @@ MUTANTS = (
         r"Timeout",
     ),
 )
-
-NOT_YET = {25: "talk", 32: "talk"}
-"""Those of the scope that have no entry so far: number and the part of the work that brings it."""

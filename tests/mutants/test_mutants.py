@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from .table import MUTANTS, NOT_YET, Mutant
+from .table import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("civitas_shm", "transports", "tests", "pyproject.toml")
@@ -91,10 +91,10 @@ def test_the_defect_is_found(mutant: Mutant, copy: Path) -> None:
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
-def test_every_defect_has_an_entry_or_says_who_brings_it() -> None:
+def test_every_defect_has_an_entry() -> None:
     there = [mutant.defect for mutant in MUTANTS]
     assert there == sorted(there)
-    assert sorted(IN_SCOPE - set(there)) == sorted(NOT_YET)
+    assert {*there} >= IN_SCOPE
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.id)

@@ -44,7 +44,7 @@ def payloads(port: InProcessPort, name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("call", ["send", "ask", "broadcast"])
-def test_types_of_the_runtime_cannot_be_sent_by_agents(call: str) -> None:
+def test_defect_25_types_of_the_runtime_cannot_be_sent_by_agents(call: str) -> None:
     async def scene(port: InProcessPort, bus: MessageBus) -> None:
         port.add_mailbox(MailboxSpec("peer"))
         with pytest.raises(MessageValidationError, match=r"_agency\.shutdown"):
