@@ -24,7 +24,7 @@ from .messages import FLAG_ASK, FLAGS_AT, Message
 from .process import AgentProcess
 from .serializer import encode
 from .topology.model import AgentSpec
-from .tracebacks import format_exception
+from .tracebacks import error_text, format_exception
 from .transport import SENT, Delivery, Port
 from .user_code import awaited
 
@@ -172,7 +172,7 @@ class Failures:
         header = message.header
         if header is None or not header[FLAGS_AT] & FLAG_ASK:
             return
-        fields = {"type": type(error).__qualname__, "text": _clean(str(error)), "traceback": _clean(text)}
+        fields = {"type": type(error).__qualname__, "text": _clean(error_text(error)), "traceback": _clean(text)}
         self._port.post_reply(header, encode(fields), "error", self._mailbox, True)
 
 
@@ -184,7 +184,7 @@ def uncancelled(error: asyncio.CancelledError) -> asyncio.CancelledError:
 
 
 def _brief(error: BaseException) -> str:
-    return f"{type(error).__qualname__}: {error}"
+    return f"{type(error).__qualname__}: {error_text(error)}"
 
 
 def _clean(text: str) -> str:

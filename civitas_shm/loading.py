@@ -23,7 +23,9 @@ from typing import Any, Final
 
 from .errors import AgentImportError
 from .process import AgentProcess
+from .redaction import keep_secret, redacted
 from .topology.model import AgentSpec
+from .topology.secrecy import secrets_of_agent
 from .topology.suggest import did_you_mean
 from .tracebacks import format_exception
 
@@ -221,14 +223,15 @@ def build_agent(spec: AgentSpec, import_paths: Iterable[str] = ()) -> AgentProce
 
 def construct(cls: type[AgentProcess], spec: AgentSpec) -> AgentProcess:
     """Call the constructor as the specification says."""
+    keep_secret(secrets_of_agent(spec))
     args = [spec.name, *spec.args] if spec.takes_name else spec.args
     try:
         agent = cls(*args, **spec.kwargs)
     except Exception as error:
         given = [*map(repr, args), *(f"{key}={value!r}" for key, value in spec.kwargs.items())]
         raise AgentImportError(
-            f"Agent {spec.name!r} cannot be built: {cls.__qualname__}({', '.join(given)}) raised\n"
-            f"{format_exception(error)}"
+            redacted(f"Agent {spec.name!r} cannot be built: {cls.__qualname__}({', '.join(given)}) raised\n")
+            + format_exception(error)
         ) from error
     name = getattr(agent, "name", None)
     if name != spec.name:

@@ -53,7 +53,7 @@ from .supervision import (
 )
 from .supervision.watch import CRASHED, FINISHED, STOPPED
 from .topology.model import AgentSpec, Drain, SupervisorSpec
-from .tracebacks import format_exception
+from .tracebacks import error_text, format_exception
 from .transport import SENDER_PROGRAM, Burials, Buried, InHand, MailboxSpec, Port, Wait
 
 __all__ = ["LocalDriver", "LocalPort", "Outcome"]
@@ -279,7 +279,7 @@ class LocalDriver:
         except Exception as error:  # noqa: BLE001 - the user's constructor: as if on_start had failed
             text = format_exception(error)
             log.error("agent %r cannot be built:\n%s", child, text)
-            self._happened(AgentFailed(child, type(error).__qualname__, str(error), text, "__init__"))
+            self._happened(AgentFailed(child, type(error).__qualname__, error_text(error), text, "__init__"))
             return
         await self.runner.start(agent, self._mailbox(spec), spec)
 

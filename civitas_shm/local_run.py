@@ -22,9 +22,11 @@ from .local_driver import LocalDriver, LocalPort, Outcome
 from .log_lines import LogLines
 from .plugins.installed import Plugins
 from .process import AgentProcess
+from .redaction import keep_secret
 from .snapshot import AgentSnapshot, ProcessSnapshot, RuntimeSnapshot
 from .supervision import report_children
 from .topology.model import AgentSpec, TopologySpec
+from .topology.secrecy import secrets_of
 
 __all__ = ["KILLED", "LocalRun"]
 
@@ -54,6 +56,7 @@ class LocalRun:
                     f"transport {spec.transport.type!r} runs in one process, so its port has to make and close "
                     f"mailboxes and keep dead letters itself; it has no {operation}()."
                 )
+        keep_secret(secrets_of(spec))
         self._spec = spec
         self._name = name
         self._port: LocalPort = port

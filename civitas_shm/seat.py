@@ -47,7 +47,7 @@ from .roster import Traits
 from .serializer import decode, encode
 from .state import StateKeeper, StateKind, StateStore
 from .topology.model import AgentSpec, Drain
-from .tracebacks import format_exception
+from .tracebacks import error_text, format_exception
 from .transport import Delivery
 from .user_code import CANCEL_GRACE_S, UserCode, awaited
 
@@ -429,7 +429,7 @@ class Seat:
         self._close(ProcessStatus.CRASHED)
         await self._run_on_stop(None)
         self._on_end(self)
-        self._report(AgentFailed(self.agent.name, type(error).__qualname__, str(error), text, during, message))
+        self._report(AgentFailed(self.agent.name, type(error).__qualname__, error_text(error), text, during, message))
 
     def _close(self, status: ProcessStatus) -> None:
         """Take no more messages. `on_stop` and the report follow."""

@@ -9,7 +9,9 @@ import os
 import traceback
 from typing import Final
 
-__all__ = ["format_exception"]
+from .redaction import redacted
+
+__all__ = ["error_text", "format_exception"]
 
 _OURS: Final = (
     os.path.dirname(os.path.abspath(__file__)) + os.sep,
@@ -19,10 +21,15 @@ _OURS: Final = (
 
 
 def format_exception(error: BaseException) -> str:
-    """As `traceback.format_exception`, with causes and groups, without the frames of civitas_shm."""
+    """As `traceback.format_exception`, with causes and groups, without our own frames and without secrets."""
     report = traceback.TracebackException.from_exception(error)
     _strip(report, set())
-    return "".join(report.format()).rstrip("\n")
+    return redacted("".join(report.format()).rstrip("\n"))
+
+
+def error_text(error: BaseException) -> str:
+    """`str(error)` without what this process keeps secret."""
+    return redacted(str(error))
 
 
 def _strip(report: traceback.TracebackException | None, seen: set[int]) -> None:

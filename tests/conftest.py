@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+from civitas_shm import redaction
 from civitas_shm.testing import left_behind
 from civitas_shm.testing.left_behind import Left, tidy, what_is_left
 
@@ -184,3 +185,10 @@ def redis_server(need_tool: NeedTool) -> Iterator[Any]:
 
     with RedisServer(need_tool("redis-server", "redis-server")) as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process keeps secret it keeps for its life; tests share a process."""
+    monkeypatch.setattr(redaction, "_kept", set())
+    monkeypatch.setattr(redaction, "_kept_pattern", None)

@@ -26,9 +26,11 @@ from ..errors import CivitasError, RunFailed, SpawnError
 from ..loading import build_agent
 from ..notify import ServiceSettings
 from ..plugins.installed import Plugins
+from ..redaction import keep_secret
 from ..requests import error_of
 from ..snapshot import RuntimeSnapshot
 from ..topology.model import TopologySpec
+from ..topology.secrecy import secrets_of
 from ..transport import Port, load_transport
 from . import kernel, wire
 from .logs import as_text
@@ -141,6 +143,7 @@ class HostClient:
 
     async def start(self) -> Port:
         """Start the host and attach. Raises what the host refused: ConfigurationError, RunAlive, SharedMemoryFull …"""
+        keep_secret(secrets_of(self._spec))
         loop = self._loop = asyncio.get_running_loop()
         self._welcome: asyncio.Future[None] = loop.create_future()
         self._running: asyncio.Future[None] = loop.create_future()
@@ -214,6 +217,7 @@ class HostClient:
                 pass_fds=[control_fd, me],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                env={name: value for name, value in os.environ.items() if name not in self._spec.private_variables},
             )
         except OSError as error:
             raise SpawnError(f"The host process cannot be started: {error}.") from error

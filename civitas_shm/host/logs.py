@@ -30,6 +30,7 @@ from typing import Any, Final
 import msgspec
 
 from ..line_stream import LINE_CHARS_MAX, LineStream
+from ..redaction import redacted
 from .protocol import Line
 
 __all__ = ["LineSplitter", "OutputReader", "OutputSink", "as_json", "as_text", "TakenOutput", "output_pair"]
@@ -151,7 +152,7 @@ class RecordHandler(logging.Handler):
         except (TypeError, ValueError, KeyError):  # arguments that do not fit the text: logging has a way to say so
             self.handleError(record)
             return
-        self._sink.put("log", text, agent, record.levelname, record.name)
+        self._sink.put("log", redacted(text), agent, record.levelname, record.name)
 
 
 class TakenOutput:
@@ -283,6 +284,9 @@ class OutputReader:
         self._emit(Line(time.time(), self.process, self.pid, stream, text))
 
     def _emit(self, line: Line) -> None:
+        text = redacted(line.text)
+        if text is not line.text:  # the process has printed a key
+            line = msgspec.structs.replace(line, text=text)
         if line.stream != "stdout":
             self.tail.extend(line.text.split("\n"))
         self._on_line(line)

@@ -28,7 +28,9 @@ from ..errors import CivitasError, ConfigurationError
 from ..log_file import settle
 from ..notify import ServiceReports
 from ..placement import Placement, place
+from ..redaction import keep_secret
 from ..topology.model import Drain, TopologySpec
+from ..topology.secrecy import secrets_of
 from ..transport import BUILTIN_TRANSPORTS, SLOT_MAIN, MemoryPlan, RunMemory, load_transport
 from . import cgroups, descriptors, kernel, strays, wire
 from .cgroups import Groups
@@ -124,6 +126,7 @@ class Host:
 
     async def _live(self, boot: Boot) -> int:
         spec = TopologySpec.from_plain(boot.topology)
+        keep_secret(secrets_of(spec))
         placement = place(
             spec, kernel.available_cpus(), boot.workers, numa_nodes=kernel.numa_nodes(), environ=os.environ
         )

@@ -21,7 +21,7 @@ from ..process import AgentProcess
 from ..requests import error_of
 from ..runner import AgentRunner
 from ..topology.model import AgentSpec
-from ..tracebacks import format_exception
+from ..tracebacks import error_text, format_exception
 from ..transport import Port
 from .protocol import AgentReport, Answer, CrashAgent, EndWait, Known, Request, StartAgent, StopAgent
 
@@ -149,7 +149,7 @@ class Orders:
             agent = self._build(spec)
         except Exception as error:  # noqa: BLE001 - the user's constructor; the host decides what follows
             text = format_exception(error)
-            self._report(AgentFailed(spec.name, type(error).__name__, str(error), text, "__init__", None))
+            self._report(AgentFailed(spec.name, type(error).__name__, error_text(error), text, "__init__", None))
             return
         try:
             await self.runner.start(agent, mailbox, spec)

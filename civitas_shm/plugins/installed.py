@@ -18,8 +18,10 @@ from typing import Any, Final
 
 from ..errors import PluginError
 from ..observability.tracer import Tracer
+from ..redaction import keep_secret
 from ..state import StateStore
 from ..topology.model import AgentSpec, PluginSpec, PluginsSpec
+from ..topology.secrecy import secrets_of_agent, secrets_of_plugins
 from ..topology.suggest import did_you_mean
 from .loader import load_plugin
 from .tools import ToolRegistry
@@ -45,6 +47,7 @@ class Plugins:
         declared."""
         self.tracer: Final = tracer or Tracer()
         self._spec = spec or PluginsSpec()
+        keep_secret(secrets_of_plugins(self._spec))
         self._given_model = model_provider
         self._given_tools = tool_registry
         self._store = state_store
@@ -55,6 +58,7 @@ class Plugins:
 
     def of(self, spec: AgentSpec) -> Equipment:
         """What one agent sees."""
+        keep_secret(secrets_of_agent(spec))
         return Equipment(self, spec.name, spec.credentials)
 
     def default_model(self, credentials: Mapping[str, str]) -> Any:

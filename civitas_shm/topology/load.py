@@ -22,6 +22,7 @@ from .build import Builder
 from .check import Checker, path_text
 from .model import TopologySpec
 from .plain import plain_document
+from .secrecy import private_variables, with_own_secrets
 from .variables import Variables
 from .yaml12 import Document, Problem, read
 
@@ -116,7 +117,8 @@ def _build(
     data = variables.put_in(document.data)
     broken = document.data is None and bool(document.problems)
     spec = TopologySpec() if broken else Builder(checker, agent_types, known_transports, _plugins).topology(data)
-    spec = replace(spec, secrets=variables.secrets(), private_variables=variables.private())
+    spec = with_own_secrets(spec, variables.secrets())
+    spec = replace(spec, private_variables=private_variables(spec, variables.private()))
     problems = [_problem_text(filename, problem) for problem in sorted(checker.problems, key=_by_position)]
     wanted: list[overriding.Override] = []
     for override in overrides:

@@ -155,6 +155,8 @@ class AgentSpec:
     capability_metadata: dict[str, Any] = field(default_factory=dict)
     credentials: dict[str, str] = field(default_factory=dict, repr=False)
     """By provider: this agent's own keys. Sent only to the process that it runs in, and not shown."""
+    secrets: list[str] = field(default_factory=list, repr=False)
+    """Texts in its arguments and config that came from the environment and must not be shown."""
 
 
 @dataclass(frozen=True, slots=True)

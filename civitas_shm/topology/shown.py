@@ -66,7 +66,8 @@ class _Hide:
     def _agent(self, agent: Mapping[str, Any]) -> dict[str, Any]:
         free = {key: self.free(agent[key]) for key in ("args", "kwargs", "config", "capability_metadata")}
         credentials = {provider: self._hidden(key) for provider, key in agent["credentials"].items()}
-        return {**agent, **free, "credentials": credentials}
+        shown = {key: value for key, value in agent.items() if key not in NOT_SHOWN}
+        return {**shown, **free, "credentials": credentials}
 
     def free(self, value: Any) -> Any:
         """User's own data."""

@@ -37,7 +37,7 @@ class Plain(AgentProcess):
         return self.reply(
             {
                 "loaded": [name for name in VENDORS if name in sys.modules],
-                "holds": _in_memory(message.payload["halves"]),
+                "holds": in_memory(message.payload["halves"]),
                 "key": self.get_credential("anthropic"),
                 "pid": os.getpid(),
             }
@@ -52,7 +52,7 @@ class Keyed(Plain):
         return await super().handle(message)
 
 
-def _in_memory(halves: list[str]) -> bool:
+def in_memory(halves: list[str]) -> bool:
     """Whether the two halves stand side by side anywhere in this process's memory. Never joined here, or they would."""
     first, second = (half.encode() for half in halves)
     with open("/proc/self/maps", encoding="ascii") as maps, open("/proc/self/mem", "rb", buffering=0) as memory:
