@@ -6,10 +6,14 @@ Rule of this file: pure, over the plain data of `topology.shown`; what is left a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from ..topology.model import AgentSpec
 
 if TYPE_CHECKING:
     from ..control.protocol import AgentState
+
+_DEFAULTS: Final = AgentSpec("", "")
 
 __all__ = ["declared_tree", "running_tree"]
 
@@ -62,8 +66,8 @@ def _declared(agent: Mapping[str, Any]) -> str:
     words = [agent["type"]]
     words += [f"{agent['replicas']} replicas"] if agent["replicas"] > 1 else []
     words += [f"process {agent['process']}"] if agent["process"] is not None else []
-    for key, default in (("restart", "permanent"), ("state", "in_memory"), ("delivery", "at_least_once")):
-        words += [f"{key} {agent[key]}"] if agent[key] != default else []
+    for key in ("restart", "state", "delivery"):
+        words += [f"{key} {agent[key]}"] if agent[key] != getattr(_DEFAULTS, key) else []
     words += [f"credentials for {', '.join(agent['credentials'])}"] if agent["credentials"] else []
     return " · ".join(words)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from ..redaction import secret_values
-from .model import AgentSpec, PluginsSpec, SupervisorSpec, TopologySpec
+from .model import AgentSpec, PluginSpec, PluginsSpec, SupervisorSpec, TopologySpec
 
 __all__ = ["private_variables", "secrets_of", "secrets_of_agent", "secrets_of_plugins", "with_own_secrets"]
 
@@ -27,7 +27,12 @@ def secrets_of_agent(agent: AgentSpec) -> list[str]:
 
 def secrets_of_plugins(plugins: PluginsSpec) -> list[str]:
     """What no process must say: every one can build them."""
-    return [text for plugin in (*plugins.models, *plugins.tools) for text in secret_values(plugin.config)]
+    return [text for plugin in _all(plugins) for text in secret_values(plugin.config)]
+
+
+def _all(plugins: PluginsSpec) -> list[PluginSpec]:
+    """Of every kind."""
+    return [*plugins.models, *plugins.tools, *([plugins.state] if plugins.state is not None else [])]
 
 
 def secrets_of(spec: TopologySpec) -> list[str]:
