@@ -161,7 +161,6 @@ def _put_together(blocks: dict[str, dict[str, Any]]) -> None:
         ("Top", "plugins"): _ref("Plugins", null=True),
         ("Supervisor", "children"): {"type": "array", "items": _ref("Child"), "minItems": 1},
         ("DynamicSupervisor", "config"): _ref("Quotas", null=True),
-        ("Plugins", "state"): _ref("Plugin", null=True),
         ("EvalAgent", "exporters"): {"type": ["array", "null"], "items": _ref("Plugin")},
         ("ModelConfig", "prices"): {"type": ["object", "null"], "additionalProperties": _ref("Price")},
         ("Plugins", "state"): {"anyOf": [word, *_ref("Store", null=True)["anyOf"]]},
