@@ -45,6 +45,7 @@ __all__ = [
     "SpawnError",
     "StateConflict",
     "StateDecryptionError",
+    "StateMigrationRefused",
     "StateStoreUnavailable",
     "StateTooLarge",
     "StreamError",
@@ -144,6 +145,13 @@ class StateDecryptionError(CivitasError):
         self.agent = agent
         self.key_id = key_id
         super().__init__(f"The state of {agent!r} cannot be decrypted: {reason}.")
+
+
+class StateMigrationRefused(CivitasError):
+    """States were not copied from one store to another; both are as they were.
+
+    Way out: what the text says: stop the run that uses one of them, or say that what is there may be replaced.
+    """
 
 
 class StateConflict(CivitasError):

@@ -33,6 +33,7 @@ VERBS: Final = (
     "send",
     "logs",
     "dead",
+    "state",
     "plan",
     "topology",
     "config",

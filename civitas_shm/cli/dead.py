@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..control.letters import LetterRequest
     from ..control.protocol import Reply
 
-__all__ = ["command"]
+__all__ = ["command", "plain"]
 
 run_option = click.option("--run", "run", metavar="RUN", help="Whose; not needed when only one has dead letters.")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -67,7 +67,7 @@ def show(ctx: click.Context, id_: str, run: str | None, as_json: bool) -> None:
             click.echo(f"  {letter['id']}", err=True)
         ctx.exit(1)
     if as_json:
-        click.echo(json.dumps({"run": name, **shown.letters[0], "payload": _plain(payload_of(shown.payload))}))
+        click.echo(json.dumps({"run": name, **shown.letters[0], "payload": plain(payload_of(shown.payload))}))
     else:
         click.echo(page(shown.letters[0], shown.payload))
 
@@ -242,15 +242,15 @@ def _payload_text(payload: bytes | None, size_bytes: int) -> str:
         return "(not kept)"
     if len(payload) < size_bytes:
         return f"{payload[:200]!r} … (the first of {size_bytes:,} bytes)"
-    return json.dumps(_plain(payload_of(payload)), indent=2, ensure_ascii=False)
+    return json.dumps(plain(payload_of(payload)), indent=2, ensure_ascii=False)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """What JSON has no word for, as text."""
     if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, bytes | bytearray):
         return repr(bytes(value))
     return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)

@@ -126,6 +126,17 @@ class EncryptingStateStore:
         """As `set`, if the inner record is one that was seen."""
         await self._telling().write(agent_name, self._sealed(agent_name, state), tag, after)
 
+    def exists(self) -> bool:
+        """Whether the inner store does."""
+        ask = getattr(self._inner, "exists", None)
+        return True if ask is None else bool(ask())
+
+    async def users(self) -> list[str]:
+        """Who else uses the inner store, if it can tell."""
+        ask = getattr(self._inner, "users", None)
+        found: list[str] = [] if ask is None else await ask()
+        return found
+
     def plugin_spec(self) -> PluginSpec | None:
         """How another process builds the like; None when it cannot build the inner one."""
         inner = portable_store(self._inner)

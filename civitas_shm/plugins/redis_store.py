@@ -57,6 +57,9 @@ _REFUSED: Final = re.compile(
     r"WRONGPASS|NOAUTH|NOPERM|invalid (username-)?password|without any password", re.IGNORECASE
 )
 
+_PROCESS: Final = os.urandom(4).hex()
+"""In the names of connections: pids of two containers may be equal."""
+
 log: Final = logging.getLogger("civitas_shm.state")
 
 
@@ -162,12 +165,12 @@ class RedisStateStore:
 
     async def users(self) -> list[str]:
         """Who is connected to states of this prefix, this object not counted: `pid 4711 at 10.0.0.7:5531`."""
-        name, own = self._name(), f"pid-{os.getpid()}"
         clients = await self._do(lambda client: client.client_list())
+        found = [(one.get("name", "").split(":"), one["addr"]) for one in clients]
         return [
-            f"{one['name'].rpartition(':')[2].replace('-', ' ')} at {one['addr']}"
-            for one in clients
-            if one.get("name", "").startswith(f"{name}:") and not one["name"].endswith(f":{own}")
+            f"pid {name[2]} at {address}"
+            for name, address in found
+            if len(name) == 4 and name[1] == self._digest() and name[3] != _PROCESS
         ]
 
     # --- the server -----------------------------------------------------------------------------------------------
@@ -185,13 +188,13 @@ class RedisStateStore:
                 socket_timeout=self._timeout_s,
                 socket_connect_timeout=self._timeout_s,
                 retry=retry.Retry(no_backoff, 0),
-                client_name=f"{self._name()}:pid-{os.getpid()}",
+                client_name=f"civitas-shm-state:{self._digest()}:{os.getpid()}:{_PROCESS}",
             )
         return self._connected
 
-    def _name(self) -> str:
-        """Of connections, as `CLIENT LIST` shows it: it may hold no blanks, and prefixes may."""
-        return f"civitas-shm-state:{hashlib.blake2b(self._prefix.encode(), digest_size=6).hexdigest()}"
+    def _digest(self) -> str:
+        """Of the prefix, for the name that `CLIENT LIST` shows: that may hold no blanks, and prefixes may."""
+        return hashlib.blake2b(self._prefix.encode(), digest_size=6).hexdigest()
 
     def _key(self, agent: str) -> bytes:
         return (self._prefix + agent).encode(errors="surrogatepass")

@@ -141,6 +141,15 @@ class SQLiteStateStore:
         config = {"db_path": self.db_path, "patience_s": self._patience_s, "synchronous": self._synchronous}
         return PluginSpec("sqlite", config)
 
+    def exists(self) -> bool:
+        """Whether there is a file. It is made by the first call that reads or writes."""
+        return self.db_path == ":memory:" or os.path.exists(self.db_path)
+
+    async def users(self) -> list[str]:
+        """Who else has the file open, as `pid 4711 (civ-w1)`; asked before this object has opened it."""
+        path = self.db_path
+        return await asyncio.to_thread(_users, path) if path != ":memory:" and self.exists() else []
+
     # --- the thread ---------------------------------------------------------------------------------------------------
 
     async def _do(self, work: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
@@ -336,3 +345,33 @@ def _make_table(connection: sqlite3.Connection) -> None:
 def _is_locked(error: Exception) -> bool:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _users(path: str) -> list[str]:
+    """A file that is in WAL mode can be had for oneself only when nobody else has it open. Who, /proc may tell."""
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute("ROLLBACK")
+        return []
+    except sqlite3.Error as error:
+        if not _is_locked(error):
+            return []  # what is wrong with it is said by who reads it
+        return _who_has_open(path) or ["another process"]
+    finally:
+        connection.close()
+
+
+def _who_has_open(path: str) -> list[str]:
+    found = []
+    for pid in (name for name in os.listdir("/proc") if name.isdigit()) if os.path.isdir("/proc") else ():
+        if int(pid) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                if os.readlink(f"/proc/{pid}/fd/{fd}") == os.path.realpath(path):
+                    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+                        found.append(f"pid {pid} ({comm.read().strip()})")
+                    break
+    return found

@@ -100,9 +100,7 @@ def test_who_is_connected_can_be_asked(redis_server: Any) -> None:
         for store in (one, other, elsewhere):
             await store.get("a")
         assert await one.users() == []  # all of them are this process
-        other._pid_shown = 1
-        client = other._client()
-        await client.client_setname(f"{other._name()}:pid-1")
+        await other._client().client_setname(f"civitas-shm-state:{other._digest()}:1:another")
         users = await one.users()
         assert len(users) == 1
         assert users[0].startswith("pid 1 at ")
