@@ -6,7 +6,6 @@ asked for once more, or `--force` says it; states of `state: shm` live in their 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable
@@ -199,6 +198,8 @@ def _shown(where: str) -> str:
 
 def _with(where: str, work: Callable[[StateStore], Awaitable[T]]) -> T:
     """What `work` makes of the store, which is there and is closed afterwards."""
+    import asyncio
+
     from ..errors import StateStoreUnavailable
     from ..plugins.state_moves import is_there, store_of
 
