@@ -38,6 +38,7 @@ want() {
 need() { CI=true want "$@"; }
 
 has_compiler() { printf '#include <stdio.h>\nint main(void){return 0;}\n' | gcc -x c -o /dev/null - 2>/dev/null; }
+has_redis() { command -v redis-server >/dev/null; }
 has_spin() { command -v spin >/dev/null; }
 has_clang() { command -v clang >/dev/null; }
 has_cross_compilers() { command -v aarch64-linux-gnu-gcc >/dev/null && command -v musl-gcc >/dev/null; }
