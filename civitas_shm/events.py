@@ -76,6 +76,13 @@ class AgentFailed(AgentEvent):
     during: str = "handle"
     """`handle`, `on_start`, or `state` (it could not be committed)."""
     message: MessageSummary | None = None
+    error: BaseException | None = field(default=None, compare=False)
+    """The exception itself, which does not leave its process."""
+
+    def to_plain(self) -> dict[str, Any]:
+        message = None if self.message is None else asdict(self.message)
+        plain = {name: getattr(self, name) for name in ("agent", "type", "text", "traceback", "during")}
+        return {"event": "AgentFailed", **plain, "message": message}
 
 
 @dataclass(frozen=True, slots=True)

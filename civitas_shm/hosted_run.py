@@ -20,6 +20,7 @@ from .loading import argv_handed_down
 from .local_run import KILLED
 from .log_lines import LogLines, line_printer
 from .process import AgentProcess
+from .program import Program
 from .snapshot import AgentSnapshot, ProcessSnapshot, RuntimeSnapshot
 from .topology.model import AgentSpec, TopologySpec
 from .transport import MailboxStats, load_transport
@@ -44,6 +45,7 @@ class HostedRun:
         build: Callable[[AgentSpec], AgentProcess],
         *,
         log_lines: bool,
+        program: Program | None = None,
     ) -> None:
         self._spec = spec
         self._name = options.name
@@ -57,6 +59,7 @@ class HostedRun:
             on_event=self._happened,
             on_snapshot=self._seen,
             build=self._built,
+            program=program,
         )
         self._log_lines = LogLines(spec.logging) if log_lines else None
         self._end: asyncio.Task[Ended] | None = None

@@ -19,12 +19,14 @@ from typing import Any, Final, Protocol
 from .clock import Clock, SystemClock
 from .dead_letters import DeadLetterOffice, MemoryLetters
 from .deadlock import DeadlockWatch, deadlock_error
+from .errors import AgentError
 from .events import AgentEvent, AgentExited, AgentFailed, AgentStarted, DeadLetter, DeadlockFound, EventHandler
 from .letters import Note
 from .messages import LANE_CONTROL
 from .notices import encode_notice
 from .plugins.installed import Plugins
 from .process import AgentProcess
+from .program import Program
 from .requests import Requests, error_of
 from .runner import AgentRunner
 from .supervision import (
@@ -49,6 +51,7 @@ from .supervision import (
     StopRequested,
     Timer,
     Tree,
+    restart_count,
     step,
 )
 from .supervision.watch import CRASHED, FINISHED, STOPPED
@@ -91,7 +94,9 @@ class LocalDriver:
         clock: Clock | None = None,
         seed: int = 0,
         plugins: Plugins | None = None,
+        program: Program | None = None,
     ) -> None:
+        self._program = program
         self._loop = asyncio.get_running_loop()
         self._clock = clock or SystemClock()
         self._port = port
@@ -115,6 +120,8 @@ class LocalDriver:
         self._drain: Drain = "current"
         self._stop_by_s: float | None = None
         self._last_tracebacks: dict[str, str] = {}
+        self._pardoned: set[str] = set()
+        """Children whose fall counts against nobody: a restart was asked for."""
         self.running: asyncio.Future[None] = self._loop.create_future()
         """Done when every agent has been started once, or when that is not to be any more."""
         self.ended: asyncio.Future[Outcome] = self._loop.create_future()
@@ -190,9 +197,17 @@ class LocalDriver:
         return True
 
     def crash(self, child: str, incarnation: int, reason: str, counts: bool) -> None:
-        """`counts` is true: no death here is of anybody's making."""
         if self._incarnations.get(child) == incarnation:
+            if not counts:
+                self._pardoned.add(child)
             self._spawn(self.runner.crash(child, reason))
+
+    def judge(self, wanted: AddChild, then: Callable[[str], None]) -> None:
+        async def ask() -> None:
+            program = self._program
+            then("" if program is None else await program.may_spawn(wanted.supervisor, wanted.agent, wanted.spawner))
+
+        self._spawn(ask())
 
     def later(self, delay_s: float, work: Callable[[], None]) -> object:
         return self._loop.call_later(delay_s, work)
@@ -301,16 +316,31 @@ class LocalDriver:
         if isinstance(event, AgentStarted):
             self._feed(ChildReady(child, incarnation))
             self.requests.ready(child, event.traits)
+            self._tell_program(child, None)
         elif isinstance(event, AgentFailed):
             self._last_tracebacks[child] = event.traceback
-            self.requests.ended(child, incarnation, CRASHED, f"{event.type}: {event.text}")
-            self._feed(ChildFailed(child, incarnation, f"{event.during} raised {event.type}: {event.text}"))
+            counts = child not in self._pardoned
+            self._pardoned.discard(child)
+            self._tell_program(child, event)
+            self.requests.ended(child, incarnation, CRASHED, f"{event.type}: {event.text}", counts=counts)
+            self._feed(ChildFailed(child, incarnation, f"{event.during} raised {event.type}: {event.text}", counts))
         elif isinstance(event, DeadLetter):
             self.office.collect()
         elif isinstance(event, AgentExited):
             self.requests.ended(child, incarnation, FINISHED if event.reason == "finished" else STOPPED)
             self._feed(ChildExited(child, incarnation, stop_action=event.reason == "finished"))
         self._on_event(event)
+
+    def _tell_program(self, child: str, failed: AgentFailed | None) -> None:
+        """That a child fell, or runs again."""
+        state = self.tree.children.get(child)
+        if self._program is None or state is None:
+            return
+        if failed is not None and not self.requests.restarting(child):
+            error = failed.error or AgentError(child, failed.type, failed.text, failed.traceback)
+            self._program.crashed(child, state.supervisor, error)
+        elif failed is None and restart_count(self.tree, child):
+            self._program.replaced(child, state.supervisor)
 
     def _find_deadlocks(self) -> None:
         """As the host does for others: every reading while anybody waits, and no timer while nobody does."""

@@ -22,6 +22,7 @@ from .local_driver import LocalDriver, LocalPort, Outcome
 from .log_lines import LogLines
 from .plugins.installed import Plugins
 from .process import AgentProcess
+from .program import Program
 from .redaction import keep_secret
 from .snapshot import AgentSnapshot, ProcessSnapshot, RuntimeSnapshot
 from .supervision import report_children
@@ -49,6 +50,7 @@ class LocalRun:
         events_path: str | None,
         log_lines: bool,
         plugins: Plugins | None = None,
+        program: Program | None = None,
     ) -> None:
         for operation in ("add_mailbox", "close_mailbox", "waiting", "waits", "bury", "buried"):
             if not hasattr(port, operation):
@@ -77,7 +79,9 @@ class LocalRun:
         self._process: Any = None
         self._report = ""
         """Why supervision gave up."""
-        self._driver = LocalDriver(spec.supervision, self._port, self._built, on_event=self._happened, plugins=plugins)
+        self._driver = LocalDriver(
+            spec.supervision, self._port, self._built, on_event=self._happened, plugins=plugins, program=program
+        )
         self.bus: MessageBus = self._driver.runner.bus
 
     # --- life -----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .behaviours import CAST
 from .bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
 from .errors import TransportClosed
 from .many import ASKS_AT_ONCE, ask_many
@@ -81,6 +82,15 @@ class Messaging:
             return await ask_many(one, to, payloads, limit, return_exceptions)
         except TransportClosed as closed:
             raise await run.failure() or closed from None
+
+    async def call(self, name: str, payload: Payload, timeout: float | None = 30.0) -> dict[str, Any]:
+        """Ask a GenServer (or any agent); the payload of its answer, as `AgentProcess.call`."""
+        answer: dict[str, Any] = (await self.ask(name, payload, timeout)).payload
+        return answer
+
+    async def cast(self, name: str, payload: dict[str, Any]) -> None:
+        """Tell a GenServer something that it shall not answer, as `AgentProcess.cast`."""
+        await self.send(name, {**payload, CAST: True})
 
     async def broadcast(self, pattern: str, payload: Payload, message_type: str = "message") -> None:
         """Send to every agent whose name matches, as `AgentProcess.broadcast`."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
+from msgspec import structs
 
 from . import errors
 from .errors import CivitasError
@@ -82,6 +83,10 @@ class RequestsDriver(Protocol):
         """End this life of a child as if it had crashed; nothing when it has ended already. `counts`: ChildFailed's."""
         ...
 
+    def judge(self, wanted: AddChild, then: Callable[[str], None]) -> None:
+        """Ask the program whether this may be spawned; `then` gets why not, or an empty text."""
+        ...
+
     def later(self, delay_s: float, work: Callable[[], None]) -> object: ...
 
 
@@ -92,6 +97,11 @@ class Requests:
         """`roster`: where what is known of the agents shall stand."""
         self._driver = driver
         self.roster = Roster() if roster is None else roster
+        self._judged: dict[int, Answer] = {}
+        """By number: who wants to spawn, and waits until the program has judged it."""
+        self._last_judged = 0
+        self._restarting: dict[str, tuple[list[Answer], set[str]]] = {}
+        """By agent: who waits for its restart, and which children of it are not ready again."""
         self._starting: dict[str, Answer] = {}
         """By child: who waits until it is ready."""
         self._leaving: dict[str, list[Answer]] = {}
@@ -114,6 +124,8 @@ class Requests:
                     answer("", "")
                 case "link" | "unlink":
                     self._link(asker, str(fields["name"]), what == "link", answer)
+                case "restart":
+                    self._restart(fields, answer)
                 case "roster":
                     answer("", "")
                 case "status":
@@ -132,13 +144,16 @@ class Requests:
             self._driver.admit(wanted)
         except CivitasError as error:
             return str(error)
-        self.declared(wanted.agent)
+        self.declared(wanted.agent, wanted.supervisor)
         self._driver.feed(wanted)
         return None
 
     def close(self) -> None:
         """The run has ended: whoever still waits hears so."""
         waiting = [*self._starting.values(), *(answer for answers in self._leaving.values() for answer in answers)]
+        waiting += [*self._judged.values(), *(one for answers, _ in self._restarting.values() for one in answers)]
+        self._judged.clear()
+        self._restarting.clear()
         self._starting.clear()
         self._leaving.clear()
         for answer in waiting:
@@ -146,7 +161,7 @@ class Requests:
 
     # --- spawn and despawn -------------------------------------------------------------------------------------------
 
-    def _spawn(self, asker: str, fields: Mapping[str, Any], answer: Answer) -> None:
+    def _spawn(self, asker: str, fields: Mapping[str, Any], answer: Answer, granted: bool = False) -> None:
         spec = msgspec.convert(fields["spec"], AgentSpec)
         tree = self._driver.tree
         supervisor = fields.get("supervisor") or nearest_dynamic(tree, asker)
@@ -165,13 +180,37 @@ class Requests:
         if refused is not None:
             answer("SpawnError", refused)
             return
+        assert state is not None
+        assert state.spec.dynamic is not None
+        if state.spec.dynamic.asks and not granted:
+            self._judge(asker, fields, wanted, answer)
+            return
         self._driver.admit(wanted)
-        self.declared(spec)
+        self.declared(spec, supervisor)
         if fields.get("wait", True):
             self._starting[spec.name] = answer
         self._driver.feed(wanted)
         if not fields.get("wait", True):
             answer("", "")
+
+    def _judge(self, asker: str, fields: Mapping[str, Any], wanted: AddChild, answer: Answer) -> None:
+        """The program's own supervisor is asked; the quotas are looked at again when it has answered."""
+        self._last_judged += 1
+        number = self._last_judged
+        self._judged[number] = answer
+
+        def judged(refused: str) -> None:
+            if self._judged.pop(number, None) is None:
+                return  # the run has ended
+            if refused:
+                answer("SpawnError", refused)
+                return
+            try:
+                self._spawn(asker, fields, answer, granted=True)
+            except CivitasError as error:
+                answer(type(error).__name__, str(error))
+
+        self._driver.judge(wanted, judged)
 
     def _despawn(self, asker: str, fields: Mapping[str, Any], answer: Answer) -> None:
         name, supervisor = str(fields["name"]), fields.get("supervisor")
@@ -188,6 +227,45 @@ class Requests:
         else:
             self._leaving.setdefault(name, []).append(answer)
         self._driver.feed(RemoveChild(name, fields.get("drain"), fields.get("timeout_s")))
+
+    # --- restarts -------------------------------------------------------------------------------------------------
+
+    def _restart(self, fields: Mapping[str, Any], answer: Answer) -> None:
+        name = str(fields["name"])
+        children = self._known(name, answer)
+        if not children:
+            return
+        if any(child.restart == "temporary" for child in children):
+            answer("ConfigurationError", f"{name!r} cannot be restarted: restart: temporary says never.")
+            return
+        alive = [child for child in children if child.status in (ChildStatus.STARTING, ChildStatus.READY)]
+        if not alive:
+            status = children[0].status.value
+            answer("AgentStopped", f"{name!r} cannot be restarted: it does not run just now ({status}).")
+            return
+        answers, missing = self._restarting.setdefault(name, ([], set()))
+        answers.append(answer)
+        missing.update(child.key for child in alive)
+        by, why = fields.get("by") or "_runtime", fields.get("reason") or "no reason given"
+        for child in alive:
+            self._driver.crash(child.key, child.incarnation, f"{by} wants it to be restarted: {why}", False)
+
+    def restarting(self, agent: str) -> bool:
+        """Whether somebody has asked for it, so that its fall is no crash."""
+        return agent in self._restarting
+
+    def _restarted(self, child: ChildState) -> None:
+        answers, missing = self._restarting.get(child.agent, ([], {child.key}))
+        missing.discard(child.key)
+        if not missing:
+            self._restarting.pop(child.agent, None)
+            for answer in answers:
+                answer("", "")
+
+    def _not_restarted(self, agent: str) -> None:
+        answers, _ = self._restarting.pop(agent, ([], set()))
+        for answer in answers:
+            answer("AgentStopped", f"{agent!r} fell when it was to be restarted, and is gone for good.")
 
     # --- what is asked for only -------------------------------------------------------------------------------------
 
@@ -242,15 +320,20 @@ class Requests:
 
     # --- what the driver tells ---------------------------------------------------------------------------------------
 
-    def declared(self, spec: AgentSpec) -> None:
-        """An agent is going to be there; more is known when it is ready."""
-        self.roster.put(spec.name, Traits("agent", tuple(spec.capabilities), dict(spec.capability_metadata)))
+    def declared(self, spec: AgentSpec, supervisor: str = "") -> None:
+        """An agent is going to be there; more is known when it is ready. `supervisor`: that it is spawned below."""
+        traits = Traits("agent", tuple(spec.capabilities), dict(spec.capability_metadata))
+        self._put(spec.name, traits, supervisor)
+
+    def _put(self, agent: str, traits: Traits, supervisor: str) -> None:
+        self.roster.put(agent, structs.replace(traits, supervisor=supervisor) if supervisor else traits)
 
     def ready(self, child: str, traits: Traits = NO_TRAITS) -> None:
         """The tree has heard that a child is ready, and what it is."""
         state = self._driver.tree.children.get(child)
         if state is not None:
-            self.roster.put(state.agent, traits)
+            self._put(state.agent, traits, state.supervisor if state.dynamic is not None else "")
+            self._restarted(state)
         answer = self._starting.pop(child, None)
         if answer is not None:
             answer("", "")
@@ -273,11 +356,13 @@ class Requests:
         """It will not be back, but for a restart of its whole group."""
         self._watches = self._watches.gone(agent)
         self.roster.drop(agent)
+        self._not_restarted(agent)
 
     def removed(self, action: ChildRemoved) -> None:
         """A spawned child has left the tree."""
         self._watches = self._watches.gone(action.child)
         self.roster.drop(action.child)
+        self._not_restarted(action.child)
         starting = self._starting.pop(action.child, None)
         if starting is not None:
             starting("SpawnError", f"{action.child!r} was spawned but is gone before it was ready: {action.reason}")

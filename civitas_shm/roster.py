@@ -26,6 +26,8 @@ class Traits(Struct, frozen=True, omit_defaults=True):
     """`agent`, `srv` (a GenServer), `eval` (an EvalAgent)."""
     capabilities: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
+    supervisor: str = ""
+    """The dynamic supervisor that it was spawned below; empty: it was declared."""
 
     @classmethod
     def of(cls, agent: str, kind: str, capabilities: Iterable[str], metadata: dict[str, Any]) -> Traits:
@@ -57,6 +59,9 @@ class Roster:
 
     def __iter__(self) -> Iterator[tuple[str, Traits]]:
         return iter(list(self._traits.items()))
+
+    def __contains__(self, agent: object) -> bool:
+        return agent in self._traits
 
     def __len__(self) -> int:
         return len(self._traits)

@@ -19,21 +19,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Never, Self
 
-from .behaviours import CAST
 from .config import with_environment, workers_of
-from .errors import ConfigurationError, MessageRoutingError, TransportClosed
-from .letters import Letter
+from .directing import Directing
+from .errors import ConfigurationError
 from .loading import apply_settings, build_agent, class_path, construct, end_main_import
 from .local_run import LocalRun
+from .looking import Looking
 from .messaging import Messaging
 from .notify import ServiceSettings
 from .plugins.installed import Plugins
 from .plugins.state import portable_store
 from .plugins.tools import ToolRegistry
 from .process import AgentProcess
-from .registry import RunRegistry
-from .snapshot import AgentSnapshot, RuntimeSnapshot
-from .spawning import spawn_fields
+from .program import Program
 from .state import StateStore
 from .steering import Steering
 from .supervisor import Supervisor, spec_of
@@ -61,7 +59,7 @@ _unnamed: Final = itertools.count(1)
 _NOT_IN_A_NAME: Final = re.compile(r"[^a-z0-9]+")
 
 
-class Runtime(Messaging, Steering):
+class Runtime(Messaging, Directing, Steering, Looking):
     """A run of agents, from `start` to `stop`."""
 
     def __init__(
@@ -125,6 +123,9 @@ class Runtime(Messaging, Steering):
         self._log_path: Path | None = None
         self._service: ServiceSettings | None = None
         self._run: Any = None
+        self._program = Program(self._supervisor.all_supervisors(), self.get_agent)
+        for one in self._supervisor.all_supervisors():
+            one._belongs_to(self)
 
     @classmethod
     def from_spec(
@@ -264,114 +265,12 @@ class Runtime(Messaging, Steering):
         if error is None:
             await self.wait()
 
-    # --- messages -------------------------------------------------------------------------------------------------
-
-    async def call(self, name: str, payload: dict[str, Any], timeout: float | None = 30.0) -> dict[str, Any]:
-        """Ask a GenServer (or any agent); the payload of its answer, as `AgentProcess.call`."""
-        return (await self.ask(name, payload, timeout)).payload
-
-    async def cast(self, name: str, payload: dict[str, Any]) -> None:
-        """Tell a GenServer something that it shall not answer, as `AgentProcess.cast`."""
-        await self.send(name, {**payload, CAST: True})
-
-    # --- agents that come and go --------------------------------------------------------------------------------------
-
-    async def spawn(
-        self,
-        supervisor_name: str,
-        agent_class: type[AgentProcess],
-        name: str,
-        config: dict[str, Any] | None = None,
-        *,
-        wait: bool = True,
-        process: str | None = None,
-        restart: str | None = None,
-        kwargs: dict[str, Any] | None = None,
-        mailbox_size: int = 1000,
-    ) -> str:
-        """Start an agent below the dynamic supervisor of that name, as `AgentProcess.spawn`; its name."""
-        fields = spawn_fields(
-            agent_class, name, config, supervisor=supervisor_name, wait=wait, process=process, restart=restart,
-            kwargs=kwargs, mailbox_size=mailbox_size,
-        )  # fmt: skip
-        await self._supervise("spawn", fields)
-        return name
-
-    async def spawn_nowait(
-        self, supervisor_name: str, agent_class: type[AgentProcess], name: str, config: dict[str, Any] | None = None
-    ) -> str:
-        """As `spawn`, but only until it is accepted. The agent can be sent to from then on."""
-        return await self.spawn(supervisor_name, agent_class, name, config, wait=False)
-
-    async def despawn(self, supervisor_name: str, name: str) -> None:
-        """End a spawned agent for good, as `AgentProcess.despawn`."""
-        await self._supervise("despawn", {"supervisor": supervisor_name, "name": name})
-
-    async def stop_agent(
-        self, supervisor_name: str, name: str, drain: Literal["current", "all"] = "current", timeout: float = 30.0
-    ) -> None:
-        """As `despawn`; with `drain="all"` it handles all that waits first. `timeout`: then it is cut off."""
-        fields = {"supervisor": supervisor_name, "name": name, "drain": drain, "timeout_s": timeout}
-        await self._supervise("despawn", fields)
-
-    async def _supervise(self, what: str, fields: dict[str, Any]) -> None:
-        run = self._started()
-        try:
-            await run.supervise(what, fields)
-        except TransportClosed as closed:
-            raise await run.failure() or closed from None
-
     def _started(self) -> Any:
         if self._run is None:
             raise RuntimeError(
                 "the runtime is not started: `await runtime.start()` or `async with runtime:` comes first"
             )
         return self._run
-
-    @property
-    def registry(self) -> RunRegistry:
-        """Who is there and what each can do, while the run lasts."""
-        registry: RunRegistry = self._started().bus.registry
-        return registry
-
-    # --- looking --------------------------------------------------------------------------------------------------
-
-    def get_agent(self, name: str) -> AgentProcess:
-        """The object of an agent that lives in this process. MessageRoutingError when it does not, or not yet."""
-        agent: AgentProcess | None = None
-        if self._run is not None:
-            agent = self._run.agent(name)
-        elif self._from_objects:
-            agent = next((one for one in self._supervisor.all_agents() if one.name == name), None)
-        if agent is None:
-            raise MessageRoutingError(f"No agent named {name!r} lives in this process.")
-        return agent
-
-    def all_agents(self) -> list[str]:
-        """The names of all agents, in start order; behind them those that were spawned, while the run lasts."""
-        if self._run is not None and self._run.alive:
-            names: list[str] = self._run.agent_names()
-            return names
-        return [agent.name for agent in self._given.supervision.agents()]
-
-    def print_tree(self) -> str:
-        """The supervision tree as text, one line for each supervisor and agent, with what is known of its state."""
-        return "\n".join(_tree_lines(self._given.supervision, self.snapshot().agents))
-
-    def waiting(self) -> dict[str, int]:
-        """Messages that wait or are in hand, by agent. After the end: those that stay for `resume`."""
-        return {} if self._run is None else dict(self._run.waiting())
-
-    def dead_letters(self) -> list[Letter]:
-        """Messages that no handler will finish, the newest first, without payloads. After the end: those that stay."""
-        return [] if self._run is None else self._run.dead_letters()
-
-    def snapshot(self) -> RuntimeSnapshot:
-        """One reading of processes and agents; after the end, the last one."""
-        if self._run is None:
-            return RuntimeSnapshot(name=self._name, transport=self._given.transport.type)
-        snapshot: RuntimeSnapshot = self._run.snapshot()
-        return snapshot
 
     # --- wiring ---------------------------------------------------------------------------------------------------
 
@@ -391,6 +290,7 @@ class Runtime(Messaging, Steering):
             events_path=self._events,
             log_lines=self._log_format is not None,
             plugins=Plugins(spec.plugins, **self._objects),
+            program=self._program,
         )
 
     def _with_log_format(self, spec: TopologySpec) -> TopologySpec:
@@ -451,7 +351,7 @@ class Runtime(Messaging, Steering):
             log_path=None if self._log_path is None else str(self._log_path),
             service=self._service,
         )
-        return HostedRun(spec, options, self._builder(), log_lines=self._log_format is not None)
+        return HostedRun(spec, options, self._builder(), log_lines=self._log_format is not None, program=self._program)
 
     def _portable(self) -> TopologySpec:
         """The topology in words that other processes understand."""
@@ -482,23 +382,6 @@ def _with_types(spec: SupervisorSpec, classes: Mapping[str, type[AgentProcess]])
         for child in spec.children
     ]
     return replace(spec, children=children)
-
-
-def _tree_lines(spec: SupervisorSpec, agents: Sequence[AgentSnapshot]) -> list[str]:
-    """Of a dynamic supervisor: what is spawned below it just now."""
-    states = {agent.name: agent.state for agent in agents}
-    children: list[SupervisorSpec | str] = [c if isinstance(c, SupervisorSpec) else c.name for c in spec.children]
-    if spec.dynamic is not None:
-        children = [agent.name for agent in agents if agent.supervisor == spec.name]
-    lines = [f"[{'sup' if spec.dynamic is None else 'dyn'}] {spec.name} ({spec.strategy})"]
-    for number, child in enumerate(children, 1):
-        branch, below = ("└── ", "    ") if number == len(children) else ("├── ", "│   ")
-        if isinstance(child, SupervisorSpec):
-            head, *rest = _tree_lines(child, agents)
-        else:
-            head, rest = f"[agent] {child} ({states.get(child, 'not started').upper()})", []
-        lines += [branch + head, *(below + line for line in rest)]
-    return lines
 
 
 def _default_name() -> str:

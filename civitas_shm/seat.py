@@ -403,6 +403,8 @@ class Seat:
             await asyncio.wait([self._quiet], timeout=timeout_s)
             if not self._busy:
                 return True
+        if self._ended:
+            return True  # it finished or crashed meanwhile: its `on_stop` runs, with a limit of its own, and is let be
         self._cancelling = True
         task: asyncio.Task[Any] | None = self._task if self._busy else self._code.hook_task
         if task is not None:
@@ -429,7 +431,8 @@ class Seat:
         self._close(ProcessStatus.CRASHED)
         await self._run_on_stop(None)
         self._on_end(self)
-        self._report(AgentFailed(self.agent.name, type(error).__qualname__, error_text(error), text, during, message))
+        kind = type(error).__qualname__
+        self._report(AgentFailed(self.agent.name, kind, error_text(error), text, during, message, error))
 
     def _close(self, status: ProcessStatus) -> None:
         """Take no more messages. `on_stop` and the report follow."""

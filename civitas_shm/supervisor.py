@@ -10,12 +10,12 @@ it cannot import, an argument that cannot be handed over) is an error when the s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from enum import Enum
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
-from .errors import ConfigurationError
+from .errors import CivitasError, ConfigurationError
 from .loading import class_path
 from .placement import MAIN
 from .process import AgentProcess
@@ -25,13 +25,20 @@ from .topology.model import AgentSpec, DynamicSpec, SupervisorSpec
 __all__ = [
     "AutoShutdown",
     "BackoffPolicy",
+    "CrashCallback",
     "DynamicSupervisor",
+    "HeartbeatTimeout",
     "RestartMode",
     "RestartStrategy",
     "Supervisor",
     "check_portable",
     "spec_of",
 ]
+
+CrashCallback = Callable[[str, BaseException], Any]
+"""`callback(agent, error)`, plain or `async def`."""
+ReplacedCallback = Callable[[str, Any], Any]
+"""`callback(name, agent)`: the new object, or a handle where it lives in another process."""
 
 E = TypeVar("E", bound=Enum)
 N = TypeVar("N", int, float)
@@ -62,12 +69,30 @@ class RestartMode(Enum):
     never = temporary
 
 
+class HeartbeatTimeout(CivitasError):
+    """The process of an agent did not answer any more, and was ended for it: what crash callbacks get then."""
+
+    def __init__(self, agent_name: str, missed: int, text: str = "") -> None:
+        self.agent_name = agent_name
+        self.missed = missed
+        """Probes that were not answered, at least."""
+        super().__init__(text or f"{agent_name!r} has missed {missed} heartbeats")
+
+
 class AutoShutdown(Enum):
     """When the end of significant children, which are not restarted, ends their supervisor."""
 
     never = "never"
     any_significant = "any_significant"
     all_significant = "all_significant"
+
+
+class _Runtime(Protocol):
+    """What a declaration needs of the Runtime that it is given to."""
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    def dynamic_agents(self, supervisor: str) -> list[Any]: ...
 
 
 class Supervisor:
@@ -108,6 +133,9 @@ class Supervisor:
         self.auto_shutdown = _member(AutoShutdown, auto_shutdown, f"auto_shutdown of supervisor {name!r}")
         self.restart = _restart_mode(restart, f"restart of supervisor {name!r}")
         self.significant = significant
+        self.crash_callbacks: list[CrashCallback] = []
+        self.child_replaced_callbacks: list[ReplacedCallback] = []
+        self._runtime: _Runtime | None = None
         if backoff_reset is not None and not backoff_reset > 0:
             raise ValueError(f"backoff_reset of supervisor {name!r} is {backoff_reset!r}; it must be more than 0")
         if restart_window == 0:
@@ -129,6 +157,54 @@ class Supervisor:
         twice = sorted(one for one, count in Counter(names).items() if count > 1)
         if twice:
             raise ValueError(f"below supervisor {name!r} these names are used more than once: {', '.join(twice)}")
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+
+    def add_crash_callback(self, callback: CrashCallback) -> None:
+        """Call `callback(name, error)` in the program whenever an agent of this supervisor falls, over any transport.
+
+        `error` as in `Runtime.on_crash`. What the callback raises is logged.
+        """
+        self.crash_callbacks.append(callback)
+
+    def add_child_replaced_callback(self, callback: ReplacedCallback) -> None:
+        """Call `callback(name, agent)` in the program when an agent of this supervisor has been started again.
+
+        `agent` is what `Runtime.get_agent` gives. Called when its `on_start` has returned.
+        """
+        self.child_replaced_callbacks.append(callback)
+
+    def add_remote_child(
+        self,
+        name: str,
+        heartbeat_interval: float = 5.0,
+        heartbeat_timeout: float = 2.0,
+        missed_heartbeats_threshold: int = 3,
+    ) -> None:
+        """Refused: an agent of another process is an ordinary child here, and every process is watched."""
+        raise ConfigurationError(
+            f"{name!r} needs no add_remote_child: give the agent itself to supervisor {self.name!r} and say in which "
+            "process it shall run (process=...). The host watches every process; handle_timeout limits a handler."
+        )
+
+    def _belongs_to(self, runtime: _Runtime) -> None:
+        """For `Runtime`."""
+        self._runtime = runtime
+
+    async def start(self) -> None:
+        """Start the run that this supervisor is declared in."""
+        await self._its_runtime("start").start()
+
+    async def stop(self) -> None:
+        """Stop the run that this supervisor is declared in."""
+        await self._its_runtime("stop").stop()
+
+    def _its_runtime(self, what: str) -> _Runtime:
+        if self._runtime is None:
+            raise RuntimeError(f"supervisor {self.name!r} cannot {what}: it belongs to no Runtime yet")
+        return self._runtime
+
+    # --- what is declared ---------------------------------------------------------------------------------------------
 
     def all_agents(self) -> list[AgentProcess]:
         """All agents below, in start order."""
@@ -173,7 +249,10 @@ class DynamicSupervisor(Supervisor):
         max_children_per_spawner: int | None = None,
         max_total_spawns_per_spawner: int | None = None,
         spawner_allowlist: Iterable[str] | None = None,
+        **agent_kwargs: Any,
     ) -> None:
+        """`agent_kwargs`: what Civitas takes for the agent that a dynamic supervisor is there (`mailbox_size`, …);
+        here it has no mailbox, so they mean nothing."""
         super().__init__(
             name,
             max_restarts=max_restarts,
@@ -182,11 +261,9 @@ class DynamicSupervisor(Supervisor):
             backoff_base=backoff_base,
             backoff_max=backoff_max,
         )
-        if hasattr(self, "on_spawn_requested"):
-            raise ValueError(
-                f"{type(self).__qualname__} of {name!r} has on_spawn_requested, which nobody would call: the host, "
-                "which decides about spawns, runs no user code. Use the quotas and spawner_allowlist."
-            )
+        for key in agent_kwargs:
+            if key not in _AGENT_KWARGS:
+                raise TypeError(f"{type(self).__qualname__}() has no argument {key!r}")
         self.child_restart = _restart_mode(restart, f"restart of dynamic supervisor {name!r}")
         quotas = {
             "max_children": max_children,
@@ -204,6 +281,21 @@ class DynamicSupervisor(Supervisor):
         self.max_children_per_spawner = max_children_per_spawner
         self.max_total_spawns_per_spawner = max_total_spawns_per_spawner
         self.spawner_allowlist = None if spawner_allowlist is None else list(spawner_allowlist)
+        self.current_spawner: str | None = None
+        """While `on_spawn_requested` runs: the agent that wants to spawn; empty: the program. Else None."""
+
+    async def on_spawn_requested(self, agent_class: type[AgentProcess], name: str, config: dict[str, Any]) -> bool:
+        """Whether this agent may be spawned here; `current_spawner` says who wants it. False: SpawnError there.
+
+        A subclass overrides it, plain or `async def`. It is asked after the quotas and the allowlist, one spawn at a
+        time, in the program's own process, over any transport: the host runs no code of users. What it raises refuses
+        the spawn. Agents that a resumed run brings back are not judged again.
+        """
+        return True
+
+    def all_dynamic_agents(self) -> list[Any]:
+        """Its agents that are there just now, as `Runtime.get_agent` gives them. Empty without a run."""
+        return [] if self._runtime is None else self._runtime.dynamic_agents(self.name)
 
     def dynamic_spec(self) -> DynamicSpec:
         """The quotas as plain values."""
@@ -218,10 +310,14 @@ class DynamicSupervisor(Supervisor):
             max_total_spawns_per_spawner=self.max_total_spawns_per_spawner,
             spawner_allowlist=self.spawner_allowlist,
             restart=self.child_restart.value,
+            asks=type(self).on_spawn_requested is not DynamicSupervisor.on_spawn_requested,
         )
 
     def __repr__(self) -> str:
         return f"<DynamicSupervisor {self.name!r}>"
+
+
+_AGENT_KWARGS: Final = ("mailbox_size", "max_retries", "shutdown_timeout", "handle_timeout")
 
 
 def _member(kind: type[E], value: str | E, what: str) -> E:

@@ -22,14 +22,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import CivitasError, RunFailed, SpawnError
+import msgspec
+
+from ..errors import AgentError, CivitasError, RunFailed, SpawnError
 from ..loading import build_agent
 from ..notify import ServiceSettings
 from ..plugins.installed import Plugins
+from ..program import Program
 from ..redaction import keep_secret
 from ..requests import error_of
 from ..snapshot import RuntimeSnapshot
-from ..topology.model import TopologySpec
+from ..supervisor import HeartbeatTimeout
+from ..topology.model import AgentSpec, TopologySpec
 from ..topology.secrecy import secrets_of
 from ..transport import Port, load_transport
 from . import kernel, wire
@@ -45,8 +49,11 @@ from .protocol import (
     EndWait,
     FromHost,
     Happened,
+    Judge,
+    Judgement,
     Known,
     Leave,
+    Life,
     Line,
     Output,
     Ready,
@@ -108,7 +115,10 @@ class HostClient:
         on_event: Callable[[dict[str, Any]], None] = _ignore,
         on_snapshot: Callable[[RuntimeSnapshot], None] = _ignore,
         build: Build = build_agent,
+        program: Program | None = None,
     ) -> None:
+        self._program = program
+        self._judging: set[asyncio.Task[None]] = set()
         self._spec = spec
         self._options = options
         self._on_line = on_line
@@ -232,6 +242,12 @@ class HostClient:
                 self._fail(error_of(error, text, exit_code))
             case StartAgent() | StopAgent() | CrashAgent() | EndWait() | Answer() | Known():
                 self.orders.obey(message)
+            case Life():
+                self._lived(message)
+            case Judge(number, supervisor, agent, spawner):
+                task = self._loop.create_task(self._judge(number, supervisor, agent, spawner))
+                self._judging.add(task)
+                task.add_done_callback(self._judging.discard)
             case Output(lines, dropped):
                 if dropped:
                     lost = f"{dropped} lines were lost: they came faster than they were read"
@@ -254,6 +270,24 @@ class HostClient:
                     self._ended.set_result(message)
             case Leave():
                 pass  # the caller leaves when it has heard the end
+
+    def _lived(self, life: Life) -> None:
+        program = self._program
+        if program is None:
+            return
+        if life.what == "replaced":
+            program.replaced(life.agent, life.supervisor)
+        elif life.what == "hung":
+            program.crashed(life.agent, life.supervisor, HeartbeatTimeout(life.agent, 1, life.text))
+        else:
+            error = AgentError(life.agent, life.type, life.text, life.traceback)
+            program.crashed(life.agent, life.supervisor, error)
+
+    async def _judge(self, number: int, supervisor: str, agent: dict[str, Any], spawner: str) -> None:
+        refused = ""
+        if self._program is not None:
+            refused = await self._program.may_spawn(supervisor, msgspec.convert(agent, AgentSpec), spawner)
+        self._channel.send(Judgement(number, refused))
 
     def _attach(self, message: Welcome, fds: list[int]) -> None:
         self._memory_fds = fds

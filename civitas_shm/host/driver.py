@@ -59,6 +59,7 @@ from ..supervision.state import ChildStatus
 from ..supervision.watch import CRASHED, FINISHED, KILLED, STOPPED
 from ..topology.model import Drain
 from ..transport import RunMemory
+from .audience import Audience
 from .deaths import Deaths
 from .events import EventLog
 from .heralds import Heralds
@@ -137,6 +138,8 @@ class Driver:
         self._hands = Hands(self, loop, memory, journal)
         self._journal = journal
         self.requests = Requests(self._hands)
+        self._audience = Audience(to_main, lambda: self._tree, self.requests.restarting)
+        self.judge, self.judged = self._audience.judge, self._audience.judged
         self._heralds = Heralds(loop, self.requests.roster, self.processes.order, self.processes.main)
         self.ended: asyncio.Future[Outcome] = loop.create_future()
 
@@ -243,6 +246,7 @@ class Driver:
         death = finding.death
         self._last_words[seat.name] = finding.report
         children = tuple((resident.child, resident.incarnation) for resident in seat.residents.values())
+        hung = seat.hung
         seat.vacate(self._clock.monotonic_s())
         self.counts.deaths += 1
         self.counts.redelivered += finding.redelivered
@@ -256,6 +260,7 @@ class Driver:
         )
         for child, incarnation in children:
             why = f"its process {seat.name} died: {death.cause}"
+            self._audience.fell(child, "hung" if hung else "died", "ProcessDied", why)
             self.requests.ended(child, incarnation, KILLED, why, counts=finding.counts)
         self.feed(ProcessDied(seat.name, children, counts=finding.counts, reason=death.cause))
 
@@ -296,6 +301,7 @@ class Driver:
             self.processes.recovered(seat)
             self.feed(ChildReady(resident.child, resident.incarnation))
             self.requests.ready(resident.child, msgspec.convert(event.get("traits", {}), Traits))
+            self._audience.runs(resident.child)
             return
         seat.remove(agent)
         if kind == "AgentExited":
@@ -413,12 +419,16 @@ class Driver:
             self._verdict = self._verdict or Outcome(AgentImportError.exit_code, str(event["text"]), "AgentImportError")
             self.stop()
         counts = not (resident.pardoned and event["type"] == "LinkedAgentDown")
+        self._audience.fell(
+            resident.child, "crashed", str(event["type"]), str(event["text"]), str(event.get("traceback", ""))
+        )
         self.requests.ended(resident.child, resident.incarnation, CRASHED, cause, counts=counts)
         self.feed(ChildFailed(resident.child, resident.incarnation, cause, counts))
 
     def _left_behind(self, resident: Resident, why: str) -> None:
         """An agent of the caller's own process that kept no deadline."""
         counts = not resident.pardoned
+        self._audience.fell(resident.child, "hung", "HeartbeatTimeout", why)
         self.requests.ended(resident.child, resident.incarnation, CRASHED, why, counts=counts)
         self.feed(ChildFailed(resident.child, resident.incarnation, why, counts))
 

@@ -49,6 +49,7 @@ from .protocol import (
     Ended,
     FromCaller,
     Happened,
+    Judgement,
     Line,
     Output,
     Ready,
@@ -279,6 +280,9 @@ class Host:
             case Request():
                 if self._driver is not None:
                     self._driver.requested(self._driver.processes.main, message)
+            case Judgement(number, refused):
+                if self._driver is not None:
+                    self._driver.judged(number, refused)
             case Stop(now, exit_code):
                 self._asked_to_stop(now, exit_code)
             case WantSnapshots(interval_s):

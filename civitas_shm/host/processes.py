@@ -165,4 +165,5 @@ class Processes:
         """A verdict of `watch`: SIGKILL, which also ends who is stopped. `agent`: whose handler is to blame, if any."""
         if seat.worker is not None:
             seat.its_own_doing = bool(agent)
+            seat.hung = True
             self.pool.kill(seat.worker, why)

@@ -37,8 +37,11 @@ __all__ = [
     "FromWorker",
     "Happened",
     "Hello",
+    "Judge",
+    "Judgement",
     "Known",
     "Leave",
+    "Life",
     "Line",
     "Memory",
     "Output",
@@ -177,6 +180,36 @@ class Answer(_Message, tag="answer"):
     error: str = ""
     text: str = ""
     value: Any = None
+
+
+class Life(_Message, tag="life"):
+    """To the program: an agent fell, or runs again."""
+
+    agent: str
+    supervisor: str
+    what: Literal["crashed", "died", "hung", "replaced"]
+    """`died`, `hung`: with its process."""
+    type: str = ""
+    text: str = ""
+    traceback: str = ""
+
+
+class Judge(_Message, tag="judge"):
+    """To the program: may this agent be spawned? Answered by a Judgement of this id."""
+
+    id: int
+    supervisor: str
+    agent: dict[str, Any]
+    """`AgentSpec` as plain data."""
+    spawner: str
+
+
+class Judgement(_Message, tag="judgement"):
+    """The program's answer."""
+
+    id: int
+    refused: str = ""
+    """Why not; empty: it may."""
 
 
 class Known(_Message, tag="known"):
@@ -322,7 +355,7 @@ class Ended(_Message, tag="ended"):
 ToForkServer = Fork | Memory
 ToWorker = Assign | StartAgent | StopAgent | CrashAgent | EndWait | Answer | Known | Leave
 FromWorker = Hello | Ready | AgentReport | Request
-FromCaller = Boot | Ready | AgentReport | Request | Stop | WantSnapshots
+FromCaller = Boot | Ready | AgentReport | Request | Judgement | Stop | WantSnapshots
 FromHost = (
     Welcome
     | Refused
@@ -333,6 +366,8 @@ FromHost = (
     | EndWait
     | Answer
     | Known
+    | Life
+    | Judge
     | Leave
     | Output
     | Happened

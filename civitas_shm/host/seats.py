@@ -91,6 +91,8 @@ class Seat:
     """Its death will be the host's own doing and counts against nobody."""
     its_own_doing: bool = False
     """The host kills it for what a handler did: memory, a loop that is blocked."""
+    hung: bool = False
+    """The host kills it because it does not answer."""
     verdict: str = ""
     """What `watch` says of it, if that is nothing good."""
     died_at_s: float | None = None
@@ -118,6 +120,7 @@ class Seat:
         self.ready = False
         self.forgiven = False
         self.its_own_doing = False
+        self.hung = False
         self.verdict = ""
         self.restarts += 1
         self.died_at_s = now_s

@@ -106,6 +106,7 @@ class Driver(Protocol):
     def homes(self) -> Homes: ...
     def feed(self, event: Event) -> None: ...
     def crash(self, child: str, incarnation: int, reason: str, counts: bool) -> None: ...
+    def judge(self, wanted: AddChild, then: Callable[[str], None]) -> None: ...
 
 
 class Hands:
@@ -153,6 +154,9 @@ class Hands:
         if mailbox is None:
             return True  # it is gone itself
         return self._memory.post_notice(mailbox, kind, encode_notice(name, reason)) == SENT
+
+    def judge(self, wanted: AddChild, then: Callable[[str], None]) -> None:
+        self._driver.judge(wanted, then)
 
     def later(self, delay_s: float, work: Callable[[], None]) -> object:
         return self._loop.call_later(delay_s, work)

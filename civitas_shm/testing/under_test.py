@@ -250,7 +250,7 @@ class RuntimeUnderTest:
         pids = self._pids()
         if name in pids:
             return name
-        agents = self.runtime.all_agents()
+        agents = self.runtime.agent_names()
         if name not in agents:
             raise ConfigurationError(
                 f"there is no agent and no process {name!r}; there are {', '.join([*agents, *pids])}."

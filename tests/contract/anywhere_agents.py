@@ -15,6 +15,7 @@ from civitas_shm import (
     EvalEvent,
     GenServer,
     Message,
+    SpawnError,
 )
 
 
@@ -153,3 +154,28 @@ class Seeker(AgentProcess):
         except CapabilityNotFoundError as error:
             return self.reply({"missing": error.capability})
         return self.reply({"missing": None})
+
+
+class Spawner(AgentProcess):
+    """Spawns what it is told, where it is told."""
+
+    async def handle(self, message: Message) -> Message:
+        fields = message.payload
+        try:
+            if "into" in fields:
+                await self.spawn_into(fields["into"], Echo, fields["name"], fields.get("config"))
+            else:
+                await self.spawn_nowait(Echo, fields["name"], fields.get("config"))
+        except SpawnError as error:
+            return self.reply({"error": str(error)})
+        return self.reply({"error": ""})
+
+
+class Measured(AgentProcess):
+    """Says how long it has lived and how much it has done."""
+
+    async def handle(self, message: Message) -> Message:
+        if message.payload.get("do") == "crash":
+            raise ValueError("told to")
+        assert self.session_duration_seconds >= 0
+        return self.reply({"turns": self.session_turn_count, "uptime": self.uptime_seconds, "id": self.id})

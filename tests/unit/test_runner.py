@@ -940,6 +940,40 @@ def test_a_crash_by_a_link_cuts_the_handler_and_takes_no_other_message(swallows:
     play(scene)
 
 
+def test_who_is_in_its_last_words_is_let_finish_them_and_its_end_is_told_once() -> None:
+    """Else nobody would ever hear of its end: the task that was to tell it would have been cancelled."""
+
+    async def scene(it: Stage) -> None:
+        handling, go, speaking, spoken = (asyncio.Event() for _ in range(4))
+
+        class Slow(Failing):
+            action = ErrorAction.STOP
+
+            async def handle(self, message: Message) -> None:
+                handling.set()
+                await go.wait()
+                raise ValueError("seven")
+
+            async def on_stop(self) -> None:
+                speaking.set()
+                await spoken.wait()
+
+        await it.start(Slow())
+        await it.send("agent")
+        await handling.wait()
+        stop = asyncio.create_task(it.runner.stop("agent", timeout_s=0.05))
+        await asyncio.sleep(0)
+        go.set()
+        await speaking.wait()
+        assert await stop, "the deadline of the stop is over, and its last words have one of their own"
+        assert not it.events[1:]
+        spoken.set()
+        await it.event(AgentExited)
+        assert [type(event) for event in it.events] == [AgentStarted, AgentExited]
+
+    play(scene)
+
+
 def test_a_crash_by_a_link_during_the_start_ends_the_start() -> None:
     class Starts(Busy):
         async def on_start(self) -> None:

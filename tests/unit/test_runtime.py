@@ -286,14 +286,14 @@ def test_the_object_of_an_agent_is_the_programs_own_until_a_restart() -> None:
     agent = Echo("echo")
     runtime = Runtime(tree(agent))
     assert runtime.get_agent("echo") is agent
-    assert runtime.all_agents() == ["echo"]
+    assert runtime.agent_names() == ["echo"]
     run(runtime, scene)
 
 
 def test_the_tree_is_printed_with_the_state_of_each_agent() -> None:
     supervisor = Supervisor("root", [Echo("a"), Supervisor("sub", [Echo("b")], "ONE_FOR_ALL"), Echo("c")])
     runtime = Runtime(supervisor)
-    assert "[agent] a (NOT STARTED)" in runtime.print_tree()
+    assert "[agent] a (INITIALIZING)" in runtime.print_tree()
 
     async def scene(runtime: Runtime) -> str:
         return runtime.print_tree()

@@ -127,7 +127,7 @@ def test_an_agent_spawns_another_which_is_reached_by_its_name(play: Play) -> Non
         assert await tell(runtime, "spawn", name="x", config={"n": 1}, kwargs={"greeting": "hi"}) == {"name": "x"}
         answer = (await runtime.ask("x", {})).payload
         assert (answer["greeting"], answer["config"]) == ("hi", {"n": 1})
-        assert runtime.all_agents() == ["parent", "x"]
+        assert runtime.agent_names() == ["parent", "x"]
 
     play(scene)
 
@@ -173,7 +173,7 @@ def test_a_spawned_agent_spawns_beside_itself_and_may_end_itself(play: Play) -> 
         await runtime.ask("inner", {"name": "x"}, message_type="spawn")
         await runtime.ask("x", {})
         await runtime.ask("inner", {"name": "inner"}, message_type="despawn")
-        while "inner" in runtime.all_agents():
+        while "inner" in runtime.agent_names():
             await asyncio.sleep(0.005)
         with pytest.raises(AgentStopped):
             await runtime.ask("inner", {}, message_type="news")

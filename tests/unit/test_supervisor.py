@@ -69,15 +69,6 @@ def test_an_impossible_dynamic_supervisor_is_refused(arguments: dict[str, Any], 
         DynamicSupervisor(**{"name": "s", **arguments})
 
 
-def test_a_dynamic_supervisor_with_a_hook_that_nobody_would_call_is_refused() -> None:
-    class Vetoes(DynamicSupervisor):
-        async def on_spawn_requested(self, agent_class: type, name: str, config: dict[str, Any]) -> bool:
-            return False
-
-    with pytest.raises(ValueError, match="runs no user code"):
-        Vetoes("s")
-
-
 def test_a_dynamic_supervisor_becomes_plain_values() -> None:
     tree = Supervisor("root", [DynamicSupervisor("d", 1, 2, "never", 4, 5.0, max_children_per_class={Worker: 6})])
     dynamic = spec_of(tree, portable=True).children[0]

@@ -52,7 +52,7 @@ def test_async_tests_with_a_runtime_run_without_any_other_plug_in(session: pytes
             await runtime.start(Echo("echo"))
             await runtime.stop()
             await runtime.start(Echo("other"))
-            assert runtime.runtime.all_agents() == ["other"]
+            assert runtime.runtime.agent_names() == ["other"]
     """,
         "-p", "no:asyncio", "-p", "no:anyio",
     )  # fmt: skip
