@@ -175,10 +175,10 @@ class DynamicSpec:
     """Names of the agents that may spawn here; the program itself always may. None: all."""
     restart: Restart = "transient"
     """Of the children."""
-    asks: bool = False
-    """The program is asked before each spawn: its object has `on_spawn_requested`."""
     process: str | None = None
     """Where children run that name none; None: the pool places them."""
+    asks: bool = False
+    """The program is asked before each spawn: its object has `on_spawn_requested`."""
 
 
 @dataclass(frozen=True, slots=True)
