@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 from civitas_shm import (
@@ -179,3 +180,17 @@ class Measured(AgentProcess):
             raise ValueError("told to")
         assert self.session_duration_seconds >= 0
         return self.reply({"turns": self.session_turn_count, "uptime": self.uptime_seconds, "id": self.id})
+
+
+class Configured(AgentProcess):
+    """Tells what it was given."""
+
+    async def handle(self, message: Message) -> Message:
+        return self.reply({"config": self.config, "id": self.id})
+
+
+class Stuck(AgentProcess):
+    """Blocks a thread that nothing in its process can end."""
+
+    def handle(self, message: Message) -> None:  # type: ignore[override]
+        time.sleep(3600)

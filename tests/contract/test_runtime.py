@@ -26,7 +26,7 @@ from civitas_shm.process import ProcessStatus
 from civitas_shm.supervisor import HeartbeatTimeout
 
 from .anywhere import Anywhere, until
-from .anywhere_agents import Able, Counter, Echo, Guard, Measured, Spawner
+from .anywhere_agents import Able, Configured, Counter, Echo, Guard, Measured, Spawner, Stuck
 
 
 class Picky(DynamicSupervisor):
@@ -277,6 +277,23 @@ def test_agents_spawn_into_any_supervisor_and_its_hook_in_the_program_decides(an
     anywhere.play(tree, scene)
 
 
+def test_defect_43_a_spawned_agent_gets_its_config_and_a_name_that_is_taken_is_refused_and_harms_nobody(
+    anywhere: Anywhere,
+) -> None:
+    """The config was ignored, and a name that was taken crashed the dynamic supervisor with all its children."""
+
+    async def scene(runtime: Runtime) -> None:
+        await runtime.spawn("pool", Configured, "x", {"n": 1})
+        before = await runtime.call("x", {})
+        assert before["config"] == {"n": 1}
+        for taken in ("x", "a", "pool"):
+            with pytest.raises(SpawnError, match="the name is taken"):
+                await runtime.spawn("pool", Configured, taken, {"n": 2})
+        assert await runtime.call("x", {}) == before, "the same object as before"
+
+    anywhere.play(family, scene)
+
+
 # --- processes ----------------------------------------------------------------------------------------------------
 
 
@@ -296,8 +313,14 @@ def test_the_death_of_a_process_and_one_that_does_not_answer_are_told_as_crashes
         os.kill(pid, signal.SIGKILL)
         await until(lambda: "a" in errors)
         assert isinstance(errors["a"], AgentError)
+        assert not isinstance(errors["a"], HeartbeatTimeout)
         assert str(errors["a"]) == "'a' raised ProcessDied: its process one died: SIGKILL"
         await runtime.call("a", {})
+        await runtime.send("stuck", {})
+        await until(lambda: "stuck" in errors)
+        error = errors["stuck"]
+        assert isinstance(error, HeartbeatTimeout)
+        assert (error.agent_name, error.missed) == ("stuck", 1)
+        assert "its handle_timeout_s is 0.05" in str(error)
 
-    Anywhere("shm").play(family, scene)
-    assert not isinstance(errors["a"], HeartbeatTimeout)
+    Anywhere("shm").play(lambda: family(Stuck("stuck", process="three", handle_timeout=0.05)), scene)

@@ -308,6 +308,16 @@ MUTANTS = (
         r"assert False",
     ),
     Mutant(
+        43,
+        "a spawned agent does not get its config",
+        "civitas_shm/loading.py",
+        "    if spec.config:\n",
+        "    if False:\n",
+        "contract/test_runtime.py::test_defect_43_a_spawned_agent_gets_its_config_and_a_name_that_is_taken_is_refused_"
+        "and_harms_nobody",
+        r"assert \{\} == \{'n': 1\}",
+    ),
+    Mutant(
         44,
         "unknown keys below the top are accepted in silence",
         "civitas_shm/topology/schema.py",
