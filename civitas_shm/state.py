@@ -136,7 +136,7 @@ class Stateful(Protocol):
 class StateKeeper:
     """Saves and restores the state of one incarnation."""
 
-    __slots__ = ("_agent", "_committed", "_kind", "_mailbox", "_port", "_records", "committed_id", "due")
+    __slots__ = ("_agent", "_committed", "_kind", "_mailbox", "_port", "_records", "_store", "committed_id", "due")
 
     def __init__(self, agent: Stateful, mailbox: int, kind: StateKind, port: Port, store: StateStore) -> None:
         """`store`: of `in_memory` and `store`."""
@@ -144,7 +144,9 @@ class StateKeeper:
         self._mailbox = mailbox
         self._kind = kind
         self._port = port
-        self._records = _Records(agent.name, store)
+        self._store = store
+        self._records: _Records | None = None
+        """Made when it is needed: most agents never save."""
         self._committed: bytes | None = b""
         """With `shm`: what is stored, so that a state that did not change is not stored again. None: store anyway."""
         self.committed_id = b""
@@ -159,10 +161,14 @@ class StateKeeper:
             if stored is not None:
                 self._committed, self.committed_id = stored
                 self._agent.state = decode(self._committed)
-        elif self._kind != "none":
-            found, self.committed_id = await self._records.load()
-            if found is not None:
-                self._agent.state = found
+            return
+        found: dict[str, Any] | None = None
+        if self._kind == "in_memory":
+            found = await self._store.get(self._agent.name)
+        elif self._kind == "store":
+            found, self.committed_id = await self._in_store().load()
+        if found is not None:
+            self._agent.state = found
 
     def listening(self) -> None:
         """Behind the port's `listen`, before the first message."""
@@ -209,10 +215,15 @@ class StateKeeper:
         """In a store. The id goes with the state, so that after a death the two are found together or not at all."""
         if self._kind != "store":
             id_ = b""
-        await self._records.save(self._agent.state, id_)
+        await self._in_store().save(self._agent.state, id_)
         self.committed_id = id_
         if self._kind == "store":
             self._port.state_elsewhere(self._mailbox, id_)
+
+    def _in_store(self) -> _Records:
+        if self._records is None:
+            self._records = _Records(self._agent.name, self._store)
+        return self._records
 
     async def _commit(self, encoded: bytes, token: int) -> None:
         began = time.monotonic()

@@ -144,10 +144,10 @@ class PluginReader:
                 keys[key_id] = key
             else:
                 self._checker.at_value(where, 'should be a key as text, "${STATE_KEY}" for example, or {file: path}')
-        if block.keys is not None and not keys:
+        if block.keys is not None and not block.keys:
             self._checker.at_value((*path, "keys"), "should have a key, the one that encrypts first")
-        if block.current_key_id is not None and block.current_key_id not in keys:
-            hint = did_you_mean(block.current_key_id, list(keys))
+        if block.current_key_id is not None and block.current_key_id not in (block.keys or {}):
+            hint = did_you_mean(block.current_key_id, list(block.keys or {}))
             self._checker.at_value((*path, "current_key_id"), f"there is no key {block.current_key_id!r}{hint}")
         return keys
 
