@@ -39,6 +39,7 @@ VARIABLES: Final[dict[str, str]] = {
     "NATS_URL": "`Settings.nats_url`; the transport that uses it comes with a later version",
     "ANTHROPIC_API_KEY": "key of `type: anthropic` where its `config` has none",
     "OPENAI_API_KEY": "key of `type: openai` where its `config` has none",
+    "CIVITAS_STATE_KEY": "key of an encrypted state store that is given none",
     "GEMINI_API_KEY": "`Settings.gemini_api_key`, for a topology that names it: `api_key: ${GEMINI_API_KEY}`",
     "FIDDLER_API_KEY": "`Settings.fiddler_api_key`, for an exporter of your own",
 }

@@ -16,6 +16,7 @@ __all__ = [
     "OverrideType",
     "RunNameType",
     "cores",
+    "refuse",
     "run_name",
     "topology_options",
     "topology_path",
@@ -68,6 +69,16 @@ def topology_options(function: Function) -> Function:
     ):
         function = decorate(function)
     return function
+
+
+def refuse(why: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """For an option of Civitas that has no place here: a usage error with the reason, when it is given."""
+
+    def callback(ctx: click.Context, option: click.Parameter, value: Any) -> None:
+        if value is not None:
+            raise click.BadParameter(why, ctx, option)
+
+    return callback
 
 
 def topology_path(argument: str | None, option: str | None) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from .options import ChaosType, RunNameType, topology_options, topology_path
+from .options import ChaosType, RunNameType, refuse, topology_options, topology_path
 
 if TYPE_CHECKING:
     from ..host.protocol import Chaos
@@ -43,6 +43,19 @@ __all__ = ["command"]
     "-d", "--detach", "detached", is_flag=True, help="Return once it runs; its output goes to a log (`logs`)."
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Of log lines, instead of the topology's.")
+@click.option(
+    "-p",
+    "--process",
+    hidden=True,
+    expose_value=False,
+    callback=refuse("one `run` starts and watches every process of the topology; leave it out"),
+)
+@click.option(
+    "--nats-url",
+    hidden=True,
+    expose_value=False,
+    callback=refuse("the transport nats comes with a later version; leave it out"),
+)
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["FILES"]
+__all__ = ["FILES", "SCHEMA"]
 
 _TOPOLOGY = """\
+# yaml-language-server: $schema=./topology.schema.json
 # What runs, and where. `civitas-shm plan` shows it before it runs, `civitas-shm run` runs it.
 name: @NAME@
 transport: shm            # in_process: everything in one process, on any system
@@ -101,14 +102,52 @@ async def test_it_squares_after_its_process_was_killed(runtime: RuntimeUnderTest
     assert answer.payload == {"square": 64}
 '''
 
+_RUN = '''\
+"""The same as `civitas-shm run`, from a program of one's own."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from civitas_shm import Runtime
+
+
+async def main() -> int:
+    async with Runtime.from_config(Path(__file__).with_name("topology.yaml"), log_format="text") as runtime:
+        return await runtime.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
+'''
+
+_PYPROJECT = """\
+[project]
+name = "@NAME@"
+version = "0.1.0"
+requires-python = ">=3.11"
+dependencies = ["civitas-shm"]
+
+[dependency-groups]
+dev = ["pytest>=9"]
+
+[tool.pytest.ini_options]
+pythonpath = ["."]
+"""
+
 _README = """\
 # @NAME@
 
     civitas-shm plan      # processes, cores, agents, shared memory
     civitas-shm run       # prints the sum of the first ten squares and ends
+    python run.py         # the same, from a program of your own
     pytest                # tests the agents, in one process and in several
 
-`topology.yaml` says which agents there are and where they run; `agents.py` holds their classes.
+`topology.yaml` says which agents there are and where they run; `agents.py` holds their classes. Editors complete and
+check the topology by `topology.schema.json` (`civitas-shm topology schema` prints it anew), `civitas-shm topology
+validate` checks it anywhere else.
 
 - More work: `civitas-shm run --set asker.count=50000`
 - With a process killed every tenth of a second, and the same sum: add `--chaos kill=0.1s`
@@ -118,7 +157,11 @@ _README = """\
 FILES: Final = {
     "topology.yaml": _TOPOLOGY,
     "agents.py": _AGENTS,
+    "run.py": _RUN,
     "test_agents.py": _TEST,
+    "pyproject.toml": _PYPROJECT,
     "README.md": _README,
 }
-"""Name -> text, with @NAME@ for the name of the project."""
+"""Name -> text, with @NAME@ for the name of the project. `init` adds SCHEMA, which is made and not kept."""
+
+SCHEMA: Final = "topology.schema.json"

@@ -181,7 +181,7 @@ def test_every_variable_that_is_read_by_name_is_in_the_table() -> None:
     command = [
         "grep",
         "-rhoE",
-        r'"(CIVITAS_SHM_|AGENCY_|NATS_|OTEL_|LOG_)[A-Z_]+"',
+        r'"(CIVITAS_|AGENCY_|NATS_|OTEL_|LOG_)[A-Z_]+"',
         "civitas_shm",
         "transports",
         "--include=*.py",

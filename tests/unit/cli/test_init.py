@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 from click.testing import CliRunner
 
 from civitas_shm.cli.app import app
-from civitas_shm.cli.scaffold import FILES
+from civitas_shm.cli.scaffold import FILES, SCHEMA
+from civitas_shm.topology.yaml12 import read
 
 
 def test_the_project_can_be_planned_as_it_is(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["init", str(tmp_path / "My Project")])
     assert result.exit_code == 0
-    assert {path.name for path in (tmp_path / "My Project").iterdir()} == set(FILES)
+    assert {path.name for path in (tmp_path / "My Project").iterdir()} == {*FILES, SCHEMA}
     assert "name: my-project" in (tmp_path / "My Project" / "topology.yaml").read_text()
     planned = CliRunner().invoke(app, ["plan", str(tmp_path / "My Project" / "topology.yaml")])
     assert planned.exit_code == 0, planned.stderr
@@ -68,6 +71,27 @@ def test_the_projects_own_test_passes(project: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert "passed" in done.stdout
     assert "skipped" not in done.stdout or sys.platform != "linux"
+
+
+def test_the_projects_program_runs(project: Path) -> None:
+    text = (project / "topology.yaml").read_text()
+    (project / "topology.yaml").write_text(text.replace("transport: shm ", "transport: in_process "))
+    done = python(project, "run.py")
+    assert done.returncode == 0, done.stderr
+    assert "the sum of the first 10 squares is 385" in done.stdout + done.stderr
+
+
+def test_the_projects_schema_takes_its_topology(project: Path) -> None:
+    topology = (project / "topology.yaml").read_text()
+    assert topology.splitlines()[0] == f"# yaml-language-server: $schema=./{SCHEMA}"
+    jsonschema.Draft202012Validator(json.loads((project / SCHEMA).read_text())).validate(read(topology).data)
+    valid = CliRunner().invoke(app, ["topology", "validate", "--classes", str(project / "topology.yaml")])
+    assert valid.exit_code == 0, valid.output
+
+
+def test_a_project_can_be_made_in_another_directory(tmp_path: Path) -> None:
+    assert CliRunner().invoke(app, ["init", "first", "--dir", str(tmp_path / "deep")]).exit_code == 0
+    assert (tmp_path / "deep" / "first" / "topology.yaml").exists()
 
 
 def test_a_new_project_joins_what_is_in_its_directory(tmp_path: Path) -> None:

@@ -292,3 +292,17 @@ def test_dead_letters_are_counted_with_the_way_to_read_them(invoke: Invoke) -> N
 def test_many_agents_with_messages_are_cut_short() -> None:
     assert waiting_text({"a": 1}) == "1 message waits: run --resume (a 1)"
     assert waiting_text({f"a{i}": i for i in range(1, 8)}).endswith("(a7 7, a6 6, a5 5, a4 4, a3 3, …)")
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--process", "worker"], "one `run` starts and watches every process of the topology"),
+        (["-p", "supervisor"], "one `run` starts and watches every process of the topology"),
+        (["--nats-url", "nats://x"], "the transport nats comes with a later version"),
+    ],
+)
+def test_options_of_civitas_that_have_no_place_here_are_refused_with_the_reason(option: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["run", *option], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert said in result.stderr
