@@ -10,7 +10,7 @@ from .anywhere import NOT_ON_SHM
 HERE = Path(__file__).parent
 
 
-def tests_that_ask_for_a_place() -> set[str]:
+def those_that_ask_for_a_place() -> set[str]:
     """Those that take the fixture `anywhere`."""
     found = set()
     for path in HERE.glob("test_*.py"):
@@ -21,7 +21,7 @@ def tests_that_ask_for_a_place() -> set[str]:
 
 
 def test_what_cannot_run_over_shm_is_a_test_of_the_suite_and_says_why() -> None:
-    suite = tests_that_ask_for_a_place()
+    suite = those_that_ask_for_a_place()
     assert len(suite) > 10
     assert NOT_ON_SHM.keys() <= suite, sorted(NOT_ON_SHM.keys() - suite)
     assert all(len(reason.split()) > 3 for reason in NOT_ON_SHM.values())
