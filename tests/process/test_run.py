@@ -230,7 +230,8 @@ def test_an_agent_ends_the_run_with_its_exit_code(start_run: Any, agent: Agent) 
             await run.send("ends", {"code": 42})
             ended = await run.client.wait()
         assert (ended.exit_code, ended.waiting) == (42, {})
-        assert [event["event"] for event in run.events] == ["run_started", "process_started", "run_stopped"]
+        told = [event["event"] for event in run.events]
+        assert told == ["run_started", "process_started", "run_stopping", "run_stopped"]
 
     run_async(test)
 
