@@ -62,6 +62,7 @@ class SpanQueue:
         self.dropped = 0
 
     def put_nowait(self, span: SpanData) -> None:
+        """Add one; what gives way is counted in `dropped`."""
         if len(self._spans) == self._spans.maxlen:
             self.dropped += 1
         self._spans.append(span)

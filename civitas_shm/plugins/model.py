@@ -43,8 +43,10 @@ class ToolCall:
     """The model wants a tool called."""
 
     id: str
+    """The vendor's; its answer bears the same."""
     name: str
     input: dict[str, Any]
+    """The arguments, as the model made them up: do not trust them."""
 
     def result(self, content: Any) -> dict[str, Any]:
         """The message that answers it. What is not text is sent as JSON."""
@@ -57,8 +59,11 @@ class ModelResponse:
     """What the model said."""
 
     content: str
+    """The text; empty when there are only tool calls."""
     model: str
+    """Which one answered, in the vendor's word."""
     tokens_in: int
+    """Of all messages and tools, cached ones too."""
     tokens_out: int
     cost_usd: float | None = None
     """None: nobody told the price of this model."""
@@ -85,7 +90,10 @@ class ModelProvider(Protocol):
     ) -> ModelResponse:
         """One turn. May take minutes and never blocks the loop. An empty `model` means the provider's default.
 
-        What it raises is a ModelError (what the service said), TimeoutError (its deadline), or ValueError (an
+        `messages`: dicts with `role` (system, user, assistant, tool) and `content` (a text, or blocks in the vendor's
+        form), the oldest first; `ModelResponse.as_message` and `ToolCall.result` make two of them. `tools`: what
+        `ToolRegistry.list_tools` gives, or dicts with `name`, `description` and `input_schema` (JSON schema).
+        Tokens are the vendor's count. What it raises is a ModelError (what the service said), TimeoutError (its deadline), or ValueError (an
         impossible argument). Nothing is kept between calls.
         """
         ...
