@@ -93,7 +93,9 @@ class ModelProvider(Protocol):
         `messages`: dicts with `role` (system, user, assistant, tool) and `content` (a text, or blocks in the vendor's
         form), the oldest first; `ModelResponse.as_message` and `ToolCall.result` make two of them. `tools`: what
         `ToolRegistry.list_tools` gives, or dicts with `name`, `description` and `input_schema` (JSON schema).
-        Tokens are the vendor's count. What it raises is a ModelError (what the service said), TimeoutError (its deadline), or ValueError (an
+        Tokens are the vendor's count.
+
+        What it raises is a ModelError (what the service said), TimeoutError (its deadline), or ValueError (an
         impossible argument). Nothing is kept between calls.
         """
         ...

