@@ -64,6 +64,9 @@ SEND_TIMEOUT_S: Final = 30.0
 """How long `send` waits for room in a full mailbox unless told otherwise."""
 ASK_TIMEOUT_S: Final = 30.0
 
+TTL_MAX_S: Final = 100 * 365 * 86400.0
+"""A century: beyond it, what nanoseconds count would no longer fit into the header."""
+
 YIELD_POSTS: Final = 64
 """As many as one batch of an agent: sending delays the neighbours no more than handling does."""
 
@@ -160,6 +163,7 @@ class MessageBus:
         priority: int = 0,
         sender: int = SENDER_PROGRAM,
         cause: Cause | None = None,
+        ttl_s: float | None = None,
     ) -> None:
         """Commit one message; waits only while the mailbox is full."""
         if message_type not in self.known_types:
@@ -172,8 +176,9 @@ class MessageBus:
             mailbox = self._lookup(recipient)
         data = encode(payload)
         lane = LANE_PRIORITY if priority > 0 else LANE_NORMAL
+        expires_ns = 0 if ttl_s is None else monotonic_ns() + _ttl_ns(ttl_s)
         if not self._lines or mailbox not in self._lines:
-            outcome = self.port.post(mailbox, data, message_type, sender, cause, lane, priority)
+            outcome = self.port.post(mailbox, data, message_type, sender, cause, lane, priority, expires_ns)
             if outcome == SENT:
                 self._posts += 1
                 if self._posts >= YIELD_POSTS:
@@ -182,14 +187,10 @@ class MessageBus:
                 return
 
         def attempt(mailbox: int) -> int:
-            return self.port.post(mailbox, data, message_type, sender, cause, lane, priority)
+            return self.port.post(mailbox, data, message_type, sender, cause, lane, priority, expires_ns)
 
         deadline_ns = _deadline_ns(timeout)
         await self._when_room(mailbox, recipient, attempt, deadline_ns, len(data), message_type, sender)
-
-    async def send_with(self, retry: Retry, *send: Any) -> None:
-        """`send` with these arguments, tried again as `retry` says."""
-        await tried(retry, lambda: self.send(*send))
 
     async def broadcast(
         self,
@@ -401,6 +402,13 @@ class MessageBus:
         self._mailboxes[recipient] = mailbox
         return mailbox
 
+    def check(self, recipient: str, message_type: str) -> None:
+        """What `send` would say at once about a name and a type."""
+        if message_type not in self.known_types:
+            self.check_type(message_type)
+        if recipient not in self._mailboxes:
+            self._lookup(recipient)
+
     def check_type(self, message_type: str) -> None:
         """MessageValidationError when code of users may not send messages of this type."""
         if type(message_type) is not str:
@@ -469,6 +477,12 @@ class MessageBus:
         if outcome == TOO_LARGE:
             raise PayloadTooLarge(size_bytes, self.port.payload_max_bytes)
         return outcome
+
+
+def _ttl_ns(ttl_s: float) -> int:
+    if not 0 < ttl_s <= TTL_MAX_S:
+        raise MessageValidationError(f"ttl is {ttl_s!r} s; it must be above 0 and at most {TTL_MAX_S:,.0f}.")
+    return int(ttl_s * 1e9)
 
 
 def _never(mailbox: int) -> bool:

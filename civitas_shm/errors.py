@@ -24,6 +24,7 @@ __all__ = [
     "CivitasError",
     "ConfigurationError",
     "DeadlockError",
+    "DelayedFull",
     "DeserializationError",
     "ErrorAction",
     "LinkedAgentDown",
@@ -307,6 +308,17 @@ class MailboxFull(CivitasError, TimeoutError):
             f"The mailbox of {name!r} holds {capacity} messages and had no room for {waited_s:.3g} s"
             + (f"; {holder}." if holder else ".")
         )
+
+
+class DelayedFull(MailboxFull):
+    """The run keeps as many delayed messages as it may, and orders of more have no room; nothing was committed.
+
+    Way out: cancel what is not needed (`self.cancel(key)`), send with a `key` so that a newer one replaces the older,
+    or wait until some are due.
+    """
+
+    def __init__(self, capacity: int, waited_s: float) -> None:
+        super().__init__("_delays", capacity, waited_s, "the run keeps as many delayed messages as it may")
 
 
 class DeadlockError(CivitasError):

@@ -125,6 +125,16 @@ class Failures:
         self._answer_failed(message, error, "")
         await self._bury(message, token, f"its payload cannot be decoded: {error}", "")
 
+    async def expired(self, delivery: Delivery) -> None:
+        """It has outlived its ttl: no handler gets it, and nobody is ended over it."""
+        token, header, kind, sender, _, _ = delivery
+        message = Message.received(header, kind, sender, self._agent.name, {}, 0)
+        late_s = (time.monotonic_ns() - message.deadline_ns) / 1e9
+        cause = f"its turn came {late_s:.3g} s after the end of its ttl of {message.ttl:.3g} s"
+        self._agent.log.warning("message %s of type %r from %r was dropped: %s", message.id, kind, sender, cause)
+        await self._bury(message, token, cause, "")
+        await asyncio.sleep(0)  # many of them delay no neighbour
+
     async def _bury(self, message: Message, token: int, cause: str, traceback: str) -> None:
         """Instead of a release. Waits for room for the traceback, but not long: the letter is worth more."""
         assert message.header is not None

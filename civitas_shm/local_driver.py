@@ -19,6 +19,8 @@ from typing import Any, Final, Protocol
 from .clock import Clock, SystemClock
 from .dead_letters import DeadLetterOffice, MemoryLetters
 from .deadlock import DeadlockWatch, deadlock_error
+from .delay_store import MemoryDelays
+from .delays import Delays
 from .errors import AgentError
 from .events import AgentEvent, AgentExited, AgentFailed, AgentStarted, DeadLetter, DeadlockFound, EventHandler
 from .letters import Note
@@ -57,14 +59,14 @@ from .supervision import (
 from .supervision.watch import CRASHED, FINISHED, STOPPED
 from .topology.model import AgentSpec, Drain, SupervisorSpec
 from .tracebacks import error_text, format_exception
-from .transport import SENDER_PROGRAM, Burials, Buried, InHand, MailboxSpec, Port, Wait
+from .transport import SENDER_PROGRAM, Burials, Buried, DelayPort, InHand, MailboxSpec, Port, Wait
 
 __all__ = ["LocalDriver", "LocalPort", "Outcome"]
 
 log: Final = logging.getLogger("civitas_shm.supervision")
 
 
-class LocalPort(Port, Burials, Protocol):
+class LocalPort(Port, Burials, DelayPort, Protocol):
     """A Port that also makes and closes mailboxes and keeps what is given up, because no host does."""
 
     def add_mailbox(self, spec: MailboxSpec) -> int: ...
@@ -107,6 +109,7 @@ class LocalDriver:
         self.runner.on_look = self._find_deadlocks
         self._deadlocks = DeadlockWatch()
         self.office = DeadLetterOffice(port, MemoryLetters, self._clock)
+        self.delays = Delays(self._loop, port, MemoryDelays, self.office.keep)
         spec = _one_replica(spec)
         self.tree = Tree.from_spec(spec, seed)
         self._specs = {agent.name: agent for agent in spec.agents()}
@@ -133,6 +136,7 @@ class LocalDriver:
         for spec in self._specs.values():
             self._mailbox(spec)
             self.requests.declared(spec)
+        self.delays.start(resumed=False)
         self._feed(Start())
 
     async def stop(self, drain: Drain, timeout_s: float) -> Outcome:

@@ -142,6 +142,7 @@ class LocalRun:
         if self._finished.done():
             return
         self._last_snapshot = self.snapshot()
+        self._driver.delays.close()
         self._driver.office.collect()
         self._port.stop(self._report or ended_sentence(self._name, self._exit_code, {}))
         self._events.emit("run_stopped", exit_code=self._exit_code, cause=self._report)

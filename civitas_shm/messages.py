@@ -29,6 +29,7 @@ __all__ = [
     "FLAGS_AT",
     "FLAG_ASK",
     "FLAG_FAILED",
+    "FLAG_MORTAL",
     "FLAG_REPEATED",
     "FLAG_REPLY",
     "HALT",
@@ -67,6 +68,8 @@ FLAG_FAILED: Final = 4
 """A reply that carries an error (`AgentError` fields) instead of a payload."""
 FLAG_REPEATED: Final = 8
 """The handler that sent it had run before, so this may have come before."""
+FLAG_MORTAL: Final = 16
+"""`deadline_ns` is the end of its own life (its ttl), not of an asker's patience."""
 
 # Byte offsets of what is read alone, without unpacking all of the header.
 FLAGS_AT: Final = 19
@@ -381,7 +384,12 @@ class Message(Generic[P]):
 
     @property
     def ttl(self) -> float | None:
-        """Seconds after `timestamp` for which it is worth handing over; None: for ever."""
+        """Seconds after `timestamp` for which it is worth handing over; None: for ever. To about a millisecond."""
+        if self._header is not None:
+            if not self._header[FLAGS_AT] & FLAG_MORTAL:
+                return None
+            ends_ns = self.deadline_ns - time.monotonic_ns() + time.time_ns()
+            return round(ends_ns / 1e9 - self.timestamp, 3)
         value: float | None = self._read("ttl")
         return value
 

@@ -7,6 +7,7 @@ meanwhile, the error says how.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 from .behaviours import CAST
@@ -15,6 +16,7 @@ from .errors import TransportClosed
 from .many import ASKS_AT_ONCE, ask_many
 from .messages import Message
 from .retrying import Retry
+from .sending import PLAIN, How, cancel, send_how
 from .typed import Payload
 
 __all__ = ["Messaging"]
@@ -30,15 +32,29 @@ class Messaging:
         message_type: str = "message",
         timeout: float | None = SEND_TIMEOUT_S,
         priority: int = 0,
+        ttl: float | None = None,
+        delay: float | None = None,
+        at: datetime | float | None = None,
+        every: float | None = None,
+        key: str | None = None,
         retry: Retry | None = None,
     ) -> None:
         """Commit a message to the agent's mailbox, as `AgentProcess.send`; its sender reads `_runtime`."""
         run = self._started()
         try:
-            if retry is None:
+            how = How(ttl, delay, at, every, key, retry)
+            if how == PLAIN:
                 await run.bus.send(name, payload, message_type, timeout, priority)
             else:
-                await run.bus.send_with(retry, name, payload, message_type, timeout, priority)
+                await send_how(run.bus, how, name, payload, message_type, timeout, priority)
+        except TransportClosed as closed:
+            raise await run.failure() or closed from None
+
+    async def cancel(self, key: str, timeout: float | None = SEND_TIMEOUT_S) -> None:
+        """Take back what this program has ordered under `key`, as `AgentProcess.cancel`."""
+        run = self._started()
+        try:
+            await cancel(run.bus, key, timeout)
         except TransportClosed as closed:
             raise await run.failure() or closed from None
 

@@ -21,6 +21,7 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 from typing import Any, Literal, Self, TypeVar
 
@@ -34,6 +35,7 @@ from .messages import Message, _uuid7
 from .petitions import Supervise
 from .plugins.equipment import Equipped
 from .retrying import Retry
+from .sending import How, send_how
 from .state import StateKind, StateStore
 from .streaming import Ending, Streaming
 from .talking import Talking, reply_type
@@ -203,20 +205,37 @@ class AgentProcess(Equipped, Talking, Behaving, Streaming):
         message_type: str = "message",
         timeout: float | None = SEND_TIMEOUT_S,
         priority: int = 0,
+        ttl: float | None = None,
+        delay: float | None = None,
+        at: datetime | float | None = None,
+        every: float | None = None,
+        key: str | None = None,
         retry: Retry | None = None,
     ) -> Coroutine[Any, Any, None]:
         """Commit a message to `recipient`'s mailbox; to be awaited. It survives the death of any process from then on.
 
         Waits only while the mailbox is full, at most `timeout` seconds (None: for ever), then MailboxFull. An unknown
         name: MessageRoutingError; one that has stopped: AgentStopped. `priority` > 0 overtakes what is not. `retry`:
-        which of these errors to try again.
+        which of these errors to try again. `ttl`: seconds after which no handler gets it any more; it is a dead letter
+        then.
+
+        `delay` (seconds), `at` (datetime, or seconds since 1970) and `every` (seconds; the first one after `delay`,
+        else at `at`, else after `every`) send it later: it is committed now, and from then on survives whatever dies,
+        the run too if it is resumed. Late only, never early; a ttl begins when it is due. What is missed of `every` is
+        not made up for. With a `key` a newer order of this agent replaces the older, and `cancel(key)` takes it back;
+        an `every` without one has `recipient/message_type`, so an agent may order it in each `on_start`. DelayedFull:
+        the run keeps as many as it may.
         """
         to = self._attached or self._attachment()
         handled = HANDLED.get()
         cause = None if handled is None else handled._header
-        if retry is not None:
+        if (
+            ttl is not None or delay is not None or at is not None or every is not None or retry is not None
+            or key is not None
+        ):  # fmt: skip
+            how = How(ttl, delay, at, every, key, retry)
             return self._awaited(
-                to.bus.send_with(retry, recipient, payload, message_type, timeout, priority, to.mailbox, cause)
+                send_how(to.bus, how, recipient, payload, message_type, timeout, priority, to.mailbox, cause)
             )
         if self._hand_over is None:
             return to.bus.post(recipient, payload, message_type, timeout, priority, to.mailbox, cause)

@@ -204,6 +204,9 @@ class Seat:
                             return
                         continue
                     if count != 1:
+                        if count == 0:
+                            await self._failures.expired(delivery)
+                            continue
                         if header[ID_AT] == keeper.committed_id:
                             continue  # its state was saved, only the release was cut off
                         if count < 0:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .bus import ASK_TIMEOUT_S
+from .bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
 from .current import HANDLED
 from .errors import MessageValidationError
 from .many import ASKS_AT_ONCE, ask_many
 from .messages import Message, cause_of, is_system_type
 from .retrying import Retry
+from .sending import cancel
 from .serializer import encode
 from .transport import SENDER_PROGRAM
 from .typed import Payload
@@ -66,6 +67,16 @@ class Talking:
             )
 
         return self._awaited(ask_many(one, to, payloads, limit, return_exceptions))
+
+    def cancel(self, key: str, timeout: float | None = SEND_TIMEOUT_S) -> Coroutine[Any, Any, None]:
+        """Take back what this agent has ordered under `key` (`send` with delay, at or every); to be awaited.
+
+        Committed when it returns. A message that was due before is under way and still comes; nothing under that key is
+        no error.
+        """
+        to = self._attachment()
+        handled = HANDLED.get()
+        return self._awaited(cancel(to.bus, key, timeout, to.mailbox, None if handled is None else handled.header))
 
     def reply_to(self, original: Message, payload: Payload) -> Coroutine[Any, Any, bool]:
         """Answer an ask later, also after its handler has returned None; to be awaited. Its type is as in `reply`.

@@ -141,6 +141,8 @@ class HostDesk:
     def _counts(self) -> tuple[int, int | None]:
         now_s = self._clock.monotonic_s()
         if now_s - self._counted_s >= READING_S:
-            self._counted = (sum(self._memory.waiting().values()), count_letters(self._memory.run_dir))
+            delayed = self.driver.delays.waiting() if self.driver is not None else {}
+            waiting = sum(self._memory.waiting().values()) + sum(delayed.values())
+            self._counted = (waiting, count_letters(self._memory.run_dir))
             self._counted_s = now_s
         return self._counted

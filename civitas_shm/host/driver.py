@@ -24,7 +24,10 @@ import msgspec
 
 from ..clock import Clock
 from ..dead_letters import DeadLetterOffice, FileLetters
-from ..errors import AgentImportError
+from ..delay_store import FILE as DELAYED
+from ..delay_store import FileDelays
+from ..delays import Delays
+from ..errors import AgentImportError, CivitasError
 from ..letters import DIRECTORY as LETTERS
 from ..letters import Letter, Note, count_letters
 from ..placement import MAIN, Placement
@@ -130,6 +133,7 @@ class Driver:
             memory, lambda: FileLetters(memory.run_dir / LETTERS), clock, on_letter=self._letter_written
         )
         self._verdicts = Verdicts(memory, self.office)
+        self.delays = Delays(loop, memory, lambda: FileDelays(memory.run_dir), self.office.keep)
         self.restarts: dict[str, int] = {}
         """By child."""
         self.homes = Homes(placement, memory, lambda: self._tree)
@@ -179,6 +183,13 @@ class Driver:
             refused = self.requests.adopt(wanted)
             if refused is not None:
                 print(f"{refused} It was spawned in the run that is resumed; its messages wait.", file=sys.stderr)
+        try:
+            self.delays.start(resumed=(self._memory.run_dir / DELAYED).exists())
+        except (
+            CivitasError,
+            OSError,
+        ) as error:  # no mailbox is left, or a damaged file: the rest works
+            print(f"Delayed messages cannot be kept in this run: {error}", file=sys.stderr)
         # All at once: agents start in order, one after the other, and each finds its process ready.
         for seat in self.seats.values():
             if seat.name != MAIN and seat.planned.agents:

@@ -205,7 +205,7 @@ class Host:
         except BaseException:
             if self._driver is not None:
                 self._driver.office.close(memory.run_dir)
-            self._close_control(memory, keep=bool(memory.waiting()))
+            self._close_control(memory, keep=bool(self._waiting(memory)))
             events.close()
             raise
         return await self._finish(boot, outcome, driver, memory, events)
@@ -246,7 +246,7 @@ class Host:
     async def _finish(self, boot: Boot, outcome: Outcome, driver: Driver, memory: RunMemory, events: EventLog) -> int:
         driver.office.collect()
         letters = driver.office.close(memory.run_dir)
-        waiting = memory.waiting()
+        waiting = self._waiting(memory)
         if outcome.error == "AgentImportError" and not self._ever_ran and not boot.resume:
             waiting = {}  # nothing has begun: the corrected program starts anew, and so do these messages
         self._close_control(memory, keep=bool(waiting))
@@ -263,6 +263,14 @@ class Host:
         self._say(Ended(outcome.exit_code, outcome.error, outcome.report, waiting, counts))
         await self._caller.drained(LAST_WORDS_S)
         return outcome.exit_code
+
+    def _waiting(self, memory: RunMemory) -> dict[str, int]:
+        """At the end: what waits, by agent, with what waits for its time."""
+        waiting = memory.waiting()
+        if self._driver is not None:
+            for agent, count in self._driver.delays.close().items():
+                waiting[agent] = waiting.get(agent, 0) + count
+        return waiting
 
     # --- the caller ---------------------------------------------------------------------------------------------------
 

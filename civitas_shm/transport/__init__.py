@@ -18,10 +18,11 @@ from __future__ import annotations
 
 from .addresses import Transport
 from .loading import BUILTIN_TRANSPORTS, TransportModule, known_transports, load_transport
-from .memory import Burials, RunMemory
+from .memory import Burials, DelayPort, RunMemory
 from .port import Port, Sink
 from .values import (
     CLOSED,
+    DELAYS,
     FULL,
     NO_MEMORY,
     NO_MESSAGE,
@@ -48,6 +49,7 @@ from .values import (
 __all__ = [
     "BUILTIN_TRANSPORTS",
     "CLOSED",
+    "DELAYS",
     "FULL",
     "NO_MEMORY",
     "NO_MESSAGE",
@@ -61,6 +63,7 @@ __all__ = [
     "STRIKES_MAX",
     "TOO_LARGE",
     "Buried",
+    "DelayPort",
     "Burials",
     "Delivery",
     "InHand",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from .values import Buried, InHand, MailboxSpec, MailboxStats, MemoryPlan, Wait
+from .values import Buried, Delivery, InHand, MailboxSpec, MailboxStats, MemoryPlan, Wait
 
 __all__ = ["Burials", "RunMemory"]
 
@@ -38,7 +38,44 @@ class Burials(Protocol):
         ...
 
 
-class RunMemory(Burials, Protocol):
+class DelayPort(Protocol):
+    """Where orders of delayed messages come from, and what is due goes: the RunMemory, or the Port in process."""
+
+    def resolve(self, name: str) -> int:
+        """The mailbox of an agent, or -1 when no record of that name exists."""
+        ...
+
+    def open_delays(self, on_orders: Callable[[], None]) -> None:
+        """Make the mailbox of orders, which this is the one reader of. `on_orders` is called on the loop when some may
+        wait, and once soon after this call."""
+        ...
+
+    def take_order(self, done: int = -1) -> Delivery | None:
+        """Release `done`, then take the next order; as `Port.take`."""
+        ...
+
+    def release_order(self, token: int) -> None:
+        """It is stored."""
+        ...
+
+    def next_number(self) -> int:
+        """A number that no message of this reader has had, nor of an earlier one. Never 0."""
+        ...
+
+    def fire(
+        self, mailbox: int, header: bytes, payload: bytes, type: str, sender: str, priority: int, expires_ns: int,
+        number: int,
+    ) -> int:  # fmt: skip
+        """Commit what is due, with an id of its own and the trace of its order's header. An outcome as `Port.post`."""
+        ...
+
+    def was_sent(self, mailbox: int, number: int) -> bool:
+        """Whether a dead reader's `fire` of that number was committed there. Before anybody else runs, and only of the
+        last number that it had."""
+        ...
+
+
+class RunMemory(Burials, DelayPort, Protocol):
     """The host's hold on the memory of one run. Not on a hot path; may take milliseconds, never waits for a process."""
 
     run_id: str

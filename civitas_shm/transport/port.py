@@ -76,10 +76,12 @@ class Port(Protocol):
         cause: Cause | None = None,
         lane: int = 2,
         priority: int = 0,
+        expires_ns: int = 0,
         /,
     ) -> int:
         """Commit one message. Returns SENT, FULL, CLOSED, NO_MEMORY or TOO_LARGE; the bytes are copied.
 
+        `expires_ns`: from then on (CLOCK_MONOTONIC; 0: never) no handler gets it any more, see `take`.
         `sender` is the sender's own mailbox. `cause` is the header of the message being handled: trace id and parent
         span are taken from it.
         """
@@ -148,7 +150,8 @@ class Port(Protocol):
         """Release `done` (a token of this mailbox, or -1), then take the next message: redelivered first, then by lane.
 
         The message is in hand from here on: if this process dies before `release`, its successor gets it again with
-        the delivery count raised. None = nothing waits; `on_ready` will be called when something does.
+        the delivery count raised. A delivery count of 0: it has outlived its `expires_ns`; the reader buries it, and it
+        is counted as dropped. None = nothing waits; `on_ready` will be called when something does.
         """
         ...
 

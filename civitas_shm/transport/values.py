@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 __all__ = [
     "CLOSED",
+    "DELAYS",
     "FULL",
     "NO_MEMORY",
     "NO_MESSAGE",
@@ -57,6 +58,9 @@ SLOT_FIRST_WORKER: Final = 2
 STRIKES_MAX: Final = 15
 """As far as strikes are counted: four bits beside each message in hand. The most that `max_deliveries` may be."""
 
+DELAYS: Final = "_delays"
+"""The mailbox of orders of delayed messages, which the run itself reads."""
+
 SENDER_PROGRAM: Final = 0xFFFF_FFFF
 """Sender of what the program itself sends (`Runtime.send`, `Runtime.ask`): no mailbox; its name reads `_runtime`."""
 
@@ -67,8 +71,9 @@ waiting message, or keep only the newest one. Messages in hand are never dropped
 Delivery = tuple[int, bytes, str, str, bytes, int]
 """(token, header, type, sender name, payload, delivery count): what `take` hands over. Private copies, all of it.
 
-A negative count: the message is suspected of a death, has been handed over -count times, and its handler has not begun:
-the reader lets it run alone in its process and says so with `begin`, which returns the count.
+A count of 0: it has outlived its ttl, and is not to be handled. A negative count: the message is suspected of a death,
+has been handed over -count times, and its handler has not begun: the reader lets it run alone in its process and says
+so with `begin`, which returns the count.
 """
 
 Reply = tuple[int, bytes, str, str, bytes, bool]
@@ -108,7 +113,7 @@ class MailboxStats:
     sent: int
     redelivered: int
     dropped: int
-    """By drop_oldest and latest."""
+    """By drop_oldest and latest, and because they had outlived their ttl."""
     garbage: int
     """Slots or headers that did not check out; moved aside, never handed over."""
     busy_since_ns: int

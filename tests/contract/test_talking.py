@@ -11,10 +11,11 @@ import msgspec
 import pytest
 
 from civitas_shm import Retry
-from civitas_shm.errors import AgentError, ErrorAction, TransientError
+from civitas_shm.errors import AgentError, ErrorAction, MessageValidationError, TransientError
 from civitas_shm.messages import Message
 from civitas_shm.process import AgentProcess
 from civitas_shm.runner import AgentRunner
+from civitas_shm.serializer import encode
 from civitas_shm.topology.model import AgentSpec
 from civitas_shm.typed import payload_type
 
@@ -242,5 +243,52 @@ def test_a_send_into_a_full_mailbox_is_tried_again_by_its_policy(play: Any) -> N
         world.b.release(small, delivery[0])
         await asking
         await runner.stop_all()
+
+    play(scene)
+
+
+class Noter(AgentProcess):
+    def __init__(self, name: str, **rest: Any) -> None:
+        super().__init__(name, **rest)
+        self.seen: list[Message] = []
+
+    async def handle(self, message: Message) -> None:
+        self.seen.append(message)
+
+
+async def until(condition: Any) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+def test_ttl_what_has_outlived_it_gets_no_handler_and_is_buried_with_the_reason(play: Any) -> None:
+    async def scene(world: Any) -> None:
+        mailbox = world.mailbox("noter")
+        bus = world.bus
+        await bus.send("noter", {"n": 1}, "old", ttl_s=0.001)
+        await bus.send("noter", {"n": 2}, "fresh", ttl_s=3600.0)
+        await bus.send("noter", {"n": 3})
+        await asyncio.sleep(0.005)
+        noter = Noter("noter")
+        runner = await started(world, noter)
+        await until(lambda: len(noter.seen) == 2)
+        assert [message.payload["n"] for message in noter.seen] == [2, 3]
+        assert noter.seen[0].ttl == pytest.approx(3600.0, abs=0.1)
+        assert noter.seen[1].ttl is None
+        (buried,) = world.admin.buried()
+        assert (buried.type, buried.payload) == ("old", encode({"n": 1}))
+        assert b"the end of its ttl of 0.001 s" in buried.note
+        assert world.b.stats(mailbox).dropped == 1
+        await runner.stop_all()
+
+    play(scene)
+
+
+@pytest.mark.parametrize("ttl", [0, -1.0, float("nan"), 1e12])
+def test_a_ttl_that_cannot_be_is_refused(play: Any, ttl: float) -> None:
+    async def scene(world: Any) -> None:
+        world.mailbox("noter")
+        with pytest.raises(MessageValidationError, match="ttl is"):
+            await world.bus.send("noter", {}, ttl_s=ttl)
 
     play(scene)

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -286,3 +287,12 @@ class Poisoned(AgentProcess):
         if not Path(mended).exists():
             raise LookupError("poisoned")
         await self.send("mark", message.payload)
+
+
+class Planner(AgentProcess):
+    """Orders a message for `mark`, and then ends its process, once, where it is told to."""
+
+    async def handle(self, message: Message) -> None:
+        await self.send("mark", {"n": message.payload["n"]}, delay=message.payload["delay"])
+        if message.payload.get("die") and message.delivery == 1:
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -20,7 +20,9 @@ from civitas_shm.errors import TransportClosed
 from civitas_shm.messages import (
     FLAG_ASK,
     FLAG_FAILED,
+    FLAG_MORTAL,
     FLAG_REPLY,
+    FLAGS_AT,
     HEADER,
     LANE_CONTROL,
     LANE_NORMAL,
@@ -30,6 +32,7 @@ from civitas_shm.messages import (
 )
 from civitas_shm.transport import (
     CLOSED,
+    DELAYS,
     FULL,
     REPLY_DROPPED,
     SAME_MESSAGE,
@@ -240,6 +243,32 @@ class InProcessPort:
             box.index, token, delivery, strikes, header, kind, name, payload, note, once=once, recipient=box.spec.name
         )
 
+    # --- delayed messages -----------------------------------------------------------------------------------------
+
+    def open_delays(self, on_orders: Callable[[], None]) -> None:
+        self._orders = self.add_mailbox(MailboxSpec(DELAYS))
+        self.listen(self._orders, on_orders)
+
+    def take_order(self, done: int = -1) -> Delivery | None:
+        return None if self._stopped else self.take(self._orders, done)
+
+    def release_order(self, token: int) -> None:
+        self.release(self._orders, token)
+
+    def next_number(self) -> int:
+        return 1  # nothing of it outlives the port
+
+    def fire(
+        self, mailbox: int, header: bytes, payload: bytes, type: str, sender: str, priority: int, expires_ns: int,
+        number: int,
+    ) -> int:  # fmt: skip
+        lane = LANE_PRIORITY if priority > 0 else LANE_NORMAL
+        known = self._by_name.get(sender, SENDER_PROGRAM)
+        return CLOSED if self._stopped else self.post(mailbox, payload, type, known, header, lane, priority, expires_ns)
+
+    def was_sent(self, mailbox: int, number: int) -> bool:
+        return False
+
     # --- life -----------------------------------------------------------------------------------------------------
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -271,7 +300,7 @@ class InProcessPort:
         return self._by_name.get(name, -1)
 
     def names(self) -> list[str]:
-        return [name for name, mailbox in self._by_name.items() if not self._mailboxes[mailbox].closed]
+        return [n for n, mailbox in self._by_name.items() if n != DELAYS and not self._mailboxes[mailbox].closed]
 
     def _sender(self, sender: int) -> str:
         return "_runtime" if sender == SENDER_PROGRAM else self._mailboxes[sender].spec.name
@@ -287,6 +316,7 @@ class InProcessPort:
         cause: Cause | None = None,
         lane: int = 2,
         priority: int = 0,
+        expires_ns: int = 0,
     ) -> int:
         self._check_open()
         box = self._mailboxes[mailbox]
@@ -294,8 +324,9 @@ class InProcessPort:
         if outcome != SENT:
             return outcome
         header = new_header(
-            mailbox=mailbox, lane=lane, sender=sender, priority=priority, cause=cause, payload_len=len(payload)
-        )
+            mailbox=mailbox, lane=lane, sender=sender, priority=priority, cause=cause, payload_len=len(payload),
+            flags=FLAG_MORTAL if expires_ns else 0, deadline_ns=expires_ns,
+        )  # fmt: skip
         self._commit(box, (header, type, sender, payload, 1), lane, sender)
         return SENT
 
@@ -432,7 +463,11 @@ class InProcessPort:
                 return None
         self._last_token = token = self._last_token + 1
         box.in_hand[token] = entry
-        box.busy_since_ns = time.monotonic_ns()
+        now_ns = time.monotonic_ns()
+        if header[FLAGS_AT] & FLAG_MORTAL and now_ns > _CORRELATION_AND_DEADLINE.unpack_from(header, _CORRELATION)[1]:
+            box.dropped += 1
+            return token, header, kind, self._sender(sender), payload, 0
+        box.busy_since_ns = now_ns
         box.handling = kind
         return token, header, kind, self._sender(sender), payload, delivery
 

@@ -59,6 +59,9 @@ class Memory:
     run_dir: Path = Path("/nowhere")
     plan: MemoryPlan = field(default_factory=lambda: MemoryPlan(slots=4, arena_bytes=64 << 20))
 
+    def open_delays(self, on_orders: Callable[[], None]) -> None:
+        """Nobody orders anything here."""
+
     def incarnation(self, slot: int) -> int:
         return 5  # as after a resume
 

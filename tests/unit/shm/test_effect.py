@@ -337,3 +337,28 @@ def mailbox_at(run: Any, mailbox: int) -> int:
     magic = 0x314D485353495643 ^ mailbox
     data = os.pread(run.memory.fds()[2], 4 << 20, 0)
     return data.index(magic.to_bytes(8, "little") + mailbox.to_bytes(4, "little"))
+
+
+def test_a_publish_is_known_by_its_number_while_it_waits_when_it_is_taken_and_ever_after(run: Any) -> None:
+    """What the keeper of delayed messages asks after the death of the one before."""
+    sink = run.mailbox("sink", readers=(SINK,))
+    keeper, reader = run.port(FEEDER), run.port(SINK)
+    reader.listen(sink, True)
+    assert keeper.post(sink, b"x", "order", 0xFFFFFFFF) == SENT
+    header = reader.take(sink)[1]
+    reader.release(sink, 0)
+    numbers = [keeper.next_number() for _ in range(3)]
+    for number, priority in zip(numbers, (0, 1, 0), strict=True):
+        assert not keeper.was_sent(sink, number)
+        assert keeper.fire(sink, header, b"due", "t", 0xFFFFFFFF, priority, 0, number) == SENT
+        assert keeper.was_sent(sink, number)
+    last = numbers[-1]
+    run.die(FEEDER)
+    keeper = run.port(FEEDER)
+    assert keeper.next_number() > last
+    assert keeper.was_sent(sink, last)  # it waits
+    while (taken := reader.take(sink)) is not None:
+        assert keeper.was_sent(sink, last)  # it is in hand, or was
+        reader.release(sink, taken[0])
+    assert keeper.was_sent(sink, last)
+    assert not keeper.was_sent(sink, keeper.next_number())

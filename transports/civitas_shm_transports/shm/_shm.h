@@ -116,6 +116,7 @@ static inline cv_mailbox *mailbox_at(PortObject *self, uint32_t mailbox) {
     PORT_FAST(bind) PORT_FAST(want_room) PORT_PLAIN(unpark)                                              \
     PORT_FAST(begin) PORT_FAST(forgo) PORT_FAST(strike) PORT_FAST(bury)                 /* burials */    \
     PORT_FAST(judge) PORT_FAST(discard) PORT_FAST(read) PORT_PLAIN(buried) PORT_FAST(repost)             \
+    PORT_FAST(fire) PORT_FAST(was_sent) PORT_PLAIN(next_number)                         /* delays */     \
     PORT_FAST(commit_state) PORT_FAST(stored_state) PORT_FAST(state_elsewhere)            /* state */      \
     PORT_PLAIN(records) PORT_FAST(record) PORT_FAST(stats) PORT_FAST(in_hand)           /* looking */    \
     PORT_PLAIN(memory) PORT_FAST(trim) PORT_FAST(note_suspended)                                         \

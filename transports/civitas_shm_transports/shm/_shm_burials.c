@@ -156,6 +156,53 @@ PyObject *port_buried_py(PyObject *object, PyObject *unused) {
     return list;
 }
 
+/* fire(mailbox, header, payload, type, sender, priority, expires_ns, number) -> outcome: what was delayed is due. A message
+ * with an id of its own, of the trace of `header`; `number` is its evidence, see was_sent. */
+PyObject *port_fire_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
+    PortObject *self = (PortObject *)object;
+    port_post post = {.lane = CV_LANE_NORMAL};
+    cv_header order;
+    bool present;
+    char *bytes;
+    Py_ssize_t size, type_size;
+    if (!is_open(self) || !count_is(n, 8, 8, "fire") || !as_recipient(args[0], &post) ||
+        !as_header(args[1], &order, &present) || PyBytes_AsStringAndSize(args[2], &bytes, &size) < 0 ||
+        !as_u32(args[4], "sender", &post.sender) || !as_u64(args[6], &post.deadline_ns) || !as_u64(args[7], &post.number))
+        return NULL;
+    long priority = PyLong_AsLong(args[5]);
+    if (priority == -1 && PyErr_Occurred()) return NULL;
+    if (!present) return PyErr_Format(PyExc_TypeError, "fire() needs the header of the order");
+    if (!(post.type = PyUnicode_AsUTF8AndSize(args[3], &type_size))) return NULL;
+    post.type_len = (uint64_t)type_size;
+    post.payload = bytes;
+    post.payload_len = (uint64_t)size;
+    post.cause = &order;
+    post.priority = (int32_t)priority;
+    if (priority > 0) post.lane = CV_LANE_PRIORITY;
+    if (post.deadline_ns) post.flags |= CV_FLAG_MORTAL;
+    return outcome(port_send(&self->port, &post));
+}
+
+/* next_number() -> a number that no message of this slot has had */
+PyObject *port_next_number_py(PyObject *object, PyObject *unused) {
+    (void)unused;
+    PortObject *self = (PortObject *)object;
+    if (!is_open(self)) return NULL;
+    return PyLong_FromUnsignedLongLong(port_next_number(&self->port));
+}
+
+/* was_sent(mailbox, number) -> whether this slot has published a message of that number there, in this life or an earlier
+ * one; only while nobody reads or sends, and if it has given out no higher number since. */
+PyObject *port_was_sent_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
+    PortObject *self = (PortObject *)object;
+    uint32_t mailbox;
+    uint64_t number;
+    if (!is_open(self) || !count_is(n, 2, 2, "was_sent") || !as_mailbox(self, args[0], &mailbox) || !as_u64(args[1], &number))
+        return NULL;
+    if (mailbox == NO_MAILBOX) Py_RETURN_FALSE;
+    return PyBool_FromLong(cv_number_was_published(&self->port.run, mailbox, number, self->port.run.me));
+}
+
 /* repost(mailbox, header, payload, type, sender) -> outcome: a copy, one hop more, of the same trace; never an ask */
 PyObject *port_repost_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;

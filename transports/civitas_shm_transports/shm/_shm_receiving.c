@@ -52,8 +52,13 @@ static void release(PortObject *self, uint32_t mailbox, cv_mailbox *m, unsigned 
     port_end(&self->port, mailbox, entry, now_ns);
 }
 
+/* Whether a message has outlived its ttl. */
+static bool is_expired(const mb_message *message, uint64_t now_ns) {
+    return message->header.flags & CV_FLAG_MORTAL && now_ns > message->header.deadline_ns;
+}
+
 /* take(mailbox, done=-1) -> (token, header, type, sender, payload, deliveries) | None. Negative deliveries: it waits in hand
- * until `begin`. */
+ * until `begin`. 0 deliveries: it has outlived its ttl, and no handler may have it. */
 PyObject *port_take_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     uint32_t mailbox;
@@ -76,7 +81,12 @@ PyObject *port_take_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
         port_take(port, mailbox, &message) != 1)
         Py_RETURN_NONE;
     self->views[mailbox].taken |= 1ull << message.entry;
-    if (!message.alone) port_begin(port, mailbox, &message, now ? now : cv_now_ns(CLOCK_MONOTONIC));
+    if (!now) now = cv_now_ns(CLOCK_MONOTONIC);
+    if (is_expired(&message, now)) {
+        port_count(m, &cv_cell_at(&port->run, mailbox)->dropped, 1);
+        return message_tuple(self, PyLong_FromUnsignedLong(message.entry), &message, PyLong_FromLong(0));
+    }
+    if (!message.alone) port_begin(port, mailbox, &message, now);
     return message_tuple(self, PyLong_FromUnsignedLong(message.entry), &message,
                          PyLong_FromLong(message.alone ? -(long)message.deliveries : (long)message.deliveries));
 }

@@ -40,15 +40,16 @@ static void tell_forgetful(PortObject *self) {
     Py_XDECREF(mailbox);
 }
 
-/* post(mailbox, payload, type, sender, cause=None, lane=2, priority=0) -> outcome */
+/* post(mailbox, payload, type, sender, cause=None, lane=2, priority=0, expires_ns=0) -> outcome */
 PyObject *port_post_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     port_post post = {0};
     cv_header cause;
-    if (!is_open(self) || !count_is(n, 4, 7, "post") || !as_recipient(args[0], &post) ||
+    if (!is_open(self) || !count_is(n, 4, 8, "post") || !as_recipient(args[0], &post) ||
         !fill_post(&post, args[1], args[2]) || !as_u32(args[3], "sender", &post.sender) ||
-        !fill_optional(&post, args, n, 4, &cause))
+        !fill_optional(&post, args, n, 4, &cause) || (n > 7 && !as_u64(args[7], &post.deadline_ns)))
         return NULL;
+    if (post.deadline_ns) post.flags |= CV_FLAG_MORTAL;
     cv_effect *handler = port_handler(&self->port, &post);
     int rc = handler ? port_send_once(&self->port, &post, handler) : port_send(&self->port, &post);
     if (self->port.forgetful) tell_forgetful(self);

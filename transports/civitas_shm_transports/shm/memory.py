@@ -15,12 +15,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from civitas_shm.delay_store import count_delayed
 from civitas_shm.errors import ConfigurationError, PayloadTooLarge, RunHasMessages, SharedMemoryFull
 from civitas_shm.letters import count_letters
 from civitas_shm.messages import LANE_CONTROL
-from civitas_shm.transport import SENDER_PROGRAM, SLOT_HOST, Buried, InHand, MailboxSpec, MailboxStats, MemoryPlan, Wait
+from civitas_shm.transport import (
+    DELAYS,
+    SENDER_PROGRAM,
+    SLOT_HOST,
+    Buried,
+    InHand,
+    MailboxSpec,
+    MailboxStats,
+    MemoryPlan,
+    Wait,
+)
 
 from . import _shm
+from .orders import Orders
 from .recycling import SLOT_LIVE, Recycler
 from .room import mapped_place, room_text
 from .segments import RunDirectory, RunFiles, Segments, UnreadableRun, new_run_files, runs_directory
@@ -44,7 +56,7 @@ _NOTE_KEY: Final = struct.Struct("<II16s")
 _ID: Final = slice(32, 48)
 
 
-class ShmRunMemory:
+class ShmRunMemory(Orders):
     """One run in shared memory, as its host holds it."""
 
     def __init__(self, directory: RunDirectory, segments: Segments, plan: MemoryPlan, first_lap: int) -> None:
@@ -347,6 +359,7 @@ class ShmRunMemory:
 
     def _let_go(self) -> None:
         self._closed = True
+        self._close_delays()
         self._native.close()
         for fd in [self._slot_locks, *self._doors]:
             os.close(fd)
@@ -434,6 +447,14 @@ def _about_letters(directory: RunDirectory, fresh: bool) -> list[str]:
     return [f"{letters} dropped (--fresh)." if fresh else f"{letters} kept: civitas-shm dead list."]
 
 
+def _delayed(directory: RunDirectory) -> dict[str, int]:
+    """Messages that wait for their time, by recipient; what cannot be read counts as one, so that it is not dropped."""
+    try:
+        return count_delayed(directory.path)
+    except OSError:
+        return {DELAYS: 1}
+
+
 def _emptied(directory: RunDirectory, old: RunFiles | None, undo: contextlib.ExitStack) -> RunDirectory:
     """The same directory, made anew, with nothing of the earlier run but its log."""
     if old is None:
@@ -474,6 +495,8 @@ def _adopt(directory: RunDirectory, old: RunFiles, plan: MemoryPlan, resume: boo
         directory.mark_made()  # the host that made it may have died just before it did
         return memory
     waiting = memory.waiting()
+    for agent, n in _delayed(directory).items():
+        waiting[agent] = waiting.get(agent, 0) + n
     memory._let_go()
     if waiting:
         total = sum(waiting.values())

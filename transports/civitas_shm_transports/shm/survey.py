@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from civitas_shm.delay_store import count_delayed
 from civitas_shm.errors import RunAlive
 from civitas_shm.letters import count_letters
 from civitas_shm.runs import ABANDONED_S, LOGS, RunFound, RunState
@@ -163,7 +164,7 @@ def _dead(known: RunFound) -> RunFound:
         segments = Segments.open(files, known.path)
         size_bytes = known.size_bytes + segments.used_bytes()
         segments.close()
-        waiting = sum(count_waiting(files, known.path).values())
+        waiting = sum(count_waiting(files, known.path).values()) + sum(count_delayed(known.path).values())
     except (ValueError, OSError) as reason:
         if directory.is_made() and Segments.remains(files, known.path):
             return replace(known, state="unreadable", problem=str(reason))

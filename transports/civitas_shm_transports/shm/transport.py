@@ -22,7 +22,18 @@ from typing import Any, Final, Literal
 
 from civitas_shm.errors import SharedMemoryFull, TransportClosed
 from civitas_shm.messages import HEADER, LANE_CONTROL
-from civitas_shm.transport import FULL, NO_MEMORY, SENDER_PROGRAM, SENT, MailboxStats, Overflow, Reply, Sink, Wait
+from civitas_shm.transport import (
+    DELAYS,
+    FULL,
+    NO_MEMORY,
+    SENDER_PROGRAM,
+    SENT,
+    MailboxStats,
+    Overflow,
+    Reply,
+    Sink,
+    Wait,
+)
 
 from . import _shm
 from .room import mapped_place, room_text
@@ -270,7 +281,7 @@ class ShmPort:
 
     def names(self) -> list[str]:
         records = map(self._native.record, self._native.mailboxes(self._slots + 1))  # behind reply lanes and notes
-        return [name for name, is_open in records if is_open]
+        return [name for name, is_open in records if is_open and name != DELAYS]
 
     # --- receiving ----------------------------------------------------------------------------------------------------
 

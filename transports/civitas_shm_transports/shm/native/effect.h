@@ -232,6 +232,24 @@ static inline bool cv_was_published(const cv_run *run, uint64_t to, uint64_t num
     return at_load(&m->taken_from[dead]) >= number; /* above: an agent beside it has sent since, so this one was through */
 }
 
+/* The same by number alone, for who did not note the chunk: it waits in a lane, or has been taken. Only if `dead` has given
+ * out no higher number before its death. */
+static inline bool cv_number_was_published(const cv_run *run, uint32_t mailbox, uint64_t number, unsigned dead) {
+    cv_mailbox *m = cv_mailbox_at(run, mailbox);
+    for (unsigned lane = 0; m && lane < CV_LANES; lane++) {
+        cv_ring r;
+        if (!cv_ring_of(run, mailbox, m, lane, &r)) continue;
+        for (uint64_t i = 0; i <= r.mask; i++) {
+            uint64_t word = at_load(&r.ring[i]), ref = cv_word_ref(word);
+            unsigned state = cv_word_state(word);
+            if ((state != CV_FULL && state != CV_TAKEN) || cv_ref_arena(ref) != dead) continue;
+            const uint8_t *at = cv_chunk_at(run, ref, sizeof(cv_header));
+            if (at && ((const cv_header *)at)->number == number) return true;
+        }
+    }
+    return m && at_load(&m->taken_from[dead]) >= number;
+}
+
 /* After proof of the death of `dead`, host only: the newest entry of a log counts only if it was published. Safe to be
  * killed in and to be run again. */
 static inline void cv_effect_settle(const cv_run *run, cv_mailbox *m, unsigned dead) {

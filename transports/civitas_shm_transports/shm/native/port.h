@@ -252,6 +252,12 @@ static inline cv_effect *port_handler(const cv_port *p, const port_post *post) {
 
 static inline void port_one_more(at_u64 *counter) { at_poke(counter, at_peek(counter) + 1); }
 
+/* A number that no message of this process's slot has had: evidence of one publish, see native/effect.h. */
+static inline uint64_t port_next_number(cv_port *p) {
+    if (p->number == p->numbers) at_store(&cv_slot_at(&p->run, p->run.me)->numbers, p->numbers += CV_NUMBERS);
+    return ++p->number;
+}
+
 /* port_send, once: what an earlier life of the running handler has sent is not sent again. `e` from port_handler. */
 static inline int port_send_once(cv_port *p, port_post *post, cv_effect *e) {
     cv_cell *cell = cv_cell_at(&p->run, cv_index(post->sender));
@@ -264,10 +270,9 @@ static inline int port_send_once(cv_port *p, port_post *post, cv_effect *e) {
             return PORT_SENT;
         }
         if ((remembered = cv_log_ready(&p->ledger, cv_index(post->sender), e))) {
-            if (p->number == p->numbers) at_store(&cv_slot_at(&p->run, p->run.me)->numbers, p->numbers += CV_NUMBERS);
             post->effect = e;
             post->digest = digest;
-            post->number = ++p->number;
+            post->number = port_next_number(p);
         }
     }
     if (!remembered && e->deliveries > 1) post->flags |= CV_FLAG_REPEATED;
