@@ -1,7 +1,7 @@
 """`state`: what agents have saved in a store: list, show, clear, and all of it into another store.
 
 Rules of this file: it reads and writes the store itself, whether a run uses it or not; what takes something away is
-asked for once more, or `--force` says it; states of `state: shm` live in their run's memory and are not here.
+asked for once more, or `--force` says it; states of `state: shm` live in their run's memory: its host shows them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .found import count, table
 from .options import DEFAULT_TOPOLOGY
 
 if TYPE_CHECKING:
+    from ..control.protocol import RunStates
     from ..state import StateStore
 
 __all__ = ["command"]
@@ -51,10 +52,17 @@ def command() -> None:
     """
 
 
+run_option = click.option("--run", metavar="RUN", help="What lies in the memory of this live run (state: shm).")
+
+
 @command.command("list")
+@run_option
 @store_options
-def list_(topology: str | None, store: str | None, db: str | None, as_json: bool) -> None:
+def list_(run: str | None, topology: str | None, store: str | None, db: str | None, as_json: bool) -> None:
     """List the agents that have a state."""
+    if run is not None:
+        _list_of_run(run, (topology, store, db), as_json)
+        return
     where = _where(topology, store, db)
 
     async def read(opened: StateStore) -> list[dict[str, Any]]:
@@ -73,16 +81,28 @@ def list_(topology: str | None, store: str | None, db: str | None, as_json: bool
 
 @command.command("show")
 @click.argument("agent")
+@run_option
 @store_options
 @click.pass_context
 def show(
-    ctx: click.Context, agent: str, topology: str | None, store: str | None, db: str | None, as_json: bool
+    ctx: click.Context,
+    agent: str,
+    run: str | None,
+    topology: str | None,
+    store: str | None,
+    db: str | None,
+    as_json: bool,
 ) -> None:
     """Show the state of one agent. Exit code 1 when there is none, or its key is missing."""
     from ..state import MESSAGE_KEY
 
-    where = _where(topology, store, db)
-    found = _with(where, lambda opened: _got(opened, agent))
+    found: dict[str, Any] | Exception | None
+    if run is None:
+        where = _where(topology, store, db)
+        found = _with(where, lambda opened: _got(opened, agent))
+    else:
+        where = f"the memory of {run}"
+        found = _state_of_run(run, (topology, store, db), agent)
     if found is None:
         click.echo(f"There is no state of {agent!r} in {_shown(where)}.", err=True)
         ctx.exit(1)
@@ -175,6 +195,51 @@ def migrate_(source: str, destination: str, dry: bool, replace: bool, in_use: bo
     click.echo(f"{count(len(moved.agents), 'state')} {verb}{replaced}: {', '.join(moved.agents) or 'none'}.")
     if dry:
         click.echo("Nothing was written; --execute does it.", err=True)
+
+
+# --- a run's memory ---------------------------------------------------------------------------------------------------
+
+
+def _asked(run: str, others: tuple[str | None, ...], agent: str = "") -> RunStates:
+    from ..control.client import ControlClient
+    from ..control.protocol import RunStates, States
+    from ..transport import load_transport
+    from .found import choose
+
+    if any(other is not None for other in others):
+        raise click.UsageError("--run is about a run's memory, the others about a store; give one of them")
+    transport = load_transport("shm")
+    assert transport.find_runs is not None
+    assert transport.is_held is not None
+    chosen = choose([one for one in transport.find_runs() if one.state == "live"], run, "live run")
+    with ControlClient(chosen.path, transport.is_held) as client:
+        return client.ask(States(agent=agent), RunStates)
+
+
+def _list_of_run(run: str, others: tuple[str | None, ...], as_json: bool) -> None:
+    sizes = _asked(run, others).size_bytes
+    if as_json:
+        rows = [{"agent": agent, "size_bytes": sizes[agent]} for agent in sorted(sizes)]
+        click.echo(json.dumps({"run": run, "agents": rows}))
+    elif not sizes:
+        click.echo(f"There are no states in the memory of {run}.")
+    else:
+        click.echo("\n".join(table([["AGENT", "BYTES"], *([agent, f"{sizes[agent]:,}"] for agent in sorted(sizes))])))
+
+
+def _state_of_run(run: str, others: tuple[str | None, ...], agent: str) -> dict[str, Any] | Exception | None:
+    from ..errors import DeserializationError
+    from ..serializer import decode_plain
+    from ..state import MESSAGE_KEY
+
+    reply = _asked(run, others, agent)
+    if reply.state is None:
+        size_bytes = reply.size_bytes.get(agent)
+        return None if size_bytes is None else ValueError(f"It has {size_bytes:,} bytes: too many to be shown.")
+    try:
+        return {**decode_plain(reply.state), MESSAGE_KEY: reply.message.hex()}
+    except DeserializationError as error:
+        return error
 
 
 # --- which store ------------------------------------------------------------------------------------------------------

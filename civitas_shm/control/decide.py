@@ -12,7 +12,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..topology.model import Drain
-from .protocol import Connect, DeadDrop, DeadList, DeadReplay, DeadShow, Refusal, Request, Status, StopRun, Topology
+from .protocol import (
+    Connect,
+    DeadDrop,
+    DeadList,
+    DeadReplay,
+    DeadShow,
+    Refusal,
+    Request,
+    States,
+    Status,
+    StopRun,
+    Topology,
+)
 
 __all__ = ["Answer", "Decision", "HandOver", "Letter", "Stop", "decide", "may_ask"]
 
@@ -21,9 +33,11 @@ __all__ = ["Answer", "Decision", "HandOver", "Letter", "Stop", "decide", "may_as
 class Answer:
     """Reply, do nothing."""
 
-    what: Literal["status", "topology", "stopping already"]
+    what: Literal["status", "topology", "states", "stopping already"]
     salt: str = ""
     """Of the topology."""
+    agent: str = ""
+    """Whose state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +75,8 @@ def decide(request: Request, state: Literal["starting", "running", "stopping"]) 
             return Answer("status")
         case Topology(salt=salt):
             return Answer("topology", salt)
+        case States(agent=agent):
+            return Answer("states", agent=agent)
         case StopRun(now=now, drain=drain):
             if now and drain is not None:
                 return Refusal(kind="malformed", text="a stop `now` drains nothing; give one of them")

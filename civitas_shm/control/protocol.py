@@ -34,9 +34,11 @@ __all__ = [
     "AgentState",
     "Reply",
     "Request",
+    "RunStates",
     "RunStatus",
     "RunTopology",
     "Shown",
+    "States",
     "Status",
     "StopRun",
     "Stopping",
@@ -78,6 +80,13 @@ class Topology(_Request, tag="topology"):
     """Of what stands in the place of secrets: who asks two runs with the same one can compare them."""
 
 
+class States(_Request, tag="states"):
+    """States that lie in the run's memory (`state: shm`). Answered by RunStates."""
+
+    agent: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+    """Whose state is to be shown; empty: nobody's."""
+
+
 class StopRun(_Request, tag="stop"):
     """Stop the run. Answered by Stopping at once; the connection ends when the run is gone and its lock is free."""
 
@@ -117,7 +126,7 @@ class Connect(_Request, tag="connect"):
     Connected and then speaks `clients.protocol`; or a Refusal: `busy` while it starts or stops, `clients` when full."""
 
 
-Request = Status | Topology | StopRun | DeadList | DeadShow | DeadReplay | DeadDrop | Connect
+Request = Status | Topology | States | StopRun | DeadList | DeadShow | DeadReplay | DeadDrop | Connect
 
 
 # --- from the host ------------------------------------------------------------------------------------------------
@@ -171,6 +180,17 @@ class RunTopology(_Reply, tag="run_topology"):
     agents: list[AgentState]
 
 
+class RunStates(_Reply, tag="run_states"):
+    """Who has a state in the run's memory, and one of them."""
+
+    size_bytes: dict[str, int]
+    """By agent."""
+    state: bytes | None = None
+    """Of the one that was asked for; None where it has none, or has one of more than PAYLOAD_SHOWN_MAX bytes."""
+    message: bytes = b""
+    """The id that it was saved with."""
+
+
 class Stopping(_Reply, tag="stopping"):
     """It stops."""
 
@@ -217,7 +237,7 @@ class Refusal(_Reply, tag="refusal"):
     text: str
 
 
-Reply = RunStatus | RunTopology | Stopping | Letters | Shown | Outcomes | Connected | Refusal
+Reply = RunStatus | RunTopology | RunStates | Stopping | Letters | Shown | Outcomes | Connected | Refusal
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -230,7 +250,7 @@ class _Head(msgspec.Struct):
 
 _head: Final = msgspec.msgpack.Decoder(_Head)
 _request: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Request)
-_OPS: Final = ("status", "topology", "stop", "dead_list", "dead_show", "dead_replay", "dead_drop", "connect")
+_OPS: Final = ("status", "topology", "states", "stop", "dead_list", "dead_show", "dead_replay", "dead_drop", "connect")
 
 
 def read_request(body: bytes, version: str) -> Request | Refusal:

@@ -14,7 +14,17 @@ from .. import __version__
 from ..clock import Clock
 from ..control.decide import Answer, HandOver, Letter, Stop, decide
 from ..control.letters import LetterRequest, answer_letters
-from ..control.protocol import AgentState, Refusal, Reply, RunStatus, RunTopology, Stopping, read_request
+from ..control.protocol import (
+    PAYLOAD_SHOWN_MAX,
+    AgentState,
+    Refusal,
+    Reply,
+    RunStates,
+    RunStatus,
+    RunTopology,
+    Stopping,
+    read_request,
+)
 from ..dead_letters import store_of
 from ..letters import count_letters
 from ..supervision import report_children
@@ -61,6 +71,8 @@ class HostDesk:
                 return self.status()
             case Answer(what="topology", salt=salt):
                 return self.topology(salt)
+            case Answer(what="states", agent=agent):
+                return self.states(agent)
             case Answer():
                 return Stopping(already=True)
             case Stop(now, drain):
@@ -97,6 +109,14 @@ class HostDesk:
         if self._shown is None or self._shown[0] != salt:
             self._shown = salt, show(self._spec, salt)
         return RunTopology(topology=self._shown[1], agents=self._agent_states())
+
+    def states(self, agent: str) -> RunStates:
+        """Who has a state in the memory, and that of one."""
+        sizes = self._memory.stored_states()
+        if sizes.get(agent, PAYLOAD_SHOWN_MAX + 1) > PAYLOAD_SHOWN_MAX:
+            return RunStates(size_bytes=sizes)
+        state, message = self._memory.stored_state(agent) or (None, b"")
+        return RunStates(size_bytes=sizes, state=state, message=message)
 
     def _agent_states(self) -> list[AgentState]:
         driver = self.driver

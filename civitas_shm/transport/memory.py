@@ -164,6 +164,14 @@ class RunMemory(Burials, DelayPort, Protocol):
         """All open mailboxes."""
         ...
 
+    def stored_states(self) -> dict[str, int]:
+        """Agents that have a state in this memory (`state: shm`), with its size in bytes."""
+        ...
+
+    def stored_state(self, name: str) -> tuple[bytes, bytes] | None:
+        """As `Port.stored_state`, read while the agent may save: one whole state, or None."""
+        ...
+
     def waits(self) -> list[Wait]:
         """What all processes noted by `Port.note_waits`; a wait that is being written just now is left out."""
         ...

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from civitas_shm import AgentProcess, Message, Runtime, Supervisor
+from civitas_shm.cli.app import app
 from civitas_shm.host.protocol import Chaos
 from civitas_shm.messages import Message as _Message
 from civitas_shm.plugins.sqlite_store import SQLiteStateStore
@@ -123,3 +126,30 @@ def test_the_state_is_there_in_the_next_run_whatever_transport_it_has(
     replies = [asyncio.run(run(transport)) for transport in ("in_process", "shm", "in_process")]
     assert [reply["n"] for reply in replies] == [1, 2, 3]
     assert replies[1]["pid"] != os.getpid()
+
+
+def test_states_in_the_memory_of_a_live_run_are_shown(tmp_path: Path, start_run: Any) -> None:
+    def state(*arguments: str, code: int = 0) -> Any:
+        result = CliRunner().invoke(app, ["state", *arguments])
+        assert result.exit_code == code, result.output + result.stderr
+        return json.loads(result.stdout) if code == 0 else result.stderr
+
+    async def test() -> None:
+        async with start_run(AgentSpec("heard", "state_agents.Heard", process="w1", state="shm")) as run:
+            name = f"t{os.getpid()}-{tmp_path.name[-20:]}"
+            assert (await asyncio.to_thread(state, "list", "--run", name, "--json"))["agents"] == []
+            for n in range(3):
+                await run.send("heard", {"n": n})
+            await heard(run, 3)
+            listed = await asyncio.to_thread(state, "list", "--run", name, "--json")
+            assert [row["agent"] for row in listed["agents"]] == ["heard"]
+            shown = await asyncio.to_thread(state, "show", "heard", "--run", name, "--json")
+            assert (shown["state"], len(shown["message"])) == ({"heard": [0, 1, 2]}, 32)
+            assert "no state of 'nobody'" in await asyncio.to_thread(
+                lambda: state("show", "nobody", "--run", name, code=1)
+            )
+            assert "give one of them" in await asyncio.to_thread(
+                lambda: state("list", "--run", name, "--db", "s.db", code=2)
+            )
+
+    asyncio.run(test())

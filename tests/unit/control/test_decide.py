@@ -20,6 +20,7 @@ from civitas_shm.control.protocol import (
     DeadShow,
     Refusal,
     Request,
+    States,
     Status,
     StopRun,
     Topology,
@@ -33,8 +34,8 @@ def body(**fields: Any) -> bytes:
 
 @pytest.mark.parametrize(
     "request_",
-    [Status(), Topology(salt="s"), StopRun(now=True), StopRun(drain="all"), DeadList(skip=5), DeadShow(id="01a"),
-     DeadReplay(ids=["a"]), DeadDrop(ids=[]), Connect()],
+    [Status(), Topology(salt="s"), States(agent="a"), StopRun(now=True), StopRun(drain="all"),
+     DeadList(skip=5), DeadShow(id="01a"), DeadReplay(ids=["a"]), DeadDrop(ids=[]), Connect()],
 )  # fmt: skip
 def test_what_is_sent_is_what_is_read(request_: Request) -> None:
     assert read_request(msgspec.msgpack.encode(request_), "1.0") == request_
@@ -108,6 +109,7 @@ def test_status_is_answered_in_every_state() -> None:
 def test_the_topology_is_told_in_every_state() -> None:
     for state in ("starting", "running", "stopping"):
         assert decide(Topology(salt="s"), state) == Answer("topology", "s")  # type: ignore[arg-type]
+        assert decide(States(agent="a"), state) == Answer("states", agent="a")  # type: ignore[arg-type]
     refused = read_request(msgspec.msgpack.encode(Topology(salt="s" * 65)), "1.0")
     assert isinstance(refused, Refusal)
     assert refused.kind == "malformed"

@@ -316,6 +316,19 @@ class ShmRunMemory(Orders):
     def stats(self) -> list[MailboxStats]:
         return [stats for mailbox in self._agents() if not (stats := read_stats(self._native, mailbox)).closed]
 
+    def stored_states(self) -> dict[str, int]:
+        found = ((stats.name, self.stored_state(stats.name)) for stats in self.stats())
+        return {name: len(state[0]) for name, state in found if state is not None}
+
+    def stored_state(self, name: str) -> tuple[bytes, bytes] | None:
+        mailbox = self._find(name)
+        if mailbox is None:
+            return None
+        read, again = self._native.stored_state(mailbox), self._native.stored_state(mailbox)
+        while read != again:  # it was replaced, and its memory perhaps used anew, while it was copied
+            read, again = again, self._native.stored_state(mailbox)
+        return again
+
     def used_bytes(self) -> int:
         return self._segments.used_bytes()
 
