@@ -189,7 +189,7 @@ def test_the_custom_transport_of_the_document_is_wired_as_it_says() -> None:
     names = play("001_custom_transport.py.txt")
     assert names["components"].transport is names["transport"]
     assert names["components"].serializer is names["serializer"]
-    assert names["runtime"].all_agents() == ["echo"]
+    assert [agent.name for agent in names["runtime"].all_agents()] == ["echo"]
 
 
 # --- what waits -------------------------------------------------------------------------------------------------------
