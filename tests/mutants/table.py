@@ -69,10 +69,11 @@ MUTANTS = (
         8,
         "each replica handles every message",
         "civitas_shm/bus.py",
-        "            outcome = self.port.post(mailbox, data, message_type, sender, cause, lane, priority)\n",
-        "            outcome = self.port.post(mailbox, data, message_type, sender, cause, lane, priority)\n"
+        "            outcome = self.port.post("
+        "mailbox, data, message_type, sender, cause, lane, priority, expires_ns)\n",
+        "            outcome = self.port.post(mailbox, data, message_type, sender, cause, lane, priority, expires_ns)\n"
         "            for _ in self.port.stats(mailbox).readers[1:]:\n"
-        "                self.port.post(mailbox, data, message_type, sender, cause, lane, priority)\n",
+        "                self.port.post(mailbox, data, message_type, sender, cause, lane, priority, expires_ns)\n",
         "contract/test_defects.py::test_defect_8_replicas_share_what_comes_and_handle_each_message_once",
         r"assert \[0, 0, 1, 1, ",
     ),
