@@ -6,6 +6,7 @@
 
 Rules of this file:
 - a scene knows nothing of processes: what it asserts holds over every transport;
+- a run's memory has no name (`memfd`), so that a scene that fails leaves none, whatever waits in it;
 - agents stand at the top of a module, so that a worker can import them; the tree is made anew for each run;
 - a test that cannot run over shm stands in NOT_ON_SHM with its reason, which is the text of its skip there. Nothing
   else may skip it, and a name that is no test any more is an error (`test_anywhere.py`).
@@ -51,7 +52,9 @@ class Anywhere:
 
         async def run() -> None:
             transport = (
-                TransportSpec(self.transport) if self.in_process else TransportSpec("shm", arena_mb=8, mailboxes=64)
+                TransportSpec(self.transport)
+                if self.in_process
+                else TransportSpec("shm", "memfd", arena_mb=8, mailboxes=64)
             )
             runtime = Runtime(
                 tree(),
