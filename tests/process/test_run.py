@@ -419,6 +419,8 @@ def test_a_snapshot_shows_processes_and_agents(start_run: Any, agent: Agent) -> 
         async with start_run(agent("Echo", replicas=2), pool=PoolSpec(size=2)) as run:
             for n in range(3):
                 await run.ask("echo", {"n": n})
+            port = run.client.port
+            await run.until(lambda: port.stats(port.resolve("echo")).handled == 3)  # the last is answered before that
             os.kill(run.pid("w2"), signal.SIGKILL)
             await run.until(lambda: run.named("process_recovered"))
             run.client.want_snapshots(0.01)
