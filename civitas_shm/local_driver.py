@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
+from .bus import MessageBus
 from .clock import Clock, SystemClock
 from .dead_letters import DeadLetterOffice, MemoryLetters
 from .deadlock import DeadlockWatch, deadlock_error
@@ -97,14 +98,16 @@ class LocalDriver:
         seed: int = 0,
         plugins: Plugins | None = None,
         program: Program | None = None,
+        bus: MessageBus | None = None,
     ) -> None:
+        """`bus`: over this port, for messages that travel by a transport of the user's own."""
         self._program = program
         self._loop = asyncio.get_running_loop()
         self._clock = clock or SystemClock()
         self._port = port
         self._build = build
         self._on_event = on_event
-        self.runner = AgentRunner(port, on_event=self._happened, plugins=plugins, supervise=self.supervise)
+        self.runner = AgentRunner(port, on_event=self._happened, plugins=plugins, supervise=self.supervise, bus=bus)
         self.requests = Requests(self, self.runner.bus.roster)
         self.runner.on_look = self._find_deadlocks
         self._deadlocks = DeadlockWatch()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from .address_bus import AddressBus
 from .bus import MessageBus
 from .clock import SystemClock
 from .errors import CivitasError, ConfigurationError, RunFailed
@@ -51,7 +52,9 @@ class LocalRun:
         log_lines: bool,
         plugins: Plugins | None = None,
         program: Program | None = None,
+        bus: AddressBus | None = None,
     ) -> None:
+        """`bus`: over this port; messages travel by its transport then."""
         for operation in ("add_mailbox", "close_mailbox", "waiting", "waits", "bury", "buried"):
             if not hasattr(port, operation):
                 raise ConfigurationError(
@@ -79,8 +82,15 @@ class LocalRun:
         self._process: Any = None
         self._report = ""
         """Why supervision gave up."""
+        self._carried = bus
         self._driver = LocalDriver(
-            spec.supervision, self._port, self._built, on_event=self._happened, plugins=plugins, program=program
+            spec.supervision,
+            self._port,
+            self._built,
+            on_event=self._happened,
+            plugins=plugins,
+            program=program,
+            bus=bus,
         )
         self.bus: MessageBus = self._driver.runner.bus
 
@@ -89,6 +99,8 @@ class LocalRun:
     async def start(self) -> None:
         """Start every agent, in order. RunFailed when supervision gave up over it."""
         self._port.start(self._loop)
+        if self._carried is not None:
+            await self._carried.start([agent.name for agent in self._spec.supervision.agents()])
         self._events.emit("run_started", process=MAIN, pid=os.getpid(), run=self._name)
         self._driver.ended.add_done_callback(self._supervision_ended)
         self._driver.start()
@@ -111,6 +123,8 @@ class LocalRun:
         """Stop in good order, and return when that is done. Idempotent."""
         self.request_stop()
         await asyncio.shield(self._finished)
+        if self._carried is not None:
+            await self._carried.stop()
         await self._driver.runner.plugins.close()
 
     async def wait(self) -> int:

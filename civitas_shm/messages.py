@@ -46,6 +46,7 @@ __all__ = [
     "cause_of",
     "is_system_type",
     "new_header",
+    "cause_from",
 ]
 
 HEADER: Final = struct.Struct("<QIIHBBIIBBH16sIiQQQ16s8s8sIIQ")
@@ -164,6 +165,19 @@ def new_header(
         0, 0, payload_len, 0, 1, flags, mailbox, 0, lane, 0, hops, _uuid7_bytes(), sender, priority,
         correlation, deadline_ns, time.time_ns(), trace, span, parent, seq, 0, 0,
     )  # fmt: skip
+
+
+def cause_from(trace_id: str, span_id: str) -> Cause | None:
+    """A header for `cause` that has the trace and the span of a message which has none, because it came as text."""
+    try:
+        trace, span = bytes.fromhex(trace_id), bytes.fromhex(span_id)
+    except ValueError:
+        return None
+    if (len(trace), len(span)) != (16, 8):
+        return None
+    header = bytearray(HEADER.size)
+    header[_TRACE], header[_SPAN] = trace, span
+    return bytes(header)
 
 
 class Message(Generic[P]):
@@ -323,6 +337,15 @@ class Message(Generic[P]):
             return f"_reply.{number:016x}" if number else None
         value: str | None = self._read("reply_to")
         return value
+
+    @reply_to.setter
+    def reply_to(self, address: str | None) -> None:
+        """For transports of addresses: of a message that was made by hand or deserialized."""
+        if self._header is not None:
+            raise AttributeError("a message that was received keeps its reply address")
+        if self._over is None:
+            self._over = {}
+        self._over["reply_to"] = address
 
     @property
     def timestamp(self) -> float:

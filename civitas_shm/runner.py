@@ -69,13 +69,14 @@ class AgentRunner:
         plugins: Plugins | None = None,
         supervise: Supervise = nobody_supervises,
         expected: int | None = None,
+        bus: MessageBus | None = None,
     ) -> None:
-        """`expected`: how many agents this process will be told to run; None: not known."""
+        """`expected`: how many agents this process will be told to run; None: not known. `bus`: one over this port."""
         self.port = port
         self.store: StateStore = InMemoryStateStore() if store is None else store
         """Of agents with `state: in_memory`: outlives them, not this process. Others use that of `plugins`."""
         self.plugins = plugins or Plugins()
-        self.bus = MessageBus(port)
+        self.bus = MessageBus(port) if bus is None else bus
         self.bus.supervise = supervise
         self.bus.registry.is_local = self._lives_here
         self._on_event = on_event

@@ -51,6 +51,8 @@ from .topology.parts import only_process
 from .transport import load_transport
 
 if TYPE_CHECKING:
+    from .components import ComponentSet
+    from .formats import Serializer
     from .host.protocol import Chaos
 
 __all__ = ["Runtime"]
@@ -81,6 +83,8 @@ class Runtime(Messaging, Directing, Steering, Looking):
         model_provider: Any = None,
         tool_registry: ToolRegistry | None = None,
         state_store: StateStore | PluginSpec | str | None = None,
+        serializer: Serializer | None = None,
+        components: ComponentSet | None = None,
         **later: Never,
     ) -> None:
         """`name` of the run (default: the script's name and the pid); `processes`, `pool`, `stop` as in a topology.
@@ -90,8 +94,9 @@ class Runtime(Messaging, Directing, Steering, Looking):
         log lines of agents on stderr in this form. `plugins` as in a topology; `model_provider` and `tool_registry` are
         objects, which agents in other processes cannot have, so they need a transport of one process. `state_store`:
         an object, too (those that come with this package are built anew in each process), or a name: sqlite, redis,
-        an entry point's, an import path; it goes before that of `plugins`. `later`: what Civitas has for ZeroMQ and
-        NATS is refused by name (ConfigurationError), anything else is a TypeError.
+        an entry point's, an import path; it goes before that of `plugins`. `components`: a transport of your own and
+        what goes with it, `serializer`: how messages become bytes; both of one process (docs/transports.md).
+        `later`: what Civitas has for ZeroMQ and NATS is refused by name (ConfigurationError), else it is a TypeError.
         """
         _refuse(later)
         self._supervisor = Supervisor("root") if supervisor is None else supervisor
@@ -113,6 +118,11 @@ class Runtime(Messaging, Directing, Steering, Looking):
             self._given = replace(self._given, plugins=replace(self._given.plugins, state=state_store))
             state_store = None
         self._objects["state_store"] = state_store
+        if components is not None or serializer is not None:
+            from .components import given_to_runtime  # most programs have none
+
+            components = given_to_runtime(components, serializer, self._given.transport.type, self._objects)
+        self._components = components
         self._name = name or _default_name()
         self._workers = workers
         self._resume = resume
@@ -282,15 +292,17 @@ class Runtime(Messaging, Directing, Steering, Looking):
                 )
         spec = self._with_log_format(self._given)
         build = self._builder(at_once=spec.supervision.agents())
+        bus = None if self._components is None else self._components.bus
         return LocalRun(
             spec,
             self._name,
-            create(),
+            create() if bus is None else bus.port,
             build,
             events_path=self._events,
             log_lines=self._log_format is not None,
             plugins=Plugins(spec.plugins, **self._objects),
             program=self._program,
+            bus=bus,
         )
 
     def _with_log_format(self, spec: TopologySpec) -> TopologySpec:

@@ -13,14 +13,28 @@ Tuples and datetimes travel as the msgpack extension types below; the rest is pl
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from . import typed
 from .errors import DeserializationError, MessageValidationError
 
-__all__ = ["DEPTH_MAX", "Encoded", "decode", "decode_dict", "decode_plain", "encode", "typed_body"]
+if TYPE_CHECKING:
+    from .formats import JsonSerializer, MsgpackSerializer, Serializer
+
+__all__ = [
+    "DEPTH_MAX",
+    "Encoded",
+    "JsonSerializer",
+    "MsgpackSerializer",
+    "Serializer",
+    "decode",
+    "decode_dict",
+    "decode_plain",
+    "encode",
+    "typed_body",
+]
 
 EXT_TUPLE: Final = 1
 """Extension payload: the elements, as a msgpack array."""
@@ -257,3 +271,13 @@ _decode: Final = _decoder.decode
 _decode_ext: Final = msgspec.msgpack.Decoder(msgspec.msgpack.Ext).decode
 _EXT_HEADS: Final = frozenset(bytes([head]) for head in (0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8))
 """First bytes of a msgpack extension."""
+
+
+if not TYPE_CHECKING:  # Civitas has these names here; `formats` needs this module
+
+    def __getattr__(name: str) -> Any:
+        if name not in ("JsonSerializer", "MsgpackSerializer", "Serializer"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import formats
+
+        return getattr(formats, name)

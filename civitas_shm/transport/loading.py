@@ -16,13 +16,18 @@ from ..errors import ConfigurationError, TransportUnavailable
 from ..runs import RunFound
 from .port import Port
 
-__all__ = ["BUILTIN_TRANSPORTS", "TransportModule", "known_transports", "load_transport"]
+__all__ = ["BUILTIN_TRANSPORTS", "TransportModule", "known_transports", "load_transport", "new_addresses"]
 
 BUILTIN_TRANSPORTS: Final = {
     "in_process": "civitas_shm_transports.in_process",
     "shm": "civitas_shm_transports.shm",
 }
 """Scheme -> module. A transport module has `transport() -> TransportModule`-like functions, see `load_transport`."""
+
+
+def new_addresses(serializer: Any) -> Any:
+    """The `addresses.Transport` of one process, with that serializer."""
+    return importlib.import_module("civitas_shm_transports.addresses").InProcessTransport(serializer)
 
 
 @dataclass(frozen=True, slots=True)
