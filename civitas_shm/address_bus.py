@@ -146,12 +146,13 @@ class AddressBus(MessageBus):
         priority: int = 0,
         sender: int = SENDER_PROGRAM,
         cause: Cause | None = None,
+        ttl_s: float | None = None,
     ) -> None:
         """Hand one message to the transport; returns when it has taken it."""
         if message_type in PETITIONS:
             await super().send(recipient, payload, message_type, timeout, priority, sender, cause)
             return
-        message = self._message(recipient, payload, message_type, priority, sender, cause)
+        message = self._message(recipient, payload, message_type, priority, sender, cause, ttl_s)
         async with asyncio.timeout(timeout if timeout is not None and timeout > 0 else None):
             await self.route(message)
 
@@ -182,7 +183,14 @@ class AddressBus(MessageBus):
         return reply
 
     def _message(
-        self, recipient: str, payload: Payload, message_type: str, priority: int, sender: int, cause: Cause | None
+        self,
+        recipient: str,
+        payload: Payload,
+        message_type: str,
+        priority: int,
+        sender: int,
+        cause: Cause | None,
+        ttl_s: float | None = None,
     ) -> Message:
         if message_type not in self.known_types:
             self.check_type(message_type)
@@ -193,6 +201,7 @@ class AddressBus(MessageBus):
             recipient=recipient,
             payload=cast(Any, payload),
             priority=priority,
+            ttl=ttl_s,
             trace_id=trace.trace_id if trace else os.urandom(16).hex(),
             span_id=os.urandom(8).hex(),
             parent_span_id=trace.span_id if trace else None,
@@ -257,7 +266,7 @@ class AddressBus(MessageBus):
             who = sender if sender >= 0 else SENDER_PROGRAM
             args = (name, message.payload, message.type, None, message.priority, who, cause)
             if message.reply_to is None:
-                await super().send(*args)
+                await super().send(*args, ttl_s=message.ttl)
                 return
             try:
                 reply = await super().ask(*args)

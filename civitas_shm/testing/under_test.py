@@ -105,7 +105,11 @@ class RuntimeUnderTest:
             raise RuntimeError("a run is under way already: `await runtime.stop()` comes first")
         self._runtime = runtime = self._made(children, options)
         self._told = False
-        await self._in_time(runtime.start())
+        try:
+            await self._in_time(runtime.start())
+        except BaseException:
+            self._runtime = None  # nothing is left of it, and the error says why
+            raise
         return runtime
 
     def _made(self, children: tuple[Any, ...], options: dict[str, Any]) -> Runtime:
