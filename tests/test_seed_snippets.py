@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import importlib.util
 import inspect
 import os
 import re
@@ -184,12 +183,12 @@ def test_the_protocol_of_transports_is_one_that_the_custom_transport_of_the_docu
 
 
 def test_the_custom_transport_of_the_document_is_wired_as_it_says() -> None:
-    if importlib.util.find_spec("civitas_shm.components") is None:
-        pytest.skip("civitas_shm.components is not there yet")
     names = play("001_custom_transport.py.txt")
     assert names["components"].transport is names["transport"]
     assert names["components"].serializer is names["serializer"]
     assert [agent.name for agent in names["runtime"].all_agents()] == ["echo"]
+    assert names["components"].bus.transport is names["transport"]
+    assert names["runtime"]._components is names["components"]
 
 
 # --- what waits -------------------------------------------------------------------------------------------------------
