@@ -21,11 +21,12 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from . import typed
 from .alone import Alone, limit_s
+from .batching import Batches, has_batches
 from .bus import MessageBus
 from .errors import DeserializationError, LinkedAgentDown, TransportClosed
 from .events import (
@@ -97,6 +98,7 @@ class Seat:
             agent, mailbox, spec, bus.port, self._report, self._again, cancelling=lambda: self._cancelling
         )
         self._decode: Callable[[bytes], Any] = decode
+        self._turns: Callable[[], Coroutine[Any, Any, None]] = self._work
         self._keeper = StateKeeper(agent, mailbox, kept, bus.port, store)
         self._task: asyncio.Task[Any] | None = None
         self._park = park
@@ -134,6 +136,8 @@ class Seat:
         self._alone.join(self)
         try:
             self._decode = typed.expected(agent.handle, Message) or decode
+            if has_batches(agent):
+                self._turns = Batches.of(self).work
             await self._keeper.restore()
         except Exception as error:  # noqa: BLE001 - an annotation, damage, or a store of the user's
             await self._fail(error, "on_start", None)
@@ -170,7 +174,7 @@ class Seat:
             return
         self._busy = True
         if not self._nap.end(True):
-            self._task = self._loop.create_task(self._work(), context=self._context)
+            self._task = self._loop.create_task(self._turns(), context=self._context)
 
     async def _work(self) -> None:
         """Take and handle until nothing waits, then park; ends when the agent ends or drains, or may not park.
@@ -314,6 +318,9 @@ class Seat:
 
     async def _again(self, message: Message) -> None:
         """One more attempt at a message, its answer included."""
+        if has_batches(self.agent) and message.type not in NOTICES:
+            await self.agent.handle_batch([message])  # type: ignore[attr-defined]
+            return
         if message.type in NOTICES:
             await self._hear(message)
         else:
