@@ -39,8 +39,8 @@ MUTANTS = (
         1,
         "an agent reaches only those of its own process",
         "civitas_shm/runner.py",
-        "        self.bus = MessageBus(port)\n",
-        "        self.bus = MessageBus(port)\n"
+        "        self.bus = MessageBus(port) if bus is None else bus\n",
+        "        self.bus = MessageBus(port) if bus is None else bus\n"
         "        lookup = self.bus.directory.lookup\n"
         '        self.bus.directory.lookup = lambda to: lookup(to if not self._seats or to in self._seats else "")\n',
         "contract/test_defects.py::test_defect_1_an_agent_in_any_process_reaches_those_in_every_other",
