@@ -130,7 +130,7 @@ class Failures:
         token, header, kind, sender, _, _ = delivery
         message = Message.received(header, kind, sender, self._agent.name, {}, 0)
         late_s = (time.monotonic_ns() - message.deadline_ns) / 1e9
-        cause = f"its turn came {late_s:.3g} s after the end of its ttl of {message.ttl:.3g} s"
+        cause = f"its turn came {late_s:.3g} s after the end of its ttl"
         self._agent.log.warning("message %s of type %r from %r was dropped: %s", message.id, kind, sender, cause)
         await self._bury(message, token, cause, "")
         await asyncio.sleep(0)  # many of them delay no neighbour

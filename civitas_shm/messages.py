@@ -407,7 +407,7 @@ class Message(Generic[P]):
 
     @property
     def ttl(self) -> float | None:
-        """Seconds after `timestamp` for which it is worth handing over; None: for ever. To about a millisecond."""
+        """Seconds after `timestamp` for which it is worth handing over; None: for ever. Of two clocks, so about."""
         if self._header is not None:
             if not self._header[FLAGS_AT] & FLAG_MORTAL:
                 return None

@@ -273,11 +273,13 @@ def test_ttl_what_has_outlived_it_gets_no_handler_and_is_buried_with_the_reason(
         runner = await started(world, noter)
         await until(lambda: len(noter.seen) == 2)
         assert [message.payload["n"] for message in noter.seen] == [2, 3]
-        assert noter.seen[0].ttl == pytest.approx(3600.0, abs=0.1)
+        assert noter.seen[0].ttl == pytest.approx(
+            3600.0, abs=60
+        )  # two clocks are read, and the process may be held up in between
         assert noter.seen[1].ttl is None
         (buried,) = world.admin.buried()
         assert (buried.type, buried.payload) == ("old", encode({"n": 1}))
-        assert b"the end of its ttl of 0.001 s" in buried.note
+        assert b"s after the end of its ttl" in buried.note
         assert world.b.stats(mailbox).dropped == 1
         await runner.stop_all()
 
