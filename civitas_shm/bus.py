@@ -501,6 +501,8 @@ def _deadline_ns(timeout: float | None) -> int:
 
 def _holder(stats: MailboxStats) -> str:
     """Who keeps the mailbox from moving: the end of an error text."""
+    if stats.suspended_since_s:
+        return f"{stats.name!r} is suspended, {stats.waiting} wait"
     if stats.busy_since_ns:
         busy_s = max(0, monotonic_ns() - stats.busy_since_ns) / 1e9
         what = f"a message of type {stats.handling!r}" if stats.handling else "one message"

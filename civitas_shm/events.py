@@ -18,8 +18,11 @@ __all__ = [
     "AgentEvent",
     "AgentExited",
     "AgentFailed",
+    "AgentResumed",
     "AgentStarted",
+    "AgentSteered",
     "AgentStuck",
+    "AgentSuspended",
     "DeadLetter",
     "DeadlockFound",
     "EventHandler",
@@ -108,6 +111,32 @@ class AgentStuck(AgentEvent):
 
     for_s: float
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSuspended(AgentEvent):
+    """It takes no message until it is resumed."""
+
+    reason: str
+    category: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentResumed(AgentEvent):
+    """It takes messages again."""
+
+    approver: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSteered(AgentEvent):
+    """What was ordered of it is done, or why not."""
+
+    number: int
+    """Of the order."""
+    error: str = ""
+    """Class in `errors`."""
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

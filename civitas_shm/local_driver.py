@@ -216,6 +216,20 @@ class LocalDriver:
 
         self._spawn(ask())
 
+    def steer(self, child: str, incarnation: int, number: int, what: str, fields: dict[str, Any]) -> bool:
+        async def work() -> None:
+            try:
+                await self.runner.steer(child, what, fields)
+            except Exception as error:  # noqa: BLE001 - the agent's own hook: told to whoever asked
+                self.requests.steered(number, type(error).__name__, str(error))
+            else:
+                self.requests.steered(number)
+
+        if child not in self.runner.agents:
+            return False
+        self._spawn(work())
+        return True
+
     def later(self, delay_s: float, work: Callable[[], None]) -> object:
         return self._loop.call_later(delay_s, work)
 

@@ -15,7 +15,7 @@ from .address_bus import AddressBus
 from .bus import MessageBus
 from .clock import SystemClock
 from .errors import CivitasError, ConfigurationError, RunFailed
-from .events import AgentEvent, AgentFailed, DeadlockFound, StopRuntime
+from .events import AgentEvent, AgentFailed, AgentResumed, AgentSuspended, DeadlockFound, StopRuntime
 from .host.events import EventLog
 from .host.reports import ended_sentence
 from .letters import Letter
@@ -194,6 +194,12 @@ class LocalRun:
             self.request_stop(event.exit_code)
         elif isinstance(event, AgentFailed):
             self._events.emit("agent_failed", process=MAIN, agent=event.agent, cause=f"{event.type}: {event.text}")
+        elif isinstance(event, AgentSuspended):
+            self._events.emit(
+                "agent_suspended", process=MAIN, agent=event.agent, reason=event.reason, category=event.category
+            )
+        elif isinstance(event, AgentResumed):
+            self._events.emit("agent_resumed", process=MAIN, agent=event.agent, approver=event.approver)
         elif isinstance(event, DeadlockFound):
             self._events.emit("deadlock", process=MAIN, agent=event.agent, cause=event.text)
 

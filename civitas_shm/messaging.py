@@ -17,6 +17,7 @@ from .many import ASKS_AT_ONCE, ask_many
 from .messages import Message
 from .retrying import Retry
 from .sending import PLAIN, How, cancel, send_how
+from .suspension import unless_suspended
 from .typed import Payload
 
 __all__ = ["Messaging"]
@@ -67,11 +68,13 @@ class Messaging:
         *,
         priority: int = 0,
         retry: Retry | None = None,
+        fail_if_suspended: bool = False,
     ) -> Message:
         """Send a question and give back the reply, as `AgentProcess.ask`."""
         run = self._started()
         try:
-            reply: Message = await run.bus.ask_with(retry, name, payload, message_type, timeout, priority)
+            work = run.bus.ask_with(retry, name, payload, message_type, timeout, priority)
+            reply: Message = await (unless_suspended(run.bus, name, work) if fail_if_suspended else work)
         except TransportClosed as closed:
             raise await run.failure() or closed from None
         return reply

@@ -38,6 +38,7 @@ from .retrying import Retry
 from .sending import How, send_how
 from .state import StateKind, StateStore
 from .streaming import Ending, Streaming
+from .suspension import Suspending, Suspension, unless_suspended
 from .talking import Talking, reply_type
 from .topology.model import DeliveryMode, OnCrash, Restart
 from .transport import Overflow
@@ -56,6 +57,8 @@ class ProcessStatus(Enum):
     STOPPING = "STOPPING"
     STOPPED = "STOPPED"
     CRASHED = "CRASHED"
+    SUSPENDED = "SUSPENDED"
+    """It takes no message until it is resumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +81,12 @@ class Attachment:
     store: StateStore
     checkpoint: Callable[[bool], Coroutine[Any, Any, None]]
     supervise: Supervise
+    suspension: Suspension
     at_end: Callable[[Ending], None]
     """What is to be finished when the handler that runs now has ended well."""
 
 
-class AgentProcess(Equipped, Talking, Behaving, Streaming):
+class AgentProcess(Equipped, Talking, Behaving, Streaming, Suspending):
     """Base class of all agents. Subclasses override `handle` and, where wanted, the other hooks."""
 
     process: str | None = None
@@ -249,12 +253,14 @@ class AgentProcess(Equipped, Talking, Behaving, Streaming):
         timeout: float | None = ASK_TIMEOUT_S,
         priority: int = 0,
         retry: Retry | None = None,
+        fail_if_suspended: bool = False,
     ) -> Coroutine[Any, Any, Message]:
         """Send a question and give back the reply; to be awaited.
 
         `timeout` covers everything, the wait for room included: builtin TimeoutError; None or <= 0 waits for ever. When
         the other handler raises: AgentError at once. When its process dies, the question waits for its successor.
-        `retry`: which of these errors to try again; `timeout` is then that of each attempt.
+        `retry`: which of these errors to try again; `timeout` is then that of each attempt. A suspended agent answers
+        when it is resumed; `fail_if_suspended`: AgentSuspendedError instead, if it is suspended now.
         """
         to = self._attached or self._attachment()
         handled = HANDLED.get()
@@ -265,6 +271,8 @@ class AgentProcess(Equipped, Talking, Behaving, Streaming):
             work = to.bus.ask_with(
                 retry, recipient, payload, message_type, timeout, priority, to.mailbox, cause, self.name
             )
+        if fail_if_suspended:
+            work = unless_suspended(to.bus, recipient, work)
         return work if self._hand_over is None else self._hand_over(work)
 
     def broadcast(

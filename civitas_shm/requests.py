@@ -87,6 +87,10 @@ class RequestsDriver(Protocol):
         """Ask the program whether this may be spawned; `then` gets why not, or an empty text."""
         ...
 
+    def steer(self, child: str, incarnation: int, number: int, what: str, fields: dict[str, Any]) -> bool:
+        """Order this life of a child to do it; `Requests.steered` is told what came of it. False: it is not there."""
+        ...
+
     def later(self, delay_s: float, work: Callable[[], None]) -> object: ...
 
 
@@ -106,6 +110,9 @@ class Requests:
         """By child: who waits until it is ready."""
         self._leaving: dict[str, list[Answer]] = {}
         """By child: who waits until it is gone."""
+        self._steering: dict[int, tuple[str, Answer]] = {}
+        """By number of the order: which child has it, and who waits."""
+        self._last_steering = 0
         self._watches = Watches()
         self._untold: deque[tuple[str, str, str, str]] = deque()
 
@@ -126,6 +133,8 @@ class Requests:
                     self._link(asker, str(fields["name"]), what == "link", answer)
                 case "restart":
                     self._restart(fields, answer)
+                case "suspend" | "resume":
+                    self._steer(what, fields, answer)
                 case "roster":
                     answer("", "")
                 case "status":
@@ -154,8 +163,10 @@ class Requests:
         waiting += [*self._judged.values(), *(one for answers, _ in self._restarting.values() for one in answers)]
         self._judged.clear()
         self._restarting.clear()
+        waiting += [answer for _, answer in self._steering.values()]
         self._starting.clear()
         self._leaving.clear()
+        self._steering.clear()
         for answer in waiting:
             answer("TransportClosed", "the run has ended")
 
@@ -277,6 +288,32 @@ class Requests:
         else:
             answer("", "", status)
 
+    # --- suspend and resume -------------------------------------------------------------------------------------------
+
+    def _steer(self, what: str, fields: Mapping[str, Any], answer: Answer) -> None:
+        name = str(fields["name"])
+        if name in self._driver.tree.supervisors:
+            answer("ConfigurationError", f"{name!r} is a supervisor, which is never suspended. Suspend its agents.")
+            return
+        children = self._known(name, answer)
+        if not children:
+            return
+        if len(children) > 1:
+            answer("ConfigurationError", f"{name!r} has {len(children)} replicas: only a single agent can be {what}d.")
+            return
+        child = children[0]
+        self._last_steering += 1
+        number = self._last_steering
+        self._steering[number] = (child.key, answer)
+        if not self._driver.steer(child.key, child.incarnation, number, what, dict(fields)):
+            self.steered(number, "AgentStopped", f"{name!r} does not run just now ({child.status.value}): try again.")
+
+    def steered(self, number: int, error: str = "", text: str = "") -> None:
+        """An order was done, or not."""
+        _, answer = self._steering.pop(number, ("", None))
+        if answer is not None:
+            answer(error, text)
+
     # --- monitors and links ------------------------------------------------------------------------------------------
 
     def _children(self, agent: str) -> list[ChildState]:
@@ -340,6 +377,8 @@ class Requests:
 
     def ended(self, child: str, incarnation: int, why: str, detail: str = "", *, counts: bool = True) -> None:
         """A life has ended; to be told before the tree is. Who falls with it counts if it does."""
+        for number in [number for number, (key, _) in self._steering.items() if key == child]:
+            self.steered(number, "AgentStopped", f"{child!r} ended before it was done ({why}): try again.")
         state = self._driver.tree.children.get(child)
         if state is None or self._driver.stopping:
             return

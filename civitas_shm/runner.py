@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from .alone import Alone
 from .bus import MessageBus, nobody_supervises
+from .errors import AgentStopped
 from .events import (
     AgentEvent,
     AgentExited,
@@ -133,6 +134,13 @@ class AgentRunner:
         seat = self._seats.get(name)
         return True if seat is None else await seat.stop(drain, timeout_s)
 
+    async def steer(self, name: str, what: str, fields: dict[str, Any]) -> None:
+        """Suspend or resume an agent; returns when it is done. AgentStopped: it is not here."""
+        seat = self._seats.get(name)
+        if seat is None:
+            raise AgentStopped(f"Agent {name!r} does not run in this process.")
+        await seat.steer(what, fields)
+
     async def crash(self, name: str, reason: str) -> None:
         """End the agent as if it had crashed, at once: its handler is cancelled and its message stays in hand."""
         seat = self._seats.get(name)
@@ -190,7 +198,7 @@ class AgentRunner:
         return any(seat.mailbox == mailbox and seat.own_task is current for seat in self._seats.values())
 
     def _empty(self) -> bool:
-        readings = [self.port.stats(seat.mailbox) for seat in self._seats.values()]
+        readings = [self.port.stats(seat.mailbox) for seat in self._seats.values() if not seat.suspended]
         return all(reading.waiting == 0 and reading.in_hand == 0 for reading in readings)
 
     def _left(self, seat: Seat) -> None:

@@ -47,6 +47,7 @@ from .process import AGENT, HANDLED, AgentProcess, Attachment, Ending, ProcessSt
 from .roster import Traits
 from .serializer import decode, encode
 from .state import StateKeeper, StateKind, StateStore
+from .suspension import Pausing, Suspension
 from .topology.model import AgentSpec, Drain
 from .tracebacks import error_text, format_exception
 from .transport import Delivery
@@ -63,7 +64,7 @@ _NO_MESSAGE: Final = "handle returned {}; return self.reply({{...}}) or None"
 Finished = Callable[["Seat"], None]
 
 
-class Seat:
+class Seat(Pausing):
     """An agent at its mailbox, from `start` until it has stopped, finished or failed."""
 
     def __init__(
@@ -111,10 +112,22 @@ class Seat:
         self._quiet: asyncio.Future[None] | None = None
         self._ended = False
         self._ending: Ending | None = None
+        self._flagged = False
         self._save = False
-        """While there is an ending: whether the state is to be saved as well."""
+        """While flagged: whether the state is to be saved as well."""
+        self._suspension = Suspension(self, kept)
+        self._deaf = False
         attachment = Attachment(
-            bus, mailbox, on_event, loop, loop_thread, store, self._checkpoint, supervise, self._at_end
+            bus,
+            mailbox,
+            on_event,
+            loop,
+            loop_thread,
+            store,
+            self._checkpoint,
+            supervise,
+            self._suspension,
+            self._at_end,
         )
         agent.attach(attachment)
 
@@ -139,6 +152,7 @@ class Seat:
             if has_batches(agent):
                 self._turns = Batches.of(self).work
             await self._keeper.restore()
+            self._suspension.restore()
         except Exception as error:  # noqa: BLE001 - an annotation, damage, or a store of the user's
             await self._fail(error, "on_start", None)
             return False
@@ -162,15 +176,14 @@ class Seat:
         agent._status = ProcessStatus.RUNNING
         self._report(AgentStarted(agent.name, traits))
         self._starting = False
-        self._port.listen(self.mailbox, self._on_ready)
-        self._keeper.listening()
+        await self._first_message()
         return True
 
     # --- messages -------------------------------------------------------------------------------------------------
 
     def _on_ready(self) -> None:
         """The Port says that messages may wait."""
-        if self._busy or self._ended:
+        if self._busy or self._ended or self._deaf:
             return
         self._busy = True
         if not self._nap.end(True):
@@ -205,6 +218,9 @@ class Seat:
                         if count < 0:
                             await self._begin_alone(done, -count)
                         if not await self._noticed(notice, delivery):
+                            return
+                        if self._draining == "current" or self._suspension.wanted:
+                            await self._ended_with_news(done)
                             return
                         continue
                     if count != 1:
@@ -346,27 +362,26 @@ class Seat:
 
     async def _state_saved(self, message: Message, token: int) -> bool:
         """Finish what the handler has begun, and save the state as the effect of the message. False: a crash."""
-        if (ending := self._ending) is not None:
-            self._ending = None
-            await ending.finish()
-            if not self._save:
-                self._keeper.due = False
-                return True
-        try:
-            await self._keeper.handler_ended(token, b"" if message.header is None else message.header[ID_AT])
-            return True
-        except TransportClosed:
-            raise
-        except Exception as error:  # noqa: BLE001 - what cannot be copied or encoded, or a store of the user's
-            await self._crashed(await self._failures.state_not_saved(error, message, token), "state", message)
-            return False
-
-    def _at_end(self, ending: Ending) -> None:
-        """`AgentProcess` has begun something. The hot loop looks at one flag for this and for the state."""
-        if self._ending is None:
-            self._save = self._keeper.due
-        self._ending = ending
-        self._keeper.due = True
+        save = True
+        if self._flagged:
+            save, self._flagged = self._save, False
+            if (ending := self._ending) is not None:
+                self._ending = None
+                await ending.finish()
+        suspends = self._suspension.wanted
+        if not save:
+            self._keeper.due = False
+        elif not (suspends and self._suspension.in_state):  # else both are saved at once
+            try:
+                await self._keeper.handler_ended(token, b"" if message.header is None else message.header[ID_AT])
+            except TransportClosed:
+                raise
+            except Exception as error:  # noqa: BLE001 - what cannot be copied or encoded, or a store of the user's
+                await self._crashed(await self._failures.state_not_saved(error, message, token), "state", message)
+                return False
+        if suspends:
+            await self._suspend_at(token, message)
+        return True
 
     async def _checkpoint(self, now: bool) -> None:
         """`AgentProcess.checkpoint`. After a crash the state may be half changed: only `now` saves it all the same."""
@@ -387,7 +402,7 @@ class Seat:
         deadline = time.monotonic() + timeout_s
         self._draining = drain
         if drain == "all":
-            self._on_ready()
+            self._on_ready()  # a suspended one takes nothing all the same
         in_time = await self._quiesced(timeout_s)
         if self._ended:
             return in_time  # it crashed or finished by itself meanwhile
@@ -452,6 +467,7 @@ class Seat:
         if self._ending is not None:
             self._ending.close()
             self._ending = None
+        self._suspension.close()
         self._park.leave(self)
         self._alone.quit(self)
         self._code.end()

@@ -225,6 +225,10 @@ class StateKeeper:
             self._records = _Records(self._agent.name, self._store)
         return self._records
 
+    async def commit_apart(self, encoded: bytes, token: int) -> None:
+        """Store what is kept for the agent beside a state that is kept elsewhere (not with `shm`), with its message."""
+        await self._commit(encoded, token)
+
     async def _commit(self, encoded: bytes, token: int) -> None:
         began = time.monotonic()
         while (outcome := self._port.commit_state(self._mailbox, token, encoded)) == NO_MEMORY:

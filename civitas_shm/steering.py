@@ -1,4 +1,4 @@
-"""What a program may do to the agents of its run, beside sending to them: read streams of theirs.
+"""What a program may do with the agents of its run, beside sending to them: read their streams, suspend, resume.
 
 Rules of this file: a part of Runtime, which wires and translates, nothing else.
 """
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import TransportClosed
 from .streaming import IDLE_TIMEOUT_S, MAX_DURATION_S, MAXSIZE, TIMEOUT_S
+from .suspension import MANUAL
 
 if TYPE_CHECKING:
     from .streams.reader import Stream
@@ -23,6 +24,7 @@ class Steering:
     if TYPE_CHECKING:
 
         def _started(self) -> Any: ...
+        async def _supervise(self, what: str, fields: dict[str, Any]) -> Any: ...
 
     def stream(
         self,
@@ -45,3 +47,19 @@ class Steering:
 
         question = Question(name, payload, message_type, timeout, idle_timeout, max_duration, maxsize)
         return Stream(Reader(run.bus.streams, question), translate)
+
+    async def suspend(self, name: str, reason: str = "", category: str = MANUAL) -> None:
+        """Let an agent take no more messages after the one in hand; returns when that has ended. As `self.suspend`.
+
+        AgentStopped: it does not run now, or ended before. ConfigurationError: it is a supervisor, or has replicas.
+        """
+        await self._supervise("suspend", {"name": name, "reason": reason, "category": category})
+
+    async def resume(self, name: str, approver: str) -> None:
+        """Let it take messages again; returns when `on_resume(approver)` has, and raises what that raised.
+
+        ValueError without an approver. Nothing happens when it is not suspended.
+        """
+        if not isinstance(approver, str) or not approver.strip():
+            raise ValueError(f"resume of {name!r} needs the name of who approves it; it is {approver!r}")
+        await self._supervise("resume", {"name": name, "approver": approver})

@@ -61,6 +61,7 @@ from .protocol import (
     Running,
     Snapshot,
     StartAgent,
+    SteerAgent,
     Stop,
     StopAgent,
     WantSnapshots,
@@ -240,7 +241,7 @@ class HostClient:
                 self._attach(message, fds)
             case Refused(error, text, exit_code):
                 self._fail(error_of(error, text, exit_code))
-            case StartAgent() | StopAgent() | CrashAgent() | EndWait() | Answer() | Known():
+            case StartAgent() | StopAgent() | CrashAgent() | SteerAgent() | EndWait() | Answer() | Known():
                 self.orders.obey(message)
             case Life():
                 self._lived(message)

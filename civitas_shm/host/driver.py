@@ -79,6 +79,9 @@ from .verdicts import Verdicts
 
 __all__ = ["Driver"]
 
+SUSPENSIONS: Final = {"AgentSuspended": "agent_suspended", "AgentResumed": "agent_resumed"}
+"""What is said of it in the events of a run."""
+
 DRAIN_LOOK_S: Final = 0.01
 """How often a stop with `drain: all` looks whether nothing waits any more; only at the end of a run."""
 
@@ -297,6 +300,13 @@ class Driver:
         if kind == "DeadLetter":
             self.office.collect()
             return
+        if kind == "AgentSteered":
+            self.requests.steered(int(event["number"]), str(event["error"]), str(event["text"]))
+            return
+        if kind in SUSPENSIONS:
+            said = {key: value for key, value in event.items() if key not in ("event", "agent")}
+            self._events.emit(SUSPENSIONS[kind], process=seat.name, agent=agent, **said)
+            return
         if kind == "AgentStuck":
             self._events.emit(
                 "verdict", process=seat.name, verdict="stuck handler", agents=[agent], for_s=event["for_s"]
@@ -393,6 +403,10 @@ class Driver:
         """End this life of an agent as if it had crashed; what comes of it is told as its crash."""
         self._lives.crash(child, incarnation, reason, counts)
 
+    def steer(self, child: str, incarnation: int, number: int, what: str, fields: dict[str, Any]) -> bool:
+        """Suspend or resume an agent."""
+        return self._lives.steer(child, incarnation, number, what, fields)
+
     def _give_up_child(self, child: str, reason: str) -> None:
         """It does not come back: its mailbox gets a reader less, or, with the last one, is closed."""
         agent = self._tree.children[child].agent
@@ -451,8 +465,10 @@ class Driver:
         """
         if self.ended.done():
             return
-        handled = {reading.name: reading.handled for reading in self._memory.stats()}
-        if self._memory.waiting(news=True) or handled != self._drained_at:
+        readings = self._memory.stats()
+        handled = {reading.name: reading.handled for reading in readings}
+        paused = {reading.name for reading in readings if reading.suspended_since_s}  # what waits there, waits on
+        if self._memory.waiting(news=True).keys() - paused or handled != self._drained_at:
             self._drained_at = handled
             self._loop.call_later(DRAIN_LOOK_S, self._drain)
         else:

@@ -27,6 +27,8 @@ EVENTS: Final = (
     "process_recovered",
     "process_stopped",
     "agent_failed",
+    "agent_suspended",
+    "agent_resumed",
     "dead_letter",
     "supervisor_shut_down",
     "verdict",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -20,7 +20,7 @@ from ..supervision.state import ChildState
 from ..topology.model import Drain
 from .homes import Homes
 from .processes import Processes
-from .protocol import CrashAgent, StartAgent, StopAgent
+from .protocol import CrashAgent, StartAgent, SteerAgent, StopAgent
 from .seats import Resident, Seat
 
 __all__ = ["Lives"]
@@ -114,6 +114,15 @@ class Lives:
         timeout_s = resident.spec.shutdown_timeout_s + STOP_GRACE_S  # its `on_stop` has as long as in a stop
         resident.set_deadline(self._loop.call_later(timeout_s, self._end_by_force, seat, resident, reason))
         self._processes.order(seat, CrashAgent(state.agent, reason))
+
+    def steer(self, child: str, incarnation: int, number: int, what: str, fields: dict[str, Any]) -> bool:
+        """Suspend or resume it. False: that life is not there."""
+        state = self._tree().children[child]
+        found = self._resident(state, incarnation)
+        if found is None:
+            return False
+        self._processes.order(found[0], SteerAgent(state.agent, number, what, fields))
+        return True
 
     def _stop_late(self, seat: Seat, resident: Resident) -> None:
         self._end_by_force(seat, resident, f"{resident.spec.name!r} did not stop in time")

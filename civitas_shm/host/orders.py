@@ -7,14 +7,14 @@ success or not, so the host is never left to guess; orders for one agent are don
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
 import msgspec
 
 from ..errors import DeadlockError, TransportClosed
-from ..events import AgentEvent, AgentExited, AgentFailed
+from ..events import AgentEvent, AgentExited, AgentFailed, AgentSteered
 from ..loading import build_agent
 from ..plugins.installed import Plugins
 from ..process import AgentProcess
@@ -23,7 +23,7 @@ from ..runner import AgentRunner
 from ..topology.model import AgentSpec
 from ..tracebacks import error_text, format_exception
 from ..transport import Port
-from .protocol import AgentReport, Answer, CrashAgent, EndWait, Known, Request, StartAgent, StopAgent
+from .protocol import AgentReport, Answer, CrashAgent, EndWait, Known, Request, StartAgent, SteerAgent, StopAgent
 
 __all__ = ["Orders"]
 
@@ -49,6 +49,7 @@ class Orders:
         self._build = build
         self._last: dict[str, asyncio.Task[None]] = {}
         """By agent: the order that is being done, behind all earlier ones."""
+        self._steering: set[asyncio.Task[None]] = set()
         self._requests: dict[int, asyncio.Future[Any]] = {}
         self._last_request = 0
         self._closed = False
@@ -56,7 +57,7 @@ class Orders:
         self._lives: dict[str, int] = {}
         """By agent: the incarnation that runs here, or is being started."""
 
-    def obey(self, message: StartAgent | StopAgent | CrashAgent | EndWait | Answer | Known) -> None:
+    def obey(self, message: StartAgent | StopAgent | CrashAgent | SteerAgent | EndWait | Answer | Known) -> None:
         """Begin to do it."""
         work: Callable[[], Awaitable[None]]
         match message:
@@ -76,6 +77,9 @@ class Orders:
                 work = partial(self._stop, message)
             case CrashAgent(name=name):
                 work = partial(self.runner.crash, name, message.reason)
+            case SteerAgent():
+                self._tend(self._steer(message, self._last.get(message.name)))
+                return
         before = self._last.get(name)
         if not isinstance(message, StartAgent) and name in self.runner.agents:
             before = None  # an end overtakes a start that has not returned: the runner cancels it
@@ -124,7 +128,7 @@ class Orders:
             if not waiting.done():
                 waiting.set_exception(TransportClosed(self._why))
                 waiting.exception()  # who is torn down as well does not look any more
-        tasks = list(self._last.values())
+        tasks = [*self._last.values(), *self._steering]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -161,6 +165,22 @@ class Orders:
 
     async def _stop(self, message: StopAgent) -> None:
         await self.runner.stop(message.name, drain=message.drain, timeout_s=message.timeout_s)
+
+    async def _steer(self, order: SteerAgent, before: asyncio.Task[None] | None) -> None:
+        """Behind the start of the agent, but beside its stop, which must not wait for a hook of the user's."""
+        if before is not None:
+            await asyncio.wait([before])
+        try:
+            await self.runner.steer(order.name, order.what, order.fields)
+        except Exception as error:  # noqa: BLE001 - the agent's own hook: told to whoever asked
+            self._report(AgentSteered(order.name, order.number, type(error).__name__, str(error)))
+        else:
+            self._report(AgentSteered(order.name, order.number))
+
+    def _tend(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._steering.add(task)
+        task.add_done_callback(self._steering.discard)
 
     def _report(self, event: AgentEvent) -> None:
         is_end = isinstance(event, AgentExited | AgentFailed)

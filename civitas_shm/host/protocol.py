@@ -51,6 +51,7 @@ __all__ = [
     "Running",
     "Snapshot",
     "StartAgent",
+    "SteerAgent",
     "Stop",
     "StopAgent",
     "ToForkServer",
@@ -171,6 +172,15 @@ class CrashAgent(_Message, tag="crash_agent"):
 
     name: str
     reason: str
+
+
+class SteerAgent(_Message, tag="steer_agent"):
+    """Suspend or resume one agent. Answered by an AgentReport of an AgentSteered."""
+
+    name: str
+    number: int
+    what: str
+    fields: dict[str, Any]
 
 
 class Answer(_Message, tag="answer"):
@@ -353,7 +363,7 @@ class Ended(_Message, tag="ended"):
 
 
 ToForkServer = Fork | Memory
-ToWorker = Assign | StartAgent | StopAgent | CrashAgent | EndWait | Answer | Known | Leave
+ToWorker = Assign | StartAgent | StopAgent | CrashAgent | SteerAgent | EndWait | Answer | Known | Leave
 FromWorker = Hello | Ready | AgentReport | Request
 FromCaller = Boot | Ready | AgentReport | Request | Judgement | Stop | WantSnapshots
 FromHost = (
@@ -363,6 +373,7 @@ FromHost = (
     | StartAgent
     | StopAgent
     | CrashAgent
+    | SteerAgent
     | EndWait
     | Answer
     | Known

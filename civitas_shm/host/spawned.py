@@ -107,6 +107,7 @@ class Driver(Protocol):
     def feed(self, event: Event) -> None: ...
     def crash(self, child: str, incarnation: int, reason: str, counts: bool) -> None: ...
     def judge(self, wanted: AddChild, then: Callable[[str], None]) -> None: ...
+    def steer(self, child: str, incarnation: int, number: int, what: str, fields: dict[str, Any]) -> bool: ...
 
 
 class Hands:
@@ -121,6 +122,7 @@ class Hands:
         self._journal = journal
         self.feed = driver.feed
         self.crash = driver.crash
+        self.steer = driver.steer
 
     @property
     def tree(self) -> Tree:
