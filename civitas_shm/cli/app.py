@@ -31,6 +31,8 @@ VERBS: Final = (
     "stop",
     "ask",
     "send",
+    "suspend",
+    "resume",
     "logs",
     "dead",
     "state",

@@ -100,6 +100,7 @@ def as_plain(one: Listed) -> dict[str, Any]:
         "waiting": status.waiting if status else found.waiting,
         "dead_letters": status.dead_letters if status else found.dead_letters,
         "restarts": status.restarts if status else None,
+        "suspended": status.suspended if status else None,
         "run_id": found.run_id,
         "version": status.version if status else None,
         "size_bytes": found.size_bytes,
@@ -122,6 +123,8 @@ def listing(listed: list[Listed], now_s: float) -> str:
         since = "" if plain["since"] is None else ago(now_s - plain["since"])
         numbers = [_number(plain[key]) for key in ("processes", "agents", "waiting", "dead_letters")]
         problem = f": {one.problem}" if one.problem else ""
+        if one.status and one.status.suspended:
+            problem += f", suspended: {', '.join(one.status.suspended)}"
         rows.append([plain["name"], _number(plain["pid"]), since, *numbers, state + problem])
     return "\n".join(table([list(_TITLES), *rows]))
 

@@ -20,13 +20,15 @@ from .protocol import (
     DeadShow,
     Refusal,
     Request,
+    ResumeAgent,
     States,
     Status,
     StopRun,
+    SuspendAgent,
     Topology,
 )
 
-__all__ = ["Answer", "Decision", "HandOver", "Letter", "Stop", "decide", "may_ask"]
+__all__ = ["Answer", "Decision", "HandOver", "Letter", "Steer", "Stop", "decide", "may_ask"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,14 @@ class HandOver:
     """The connection is that of a client: the program that started the run serves it."""
 
 
-Decision = Answer | Stop | Letter | HandOver | Refusal
+@dataclass(frozen=True, slots=True)
+class Steer:
+    """Suspend or resume an agent; reply that it is begun."""
+
+    request: SuspendAgent | ResumeAgent
+
+
+Decision = Answer | Stop | Letter | HandOver | Steer | Refusal
 
 
 def may_ask(peer_uid: int, own_uid: int) -> bool:
@@ -91,3 +100,7 @@ def decide(request: Request, state: Literal["starting", "running", "stopping"]) 
             return Refusal(kind="busy", text=f"the run is {state}; it takes clients while it runs")
         case Connect():
             return HandOver()
+        case SuspendAgent() | ResumeAgent() if state != "running":
+            return Refusal(kind="busy", text=f"the run is {state}; agents are suspended and resumed while it runs")
+        case SuspendAgent() | ResumeAgent():
+            return Steer(request)

@@ -35,13 +35,16 @@ __all__ = [
     "Reply",
     "Request",
     "RunStates",
+    "ResumeAgent",
     "RunStatus",
     "RunTopology",
     "Shown",
     "States",
     "Status",
+    "Steered",
     "StopRun",
     "Stopping",
+    "SuspendAgent",
     "Topology",
     "read_request",
 ]
@@ -126,7 +129,33 @@ class Connect(_Request, tag="connect"):
     Connected and then speaks `clients.protocol`; or a Refusal: `busy` while it starts or stops, `clients` when full."""
 
 
-Request = Status | Topology | States | StopRun | DeadList | DeadShow | DeadReplay | DeadDrop | Connect
+class SuspendAgent(_Request, tag="suspend"):
+    """Let an agent take no more messages after the one in hand. Answered by Steered at once."""
+
+    name: str
+    reason: str = ""
+
+
+class ResumeAgent(_Request, tag="resume"):
+    """Let it take messages again. Answered by Steered at once."""
+
+    name: str
+    approver: Annotated[str, msgspec.Meta(min_length=1)]
+
+
+Request = (
+    Status
+    | Topology
+    | States
+    | StopRun
+    | DeadList
+    | DeadShow
+    | DeadReplay
+    | DeadDrop
+    | Connect
+    | SuspendAgent
+    | ResumeAgent
+)
 
 
 # --- from the host ------------------------------------------------------------------------------------------------
@@ -157,6 +186,8 @@ class RunStatus(_Reply, tag="run"):
     dead_letters: int | None
     restarts: int
     deaths: int
+    suspended: list[str] = []
+    """Agents that take no messages until somebody resumes them."""
 
 
 class AgentState(msgspec.Struct):
@@ -237,7 +268,11 @@ class Refusal(_Reply, tag="refusal"):
     text: str
 
 
-Reply = RunStatus | RunTopology | RunStates | Stopping | Letters | Shown | Outcomes | Connected | Refusal
+class Steered(_Reply, tag="steered"):
+    """It is begun; the status says when it is so."""
+
+
+Reply = RunStatus | RunTopology | RunStates | Stopping | Letters | Shown | Outcomes | Connected | Refusal | Steered
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -250,7 +285,19 @@ class _Head(msgspec.Struct):
 
 _head: Final = msgspec.msgpack.Decoder(_Head)
 _request: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Request)
-_OPS: Final = ("status", "topology", "states", "stop", "dead_list", "dead_show", "dead_replay", "dead_drop", "connect")
+_OPS: Final = (
+    "status",
+    "topology",
+    "states",
+    "stop",
+    "dead_list",
+    "dead_show",
+    "dead_replay",
+    "dead_drop",
+    "connect",
+    "suspend",
+    "resume",
+)
 
 
 def read_request(body: bytes, version: str) -> Request | Refusal:

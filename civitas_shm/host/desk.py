@@ -12,17 +12,20 @@ from typing import Any, Final, Literal
 
 from .. import __version__
 from ..clock import Clock
-from ..control.decide import Answer, HandOver, Letter, Stop, decide
+from ..control.decide import Answer, HandOver, Letter, Steer, Stop, decide
 from ..control.letters import LetterRequest, answer_letters
 from ..control.protocol import (
     PAYLOAD_SHOWN_MAX,
     AgentState,
     Refusal,
     Reply,
+    ResumeAgent,
     RunStates,
     RunStatus,
     RunTopology,
+    Steered,
     Stopping,
+    SuspendAgent,
     read_request,
 )
 from ..dead_letters import store_of
@@ -81,6 +84,8 @@ class HostDesk:
                 return Stopping()
             case Letter(letter_request):
                 return self._letters(letter_request)
+            case Steer(order):
+                return self._steer(order)
             case refusal:
                 return refusal
 
@@ -102,6 +107,7 @@ class HostDesk:
             dead_letters=dead_letters,
             restarts=driver.counts.restarts if driver else 0,
             deaths=driver.counts.deaths if driver else 0,
+            suspended=sorted(one.name for one in self._memory.stats() if one.suspended_since_s),
         )
 
     def topology(self, salt: str) -> RunTopology:
@@ -152,6 +158,21 @@ class HostDesk:
         finally:
             if store is not None:
                 store.close()
+
+    def _steer(self, order: SuspendAgent | ResumeAgent) -> Reply:
+        """Begun, or refused; what its own hook raises is in the agent's log."""
+        assert self.driver is not None  # else the run does not run
+        refused: list[str] = []
+
+        def answer(error: str, text: str, value: Any = None) -> None:
+            if error:
+                refused.append(text)
+
+        if isinstance(order, SuspendAgent):
+            self.driver.requests.take("", "suspend", {"name": order.name, "reason": order.reason}, answer)
+        else:
+            self.driver.requests.take("", "resume", {"name": order.name, "approver": order.approver}, answer)
+        return Refusal(kind="malformed", text=refused[0]) if refused else Steered()
 
     def _state(self) -> Literal["starting", "running", "stopping"]:
         if self._stop_asked or (self.driver is not None and self.driver.stopping):

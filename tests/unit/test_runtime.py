@@ -17,6 +17,7 @@ from civitas_shm.errors import (
     AgentError,
     AgentImportError,
     AgentStopped,
+    AgentSuspendedError,
     ConfigurationError,
     ErrorAction,
     MessageRoutingError,
@@ -162,6 +163,29 @@ def test_a_program_reads_streams_and_is_told_when_the_run_has_ended() -> None:
             runtime.kill()
             with pytest.raises(TransportClosed):
                 await anext(stream)
+
+    asyncio.run(scene())
+
+
+def test_a_program_suspends_and_resumes_agents_by_name(tmp_path: Path) -> None:
+    async def scene() -> None:
+        events = tmp_path / "events"
+        async with Runtime(Supervisor("root", [Echo("e")]), events=events) as runtime:
+            await runtime.suspend("e", "look")
+            with pytest.raises(AgentSuspendedError):
+                await runtime.ask("e", {}, fail_if_suspended=True)
+            waiting = asyncio.ensure_future(runtime.ask("e", {}))
+            with pytest.raises(ValueError, match="needs the name"):
+                await runtime.resume("e", "")
+            with pytest.raises(ConfigurationError, match="'root' is a supervisor"):
+                await runtime.suspend("root")
+            with pytest.raises(MessageRoutingError):
+                await runtime.suspend("nobody")
+            assert not waiting.done()
+            await runtime.resume("e", "ada")
+            assert (await waiting).payload["text"] == "hello"
+        told = [json.loads(line) for line in events.read_text().splitlines()]
+        assert [entry.get("approver") for entry in told if entry["event"] == "agent_resumed"] == ["ada"]
 
     asyncio.run(scene())
 
