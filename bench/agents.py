@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import mmap
 import os
 import time
 from array import array
@@ -42,6 +43,9 @@ class Held(AgentProcess):
             case "told":
                 return self.reply(self.told)
             case _:
+                if size_bytes := message.payload.get("grow_bytes", 0):
+                    self.grown = bytearray(size_bytes)
+                    self.grown[:: mmap.PAGESIZE] = b"\1" * (size_bytes // mmap.PAGESIZE)
                 return self.reply({"pid": os.getpid()})
         return None
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How long a death is felt: kills of workers and hosts with a real run, by the monotonic clock that all share.
 
-    scripts/bench --recovery            all of it, about four minutes; writes RECOVERY.md, and every figure into
+    scripts/bench --recovery            all of it, about seven minutes; writes RECOVERY.md, and every figure into
                                         results/<date>-<machine>-recovery.json
     python bench/recovery.py --quick    a tenth of it, prints only
 
@@ -11,6 +11,7 @@
   has ended; in one case a worker is stopped and another one holds the GIL in C;
 - *host, resumed*: from SIGKILL of the host to the first instruction of the handler in the run that resumed it; a fresh
   host is started at once by the same program, so its imports are in the figure;
+- *worker with 1 GiB*: the same, of one that has written to so much memory;
 - *floor*: the same as *worker* with bare processes, which have our modules in memory and nothing else of ours
   (`bare_deaths.py`): what the kernel and the interpreter take on this machine;
 - *start*: from the host's `run_started` to the last worker's `process_started`, of 100 workers without a standby.
@@ -43,8 +44,9 @@ BENCH = Path(__file__).resolve().parent
 KILLS = 300
 HOSTS = 20
 STARTS = 5
-SETTLE_S = 0.1
-"""After each recovery: the next standby is there, and everything sleeps."""
+SETTLE_S = 0.4
+"""After each recovery: the next standby and the keeper are there, and everything sleeps."""
+GROWN_BYTES = 1 << 30
 
 BARS_MS: dict[str, dict[str, float]] = {
     "worker, with a standby": {"p50": 3.0, "p99": 15.0},
@@ -103,11 +105,11 @@ class Run:
         return [child.pid for child in psutil.Process(self.client.host_pid).children(recursive=True)]
 
 
-async def worker_deaths(standby: int, kills: int) -> list[float]:
+async def worker_deaths(standby: int, kills: int, *, grown_bytes: int = 0) -> list[float]:
     took_ms = []
     async with Run(1, standby) as run:
         for _ in range(kills):
-            pid = (await run.ask("a0", {}, "where"))["pid"]
+            pid = (await run.ask("a0", {"grow_bytes": grown_bytes}, "where"))["pid"]
             asked = asyncio.ensure_future(run.ask("a0", {"pid": pid}, "hold"))
             await run.in_hand("a0")
             await asyncio.sleep(SETTLE_S)
@@ -201,6 +203,7 @@ async def measure(scale: float, only: str) -> dict[str, list[float]]:
     cases: dict[str, Callable[[], Awaitable[list[float]]]] = {
         "worker, with a standby": lambda: worker_deaths(1, kills),
         "worker, without one": lambda: worker_deaths(0, kills),
+        "worker with 1 GiB, with a standby": lambda: worker_deaths(1, max(2, kills // 10), grown_bytes=GROWN_BYTES),
         "floor of these, with a standby": lambda: bare_deaths("standby", kills),
         "floor of these, without one": lambda: bare_deaths("fork", kills),
         "host, workers gone": lambda: host_deaths(hosts, hard=False),

@@ -85,7 +85,7 @@ class Worker:
             self.group.limit(memory_max_bytes)
 
     def leave(self, groups: Groups) -> None:
-        """It is dead: note what of, and end what it has started."""
+        """It is dead: note what of; what it has started is ended soon."""
         if self.group is not None:
             self.oom_kills = self.group.oom_kills()
             self.reached_its_limit = self.group.reached_its_limit()

@@ -198,9 +198,8 @@ class Groups:
         return Group(path, memory=self._memory)
 
     def end(self, group: Group) -> None:
-        """Its worker is dead: so is all that it has started, now or at one of the next calls."""
-        if not group.end():
-            self._ending.append(group)
+        """Its worker is dead: so is all that it has started, at one of the next calls of `tend`."""
+        self._ending.append(group)
 
     def tend(self) -> None:
         """Remove what has died meanwhile."""

@@ -42,12 +42,13 @@ class Deaths:
         self._memory = memory
         self._homes = homes
         self._verdicts = verdicts
-        self._oom_kills = kernel.oom_kills()
+        self._count_oom_kills = kernel.OomKills()
+        self._oom_kills = self._count_oom_kills()
 
     def examine(self, seat: Seat, worker: Worker, exit_: Exit | None, *, pardoned: bool) -> Finding:
         """Before the seat is vacated. `pardoned`: whatever it was, nobody is to blame, for the run ends."""
         in_hand = self._memory.slot_died(seat.planned.slot)
-        kills = kernel.oom_kills()
+        kills = self._count_oom_kills()
         counted = worker.group is not None and worker.group.memory
         # Of its own group the kernel's word is exact; else the count of all may be somebody else's.
         out_of_memory = worker.oom_kills > 0 if counted else kills > self._oom_kills
@@ -59,7 +60,7 @@ class Deaths:
             in_hand=in_hand_plain(in_hand, self._homes.agent_of),
             tail=worker.tail,
         )
-        self._oom_kills = max(self._oom_kills, kills)  # 0 where it could not be read: no descriptor left, say
+        self._oom_kills = max(self._oom_kills, kills)  # 0 where it cannot be read
         report = death_report(death)
         blame = blame_of(
             forgiven=seat.forgiven or pardoned,

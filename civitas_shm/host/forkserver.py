@@ -2,9 +2,9 @@
 
 Rules of this file:
 - one thread, no loop, no CUDA, no user code but what `pool: {preload}` names: what is forked is as good as fresh;
-- it forks twice, so that the worker becomes a child of the host (a subreaper): the host gets its exit status, and this
-  process's death harms no worker; of workers that are asked for together, up to BATCH_MAX come from one process in
-  between: a fork costs a millisecond, the copies of pages that follow it as much again;
+- there is a process in between, so that the worker becomes a child of the host (a subreaper): the host gets its exit
+  status, and this process's death harms no worker. The transport may know how to do that with one copy of the page
+  tables instead of two (`fork_away`): a copy costs a millisecond, the faults that follow it as much again;
 - beside the run's memory, which all workers share, it holds nothing that a worker needs after its fork; the host starts
   another one at once when it dies;
 - it is tied to the host as workers are (`kernel`), and ends at the end of its socket.
@@ -17,22 +17,18 @@ import gc
 import importlib
 import json
 import os
-import select
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any
 
+from ..transport import load_transport
 from . import kernel, wire
 from .protocol import Memory, ToForkServer
 
 __all__ = ["Preload", "WorkerFds", "ignore_interrupts", "keep_descriptors_here", "main"]
-
-
-BATCH_MAX: Final = 8
-"""With five descriptors each they still fit the smallest table that the host allows itself (`descriptors`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +62,8 @@ class Preload:
     """`import_paths` of the topology."""
     users: list[str]
     """`pool: {preload}`: the one piece of user code here, on its user's word that it starts nothing."""
+    transport: str = ""
+    """Its name; empty: none."""
 
     def to_argument(self) -> str:
         return json.dumps(asdict(self))
@@ -78,6 +76,8 @@ class Preload:
         """A user's module that cannot be imported is a sentence on stderr: the agent that needs it says it again."""
         for name in self.own:
             importlib.import_module(name)
+        if self.transport:
+            load_transport(self.transport)
         sys.path[:0] = [path for path in self.paths if path not in sys.path]
         for name in self.users:
             try:
@@ -125,10 +125,12 @@ def main(argv: list[str]) -> int:
     ignore_interrupts()
     keep_descriptors_here()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the processes in between are reaped by the kernel
-    Preload.from_argument(argv[3]).load()
+    preload = Preload.from_argument(argv[3])
+    preload.load()
+    fork_away = load_transport(preload.transport).fork_away if preload.transport else None
     gc.collect()
     gc.freeze()  # a collection in a worker must not write to (and so copy) pages that are shared
-    born = _serve(sock, host_pid)
+    born = _serve(sock, host_pid, fork_away or _fork_twice)
     if born is None:
         return 0
     # From here on this is a worker; it leaves by the interpreter's usual end, so that atexit and threads are served.
@@ -141,62 +143,51 @@ def main(argv: list[str]) -> int:
     return worker.main(born, host_pid)
 
 
-def _serve(sock: socket.socket, host_pid: int) -> WorkerFds | None:
-    """Fork on request, until the host closes (None), or this is a worker (what it is born with)."""
-    decoder: wire.FrameDecoder[ToForkServer] = wire.FrameDecoder(ToForkServer)
-    requests: list[ToForkServer] = []
-    fds: list[int] = []
-    memory: tuple[int, ...] = ()
-    more = select.poll()
-    more.register(sock, select.POLLIN)
-    while True:
-        try:
-            while not requests or (len(requests) < BATCH_MAX and more.poll(0)):
-                came, with_them = wire.receive(sock, decoder)
-                requests += came
-                fds += with_them
-        except (EOFError, ConnectionError):
-            return None
-        batch: list[WorkerFds] = []
-        while requests and len(batch) < BATCH_MAX:
-            request = requests.pop(0)
-            its, fds = fds[: request.fds], fds[request.fds :]
-            if isinstance(request, Memory):
-                memory = tuple(its)
-            else:
-                batch.append(WorkerFds.born_with(its, memory))
-        born = _fork_twice(batch, host_pid) if batch else None
-        for fd in (fd for one in batch if one is not born for fd in one.all()):
-            os.close(fd)
-        if born is not None:
-            for fd in fds:  # of requests behind these
-                os.close(fd)
-            return born
-
-
-def _fork_twice(batch: list[WorkerFds], host_pid: int) -> WorkerFds | None:
-    """What it is born with in each new process, once that is the host's child; None in the fork server.
+def _serve(sock: socket.socket, host_pid: int, fork_away: Callable[[], tuple[bool, int]]) -> WorkerFds | None:
+    """Fork on request, until the host closes (None), or this is a worker (what it is born with).
 
     A fork that fails is seen by the host as closed sockets.
     """
-    server_pid = os.getpid()
-    try:
-        if os.fork():
+    decoder: wire.FrameDecoder[ToForkServer] = wire.FrameDecoder(ToForkServer)
+    fds: list[int] = []
+    memory: tuple[int, ...] = ()
+    while True:
+        try:
+            requests, with_them = wire.receive(sock, decoder)
+        except (EOFError, ConnectionError):
             return None
-    except OSError as error:
-        print(f"the fork server cannot fork: {error}", file=sys.stderr)
-        return None
+        fds += with_them
+        for request in requests:
+            its, fds = fds[: request.fds], fds[request.fds :]
+            if isinstance(request, Memory):
+                memory = tuple(its)
+                continue
+            try:
+                is_new, between_pid = fork_away()
+            except OSError as error:
+                print(f"the fork server cannot fork: {error}", file=sys.stderr)
+            else:
+                if is_new:
+                    kernel.wait_for_parent(between_pid, host_pid)
+                    for fd in fds:  # of requests behind this one
+                        os.close(fd)
+                    return WorkerFds.born_with(its, memory)
+            for fd in its:
+                os.close(fd)
+
+
+def _fork_twice() -> tuple[bool, int]:
+    """For transports that know nothing better."""
+    between_pid = os.fork()
+    if between_pid:
+        return False, between_pid
     # The process in between. Were the server killed just now, the host would become its parent, which is all right.
     between_pid = os.getpid()
-    for one in batch:
-        try:
-            is_worker = os.fork() == 0
-        except OSError as error:
-            print(f"the fork server's child (of {server_pid}) cannot fork: {error}", file=sys.stderr)
-            os._exit(1)
-        if is_worker:
-            kernel.wait_for_parent(between_pid, host_pid)
-            return one
+    try:
+        if os.fork() == 0:
+            return True, between_pid
+    except OSError as error:
+        print(f"the fork server's child cannot fork: {error}", file=sys.stderr)
     os._exit(0)
 
 

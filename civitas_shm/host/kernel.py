@@ -31,7 +31,6 @@ __all__ = [
     "die_with_parent",
     "kill",
     "numa_nodes",
-    "oom_kills",
     "pid_of",
     "process_state",
     "reap",
@@ -44,6 +43,7 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
+_WALL: Final = 0x40000000  # children that were made without a signal for their end, too
 _NAME_BYTES: Final = 15
 """Longest name of a process that the kernel keeps (TASK_COMM_LEN less the zero)."""
 
@@ -196,6 +196,12 @@ def pid_of(pidfd: int) -> int:
     raise ValueError(f"descriptor {pidfd} is no pidfd")
 
 
+def end_keeper(pid: int) -> None:
+    """End the child that keeps this process's memory (`TransportModule.keep_memory`), and wait until it is gone."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, _WALL)
+
+
 def kill(pidfd: int, number: int = signal.SIGKILL) -> bool:
     """Send a signal; False if the process has ended. SIGKILL also ends a stopped process."""
     try:
@@ -234,13 +240,19 @@ def cpu_list(text: str) -> list[int]:
     return cpus
 
 
-def oom_kills() -> int:
-    """How many processes of this process's memory cgroup the kernel killed for lack of memory; 0 if not to be known.
+class OomKills:
+    """How many processes of this process's memory cgroup the kernel has killed for lack of memory.
 
     cgroup v2: `memory.events`, v1: `memory.oom_control`; where neither can be read, the machine's count in
-    `/proc/vmstat`, which may be somebody else's.
+    `/proc/vmstat`, which may be somebody else's. Which one is found out once: it is read at every death.
     """
-    return next((count for path in _oom_counters() if (count := counted(path, "oom_kill")) is not None), 0)
+
+    def __init__(self) -> None:
+        self._path = next((path for path in _oom_counters() if counted(path, "oom_kill") is not None), None)
+
+    def __call__(self) -> int:
+        """0 where it is not to be known, or not just now."""
+        return counted(self._path, "oom_kill") or 0 if self._path is not None else 0
 
 
 def counted(path: str | os.PathLike[str], key: str) -> int | None:

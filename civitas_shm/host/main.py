@@ -31,8 +31,9 @@ from ..placement import Placement, place
 from ..redaction import keep_secret
 from ..topology.model import Drain, TopologySpec
 from ..topology.secrecy import secrets_of
-from ..transport import BUILTIN_TRANSPORTS, SLOT_MAIN, MemoryPlan, RunMemory, load_transport
+from ..transport import SLOT_MAIN, MemoryPlan, RunMemory, load_transport
 from . import cgroups, descriptors, kernel, strays, wire
+from .announcer import Announcer
 from .cgroups import Groups
 from .chaos import ChaosMaker
 from .desk import HostDesk
@@ -50,8 +51,6 @@ from .protocol import (
     FromCaller,
     Happened,
     Judgement,
-    Line,
-    Output,
     Ready,
     Refused,
     Request,
@@ -96,14 +95,13 @@ class Host:
         self._service: ServiceReports | None = None
         self._polls = 0
         self._probes = Probes()
-        self._lines: list[Line] = []
-        self._lost_lines = 0
-        self._dropped_lines = 0
+        self._keeper = 0
         self._started_s = 0.0
         self._snapshots: asyncio.TimerHandle | None = None
         self._snapshot_interval_s = 0.0
         self._ever_ran = False
         self._caller: wire.Channel[FromCaller] = wire.Channel(loop, sock, FromCaller, self._heard, self._caller_gone)
+        self._tell = Announcer(loop, self._caller)
         # Its end is seen also when a child that it has forked holds the socket open.
         loop.add_reader(caller_pidfd, self._caller_gone, None)
         loop.set_exception_handler(self._fault)
@@ -118,12 +116,15 @@ class Host:
         try:
             return await self._live(self._boot.result())
         except CivitasError as error:
-            self._caller.send(Refused(type(error).__name__, str(error), error.exit_code))
+            self._tell.now(Refused(type(error).__name__, str(error), error.exit_code))
             await self._caller.drained(LAST_WORDS_S)
             return error.exit_code
         finally:
+            self._tell.flush()
             self._caller.close()
             self._loop.remove_reader(self._caller_pidfd)
+            if self._keeper:
+                kernel.end_keeper(self._keeper)
 
     async def _live(self, boot: Boot) -> int:
         spec = TopologySpec.from_plain(boot.topology)
@@ -141,10 +142,10 @@ class Host:
         strays.mark_run(boot.name)
         pool = self._pool = Pool(
             self._loop,
-            preload=[BUILTIN_TRANSPORTS.get(spec.transport.type, spec.transport.type)],
+            transport=spec.transport.type,
             user_preload=spec.pool.preload,
             import_paths=spec.import_paths,
-            on_line=self._line,
+            on_line=self._tell.line,
             on_broken=self._broken,
             groups=_groups(boot.name),
         )
@@ -157,7 +158,7 @@ class Host:
         self, pool: Pool, boot: Boot, spec: TopologySpec, placement: Placement, settings: WorkerSettings
     ) -> int:
         memory = _create_memory(spec, boot, placement.slots_needed)
-        events = EventLog(self._clock, lambda event: self._say(Happened(event)))
+        events = EventLog(self._clock, lambda event: self._tell.soon(Happened(event)))
         try:
             settle(None if boot.log_path is None else Path(boot.log_path), memory.run_dir)
             self._open_control(spec, memory)
@@ -167,7 +168,7 @@ class Host:
                 )
             if boot.events_path is not None:
                 events.open(boot.events_path)
-            self._say(
+            self._tell.now(
                 Welcome(
                     memory.run_id,
                     memory.name,
@@ -189,12 +190,20 @@ class Host:
                 settings,
                 events,
                 self._clock,
-                to_main=self._say,
+                to_main=self._tell.soon,
                 on_running=self._running,
                 journal=_journal(spec, memory, boot.resume),
             )
             driver.processes.pool = pool
-            pool.open(memory.fds(), standby=placement.standby, on_message=driver.heard, on_death=driver.died)
+            keep_memory = load_transport(spec.transport.type).keep_memory
+            self._keeper = keep_memory() if keep_memory is not None else 0
+            pool.open(
+                memory.fds(),
+                standby=placement.standby,
+                on_message=driver.heard,
+                on_death=driver.died,
+                keeper=self._keeper,
+            )
             try:
                 await asyncio.wait([self._main_ready])
                 outcome = await self._supervise(boot, driver, pool, memory, events)
@@ -258,9 +267,9 @@ class Host:
             cause=outcome.report,
         )
         events.close()
-        self._flush_lines()
-        counts = asdict(driver.counts) | {"dropped_lines": self._dropped_lines}
-        self._say(Ended(outcome.exit_code, outcome.error, outcome.report, waiting, counts))
+        self._tell.flush()
+        counts = asdict(driver.counts) | {"dropped_lines": self._tell.dropped_lines}
+        self._tell.now(Ended(outcome.exit_code, outcome.error, outcome.report, waiting, counts))
         await self._caller.drained(LAST_WORDS_S)
         return outcome.exit_code
 
@@ -316,16 +325,13 @@ class Host:
         if self._driver is not None:
             self._driver.stop_now()
 
-    def _say(self, message: Any, fds: list[int] | None = None) -> None:
-        self._caller.send(message, fds or ())
-
     def _running(self) -> None:
         self._ever_ran = True
         if self._desk is not None:
             self._desk.running = True
         if self._service is not None:
             self._service.ready()
-        self._say(Running())
+        self._tell.now(Running())
 
     # --- the control socket -------------------------------------------------------------------------------------------
 
@@ -341,7 +347,7 @@ class Host:
         self._asked_to_stop(now, drain=drain)
 
     def _hand_over(self, fd: int) -> None:
-        self._say(ClientComes(), [fd])
+        self._tell.now(ClientComes(), [fd])
 
     def _close_control(self, memory: RunMemory, *, keep: bool) -> None:
         """The socket goes while the directory is ours; who waits for the end is told when the lock is free."""
@@ -353,23 +359,6 @@ class Host:
         memory.close(keep=keep)
         if self._control is not None:
             self._control.close()
-
-    # --- output -------------------------------------------------------------------------------------------------------
-
-    def _line(self, line: Line) -> None:
-        if not self._lines:
-            self._loop.call_soon(self._flush_lines)
-        self._lines.append(line)
-
-    def _flush_lines(self) -> None:
-        lines, self._lines = self._lines, []
-        if not lines:
-            return
-        if self._caller.send(Output(lines, self._lost_lines), droppable=True):
-            self._lost_lines = 0
-        else:
-            self._lost_lines += len(lines)
-            self._dropped_lines += len(lines)
 
     # --- timers -------------------------------------------------------------------------------------------------------
 
@@ -392,7 +381,7 @@ class Host:
         if self._readings is not None:
             samples = self._probes.sample(self._readings.pids())
             snapshot = self._readings.snapshot(samples, self._started_s, self._loop.time())
-            self._caller.send(Snapshot(snapshot), droppable=True)
+            self._tell.now(Snapshot(snapshot), droppable=True)
 
     def _fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception of ours in a callback: going on half-broken could hang the run, so it ends, and says why."""

@@ -22,12 +22,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from . import descriptors, kernel, strays, wire
+from . import descriptors, kernel, wire
 from .births import Worker
 from .cgroups import Groups
 from .forking import ForkServer, spawn
 from .forkserver import Preload
 from .kernel import Exit
+from .leftovers import Leftovers
 from .logs import OutputReader, output_pair
 from .protocol import Assign, FromWorker, Hello, Leave, Line, ToWorker
 
@@ -51,8 +52,6 @@ SHORT_LIVED_MAX: Final = 5
 """Fork servers in a row that die within SERVER_STABLE_S of their start and before they made a process: they cannot."""
 KILLED_MAX: Final = 50
 """The same for SIGKILL, which comes from outside: somebody's hand, or a memory limit that will not go away."""
-
-SWEEP_RETRY_S: Final = 0.05
 
 GROUPS_TIMEOUT_S: Final = 2.0
 GROUPS_LOOK_S: Final = 0.005
@@ -79,18 +78,21 @@ class Pool:
         self,
         loop: asyncio.AbstractEventLoop,
         *,
-        preload: Sequence[str],
+        transport: str = "",
+        preload: Sequence[str] = (),
         user_preload: Sequence[str] = (),
         import_paths: Sequence[str] = (),
         on_line: Callable[[Line], None],
         on_broken: Callable[[PoolBroken], None],
         groups: Groups | None = None,
     ) -> None:
-        """Starts the fork server, which reads its modules meanwhile. `groups`: where each process gets a cgroup."""
+        """Starts the fork server, which reads its modules meanwhile. `transport`: empty, and processes are attached to
+        nothing. `groups`: where each process gets a cgroup."""
         self._loop = loop
         self._groups = groups
         self._memory_fds: list[int] = []
-        self._preload = Preload([*_PRELOAD, *preload], list(import_paths), list(user_preload))
+        self._preload = Preload([*_PRELOAD, *preload], list(import_paths), list(user_preload), transport)
+        self._keeper = 0
         self._standby_target = 0
         self._on_message: OnMessage
         self._on_death: OnDeath
@@ -101,13 +103,10 @@ class Pool:
         self._death_read, self._death_write = os.pipe()  # the host alone holds the writing end: not inherited by exec
         self._workers: list[Worker] = []
         self._standbys: list[Worker] = []
-        self._orphans: dict[int, int] = {}  # pid -> pidfd
         self._server: ForkServer | None = None
         self._reaped = asyncio.Event()
         self._closing = False
-        self._daemons: dict[int, tuple[int, int]] = {}
-        """Pid -> (pidfd, pid of the living worker that it comes from)."""
-        self._sweep_waits = False
+        self._leftovers = Leftovers(loop, self._workers, self._own_helpers, groups, self._reaped.set)
         self._short_lived = 0
         self.fork_servers = 0
         """How many were started."""
@@ -115,9 +114,12 @@ class Pool:
 
     # --- what the driver asks for ------------------------------------------------------------------------------------
 
-    def open(self, memory_fds: Sequence[int], *, standby: int, on_message: OnMessage, on_death: OnDeath) -> None:
-        """From now on processes can be made, with these descriptors; make the standbys."""
+    def open(
+        self, memory_fds: Sequence[int], *, standby: int, on_message: OnMessage, on_death: OnDeath, keeper: int = 0
+    ) -> None:
+        """From now on processes can be made, with these descriptors; make the standbys. `keeper`: the host's own."""
         self._memory_fds = list(memory_fds)
+        self._keeper = keeper
         self._standby_target = standby
         self._on_message = on_message
         self._on_death = on_death
@@ -176,6 +178,13 @@ class Pool:
         """Those that have no slot yet."""
         return list(self._standbys)
 
+    def tend(self) -> None:
+        """Once in a while: whoever became a child of ours since is reaped when it ends, or killed if it must be."""
+        self._leftovers.tend()
+
+    def _own_helpers(self) -> set[int]:
+        return {self._keeper} | ({self._server.pid} if self._server else set())
+
     @property
     def fork_server_pid(self) -> int | None:
         return self._server.pid if self._server else None
@@ -199,13 +208,14 @@ class Pool:
         if self._closing:
             return
         self._closing = True
+        self._leftovers.close()
         if self._server:
             self._server.kill()
         for worker in self.workers():
             self.kill(worker, "the run ended")
         os.close(self._death_write)  # ends also those that are not known to us yet
         # A process that is being born is our child at the latest when the fork server and the one in between are gone.
-        while self._server or self._orphans or self._sweep() or any(worker.pid for worker in self._workers):
+        while self._server or self._leftovers or self._leftovers.sweep() or any(w.pid for w in self._workers):
             self._reaped.clear()
             await self._reaped.wait()
         for worker in self.workers():  # never born
@@ -425,74 +435,4 @@ class Pool:
             return
         self._on_death(worker, exit_)
         self._loop.call_later(REPLENISH_AFTER_S, self.replenish)
-        self._loop.call_soon(self._sweep_soon)
-
-    def _sweep_soon(self) -> None:
-        """Sweep when no process is being born: such a one is our child before it has said hello."""
-        if self._closing:
-            return
-        if all(worker.pid for worker in self._workers):
-            self._sweep()
-        elif not self._sweep_waits:
-            self._sweep_waits = True
-            self._loop.call_later(SWEEP_RETRY_S, self._sweep_again)
-
-    def _sweep_again(self) -> None:
-        self._sweep_waits = False
-        self._sweep_soon()
-
-    def tend(self) -> None:
-        """Once in a while: whoever became a child of ours since is reaped when it ends, or killed if it must be."""
-        if self._groups is not None:
-            self._groups.tend()
-        self._sweep_soon()
-
-    def _sweep(self) -> bool:
-        """Kill children that are nobody's: descendants that dead workers have left. Whether there were any.
-
-        Those of living workers (a daemon that has left its parent) are let live, until their worker dies.
-        """
-        living = {worker.pid for worker in self._workers if worker.pid}
-        fatherless = [pidfd for pidfd, owner in self._daemons.values() if owner not in living]
-        for pidfd in fatherless:
-            kernel.kill(pidfd)
-        known = {worker.pid for worker in self._workers} | self._orphans.keys() | self._daemons.keys()
-        if self._server:
-            known.add(self._server.pid)
-        left = bool(fatherless)
-        for pid in (pid for pid in kernel.children() if pid not in known):
-            pidfd = os.pidfd_open(pid)
-            owner = self._owner_of(pid)
-            if owner in living and owner is not None:
-                self._daemons[pid] = (pidfd, owner)
-                self._loop.add_reader(pidfd, self._daemon_ended, pid)
-                continue
-            left = True
-            self._orphans[pid] = pidfd
-            kernel.kill(pidfd)
-            self._loop.add_reader(pidfd, self._orphan_ended, pid)
-        return left
-
-    def _owner_of(self, pid: int) -> int | None:
-        """The worker that a child of ours comes from: by its group, which nobody leaves, else by its marks."""
-        for worker in self._workers:
-            if worker.group is not None and worker.group.holds(pid):
-                return worker.pid
-        return strays.owner_of(pid)
-
-    def _daemon_ended(self, pid: int) -> None:
-        if pid in self._daemons:
-            pidfd, _ = self._daemons.pop(pid)
-            self._orphans[pid] = pidfd
-            self._loop.remove_reader(pidfd)
-            self._loop.add_reader(pidfd, self._orphan_ended, pid)
-
-    def _orphan_ended(self, pid: int) -> None:
-        pidfd = self._orphans[pid]
-        if kernel.reap(pidfd) is None:
-            return
-        self._loop.remove_reader(pidfd)
-        os.close(pidfd)
-        del self._orphans[pid]
-        self._reaped.set()
-        self._loop.call_soon(self._sweep_soon)  # its own children are ours now
+        self._leftovers.after_death()

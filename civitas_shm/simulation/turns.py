@@ -27,6 +27,7 @@ from .units import (
     Supervisor,
     Unit,
     add_living,
+    children_below,
     forget,
 )  # fmt: skip
 
@@ -82,7 +83,7 @@ class Turns:
     def _follow(self) -> None:
         """What is due by now, as far as the tree has asked for it."""
         for supervisor in [*self._coming_up]:
-            self._bring_up(supervisor)
+            self._bring_up(supervisor, over=False)
         if self.asked.stops:
             self._bring_down(over=False)
 
@@ -126,9 +127,9 @@ class Turns:
                         unit.mode = DOWN
         self._coming_up[supervisor] = None
 
-    def _bring_up(self, supervisor: Supervisor) -> str | None:
+    def _bring_up(self, supervisor: Supervisor, over: bool = True) -> str | None:
         """Groups from the frontier on are due, each when the one before is up. What is due and was not asked for: a
-        child, or RUNNING.
+        child, or RUNNING. Not `over`: it may still be found to fall in this step, before anybody has seen it up.
         """
         if supervisor.mode != UP:
             return None
@@ -141,12 +142,24 @@ class Turns:
         if not supervisor.ready and supervisor.frontier == len(supervisor.groups):
             if supervisor.parent is None and not self.has_run and not self.asked.running:
                 return RUNNING  # unless it is found to fall in this very step
+            if not over and not self._was_seen_up(supervisor):
+                return late
             supervisor.ready = True
             if supervisor.parent is not None:
                 self._coming_up[supervisor.parent] = None
             elif not self.has_run:
                 self._take_running()
         return late
+
+    def _was_seen_up(self, supervisor: Supervisor) -> bool:
+        """Whether the tree has started what comes behind it."""
+        home = supervisor.parent
+        if home is None:
+            return True
+        if supervisor.group + 1 == len(home.groups):
+            return self._was_seen_up(home)
+        behind = home.groups[supervisor.group + 1]
+        return any(child.key in self.asked.starts for unit in behind for child in children_below(unit))
 
     def _start_groups(self, supervisor: Supervisor) -> str | None:
         groups = supervisor.groups

@@ -56,6 +56,12 @@ class TransportModule:
     """Keep a dead run from being started or removed by others meanwhile; RunAlive when it is not dead."""
     run_directory: Callable[[str], Path] | None = None
     """Where the run of a name has its directory: control socket, log. It need not be there."""
+    fork_away: Callable[[], tuple[bool, int]] | None = None
+    """Fork a process that will be a child of this one's parent, a subreaper; in a process with one thread. In both:
+    whether this is the new one, and the pid of who forked it, its parent until that has ended. OSError: not made."""
+    keep_memory: Callable[[], int] | None = None
+    """Called once in the main thread of a worker or a host: from then on it is dead at once when it dies, however long
+    the kernel takes to unmap its memory. The pid of the child that sees to that and ends with it; 0: there is none."""
 
 
 def load_transport(scheme: str) -> TransportModule:

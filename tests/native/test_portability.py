@@ -21,7 +21,9 @@ def test_the_native_headers_compile_without_a_warning(
     compiler: str, need_tool: Callable[[str, str], str], tmp_path: Path
 ) -> None:
     program = tmp_path / "all.c"
-    program.write_text('#define _GNU_SOURCE\n#include "directory.h"\nint main(void) { return sizeof(cv_port) == 0; }\n')
+    headers = "".join(f'#include "{name}"\n' for name in ("directory.h", "birth.h", "keeper.h"))
+    main = "int main(void) { return sizeof(cv_port) == 0 || cv_fork_away().error || cv_keep_memory() < 0; }"
+    program.write_text(f"#define _GNU_SOURCE\n{headers}{main}\n")
     warnings = ["-Wall", "-Wextra", "-Werror"]
     command = [need_tool(compiler, COMPILERS[compiler]), "-std=c11", "-O2", *warnings, f"-I{NATIVE}"]
     built = subprocess.run([*command, str(program), "-o", str(tmp_path / "all")], capture_output=True, text=True)

@@ -142,6 +142,8 @@ def test_a_worker_is_put_there_limited_and_asked_what_it_died_of(kernel: Kernel)
     (group.path / "memory.events").write_text("low 0\nhigh 0\nmax 40\noom 1\noom_kill 2\noom_group_kill 1\n")
     assert (group.oom_kills(), group.reached_its_limit()) == (2, True)
     groups.end(group)
+    assert group.path.exists(), "its successor comes first"
+    groups.tend()
     assert not group.path.exists()
     assert groups.close()
     assert not (kernel.root / "civitas.atlas.7.99.4").exists()

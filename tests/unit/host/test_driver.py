@@ -330,7 +330,7 @@ def test_a_count_that_could_not_be_read_once_makes_no_later_death_one_for_want_o
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counts = iter([5, 0, 5, 6])
-    monkeypatch.setattr(kernel, "oom_kills", lambda: next(counts))
+    monkeypatch.setattr(kernel, "OomKills", lambda: lambda: next(counts))
 
     def test() -> None:
         world = World(agent("a"), supervision={"backoff_base_s": 0.0})

@@ -122,7 +122,7 @@ def test_a_set_of_cores_is_read_as_the_kernel_writes_it(text: str, cpus: list[in
 
 def test_what_the_machine_says_about_itself_can_be_read() -> None:
     assert kernel.available_cpus() == sorted(os.sched_getaffinity(0))
-    assert kernel.oom_kills() >= 0
+    assert kernel.OomKills()() >= 0
 
 
 def test_what_cannot_be_counted_is_not_known_and_no_error(tmp_path: Path) -> None:

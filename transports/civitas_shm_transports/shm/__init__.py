@@ -35,4 +35,6 @@ def transport() -> TransportModule:
         is_held=is_held,
         hold=hold,
         run_directory=run_directory,
+        fork_away=_shm.fork_away,
+        keep_memory=_shm.keep_memory,
     )

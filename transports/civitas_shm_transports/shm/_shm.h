@@ -15,6 +15,7 @@
  *   _shm_looking.c    numbers and records for those who look
  *   _shm_watching.c   who waits for whom, and whether loops turn
  *   _shm_host.c       what only the host does
+ *   _shm_process.c    births and deaths of processes
  */
 #ifndef CV_SHM_BINDING_H
 #define CV_SHM_BINDING_H
@@ -133,6 +134,11 @@ static inline cv_mailbox *mailbox_at(PortObject *self, uint32_t mailbox) {
 PORT_METHODS(PORT_FAST, PORT_PLAIN)
 #undef PORT_FAST
 #undef PORT_PLAIN
+
+/* --- _shm_process.c ------------------------------------------------------------------------------------------------- */
+
+PyObject *module_keep_memory(PyObject *module, PyObject *unused);
+PyObject *module_fork_away(PyObject *module, PyObject *unused);
 
 /* --- _shm_life.c ---------------------------------------------------------------------------------------------------- */
 

@@ -80,6 +80,8 @@ static PyMethodDef module_methods[] = {{"sizes", module_sizes, METH_VARARGS, NUL
                                        {"format", module_format, METH_VARARGS, NULL},
                                        {"inspect", module_inspect, METH_VARARGS, NULL},
                                        {"eventfd", module_eventfd, METH_NOARGS, NULL},
+                                       {"keep_memory", module_keep_memory, METH_NOARGS, NULL},
+                                       {"fork_away", module_fork_away, METH_NOARGS, NULL},
                                        {NULL, NULL, 0, NULL}};
 
 static int module_exec(PyObject *module) {
