@@ -55,9 +55,12 @@ class Run:
         return [entry for entry in self.events if entry["event"] == event]
 
     def processes(self) -> list[int]:
-        """Host, fork server, workers and standbys."""
-        host = psutil.Process(self.client.host_pid)
-        return [host.pid, *(child.pid for child in host.children(recursive=True))]
+        """Host, fork server, workers and standbys; and whoever they have started, but for keepers of memory."""
+        host, found = psutil.Process(self.client.host_pid), [self.client.host_pid]
+        for child in host.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += [child.pid] if child.name() != "civ-keeper" else []
+        return found
 
     def children(self, name: str) -> list[psutil.Process]:
         """Children of the host with the name that the system shows (`civ-fork`, `civ-standby`, `civ-w1`)."""

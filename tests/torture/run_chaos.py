@@ -99,11 +99,12 @@ def segments() -> list[Path]:
 
 
 def children_of(pid: int) -> dict[int, str]:
-    """Pid and name of each."""
+    """Pid and name of each but keepers of memory, who run nothing."""
     found: dict[int, str] = {}
     try:
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            found[int(child)] = Path(f"/proc/{child}/comm").read_text().strip()
+            if (name := Path(f"/proc/{child}/comm").read_text().strip()) != "civ-keeper":
+                found[int(child)] = name
     except OSError:  # gone meanwhile
         pass
     return found

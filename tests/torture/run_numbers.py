@@ -42,9 +42,9 @@ supervision:
 
 
 def victims(host: int) -> list[psutil.Process]:
-    """Everything under the host: workers, standbys, fork server."""
+    """Everything under the host: workers, standbys, fork server; keepers of memory are none."""
     try:
-        return psutil.Process(host).children(recursive=True)
+        return [child for child in psutil.Process(host).children(recursive=True) if child.name() != "civ-keeper"]
     except psutil.NoSuchProcess:
         return []
 
