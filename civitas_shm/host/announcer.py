@@ -1,7 +1,7 @@
 """What the host tells its caller: in order, and not in the middle of a restart.
 
-Rules of this file: what is said `soon` is written at the end of the loop's turn, because each write wakes the caller up,
-on a core that somebody else may need just now; what is said `now` comes behind it. Output of agents is dropped, and
+Rules of this file: what is said `soon` is written at the end of the loop's turn, because each write wakes the caller
+up, on a core that somebody else may need just now; what is said `now` comes behind it. Output of agents is dropped, and
 counted, when the caller does not read; nothing else is.
 """
 

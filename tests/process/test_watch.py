@@ -41,6 +41,7 @@ def test_a_circle_of_asks_over_three_processes_is_found_and_named(start_run: Any
             assert [wait[:4] for wait in reply["cycle"]] == [
                 ["a", "b", "ask", "go_on"], ["b", "c", "ask", "go_on"], ["c", "a", "ask", "go_on"],
             ]  # fmt: skip
+            await run.until(lambda: run.named("deadlock"))
             (event,) = run.named("deadlock")
             assert event["agent"] == "c"
             assert event["cause"] == reply["text"]
