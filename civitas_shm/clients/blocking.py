@@ -13,6 +13,7 @@ calls the request off.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -209,7 +210,17 @@ class _Connection:
         except WireError as error:
             raise TransportClosed(f"What the run {self._line.run!r} answered is no answer: {error}.") from None
         except OSError:
-            raise TransportClosed(lost(self._line, committed=None)) from None
+            raise TransportClosed(self._last_word() or lost(self._line, committed=None)) from None
+
+    def _last_word(self) -> str:
+        """What the run said before it closed, while the request was on its way."""
+        self._sock.setblocking(False)
+        for _ in range(2):  # the first look may say only that the other side has closed
+            with contextlib.suppress(OSError, WireError):
+                for answer in self._decoder.feed(self._sock.recv(_READ_BYTES)):
+                    if isinstance(answer, Bye):
+                        return answer.text
+        return ""
 
     def close(self) -> None:
         """Idempotent."""

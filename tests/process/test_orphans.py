@@ -36,6 +36,7 @@ def test_nothing_survives_kill_9_of_the_host(
             if gil_held:
                 await run.send("gil", {})
                 await run.until(mark.exists)
+                await run.until(lambda: not run.client.port.stats(run.client.port.resolve("mark")).in_hand)
             everybody = [psutil.Process(pid) for pid in run.processes()]
             for process in everybody:
                 if process.name() in stopped:
