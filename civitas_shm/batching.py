@@ -17,6 +17,7 @@ Narrower than for `handle`: what the handler of a batch of several sends is not 
 (a send belongs to one message), so it is sent at least once. No state is saved as the effect of several messages:
 `state: shm` is refused, and upon what `checkpoint()` saves elsewhere the messages may come again. They are
 released one by one after the handler has returned: a death in these microseconds makes those that are left come again.
+A suspension begins behind the whole batch, and a death before the release brings messages of it again after `resume`.
 """
 
 from __future__ import annotations
@@ -81,12 +82,14 @@ class Batches:
         """Take and handle until nothing waits, the agent ends or drains."""
         seat = self._seat
         try:
-            while seat._draining != "current":
+            while not self._over():
                 if seat._alone.closed:
                     await seat._alone.passage(seat)
                 batch = await self._taken()
                 if batch and not await self._handled(batch):
                     return
+                if self._over():
+                    return  # `_next` stays in hand: for this life if it goes on, else for the next one
                 if self._next is None and not batch:
                     return
                 if self._next is not None and not await self._single(self._next):
@@ -105,6 +108,9 @@ class Batches:
             seat._alone.leave(seat)
             if seat._quiet is not None and not seat._quiet.done():
                 seat._quiet.set_result(None)
+
+    def _over(self) -> bool:
+        return self._seat._draining == "current"
 
     async def _taken(self) -> list[tuple[int, Message]]:
         """What waits, up to the size; `_next` is what ended it."""
@@ -146,9 +152,13 @@ class Batches:
                     if not await self._handled([one]):
                         return False
                 return True
-        if seat._keeper.due:  # a checkpoint: as the effect of none of them
+        if seat._keeper.due:
+            saves = await seat._end_begun()
             seat._keeper.due = False
-            await seat._keeper.checkpoint(True, True)
+            if saves:  # as the effect of none of them
+                await seat._keeper.checkpoint(True, True)
+            if seat._suspension.wanted:
+                await seat._suspend_at()
         for token, _ in batch:
             seat._port.release(seat.mailbox, token)
         return True

@@ -362,12 +362,7 @@ class Seat(Pausing):
 
     async def _state_saved(self, message: Message, token: int) -> bool:
         """Finish what the handler has begun, and save the state as the effect of the message. False: a crash."""
-        save = True
-        if self._flagged:
-            save, self._flagged = self._save, False
-            if (ending := self._ending) is not None:
-                self._ending = None
-                await ending.finish()
+        save = await self._end_begun()
         suspends = self._suspension.wanted
         if not save:
             self._keeper.due = False
@@ -422,10 +417,8 @@ class Seat(Pausing):
         """Wait until no handler runs; cancel it at the deadline. Whether it ended by itself."""
         if not self._busy and self._code.hook_task is None:
             return True
-        if self._busy:
-            if self._quiet is None:
-                self._quiet = self._loop.create_future()
-            await asyncio.wait([self._quiet], timeout=timeout_s)
+        if resting := self.rests():
+            await asyncio.wait(resting, timeout=timeout_s)
             if not self._busy:
                 return True
         if self._ended:

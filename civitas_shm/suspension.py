@@ -146,16 +146,18 @@ class Suspension:
             await self._commit({**marker, "since": self.marker["since"]})
             return
         self._wanted = marker
-        if not seat.runs and not seat._ended:
-            await self.begin()
-            await self.began()
-            return
-        seat._flag()
-        if seat.calls_itself():
-            return
-        if self._effect is None or self._effect.done():
-            self._effect = asyncio.get_running_loop().create_future()
-        await asyncio.wait([self._effect])
+        if seat.runs:
+            seat._flag()
+            if seat.calls_itself():
+                return
+        while self._wanted is not None and not seat._ended:
+            if not seat.runs:  # it may have looked for a message and found none
+                await self.begin()
+                await self.began()
+                return
+            if self._effect is None or self._effect.done():
+                self._effect = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._effect, *seat.rests()], return_when=asyncio.FIRST_COMPLETED)
         if self.marker is None and seat._ended:
             raise AgentStopped(f"Agent {self._agent.name!r} ended before it could be suspended.")
 
@@ -277,6 +279,7 @@ class Pausing:
     _keeper: StateKeeper
     _loop: asyncio.AbstractEventLoop
     _port: Port
+    _quiet: asyncio.Future[None] | None
     _save: bool
     _suspension: Suspension
     _task: asyncio.Task[Any] | None
@@ -300,6 +303,16 @@ class Pausing:
         if not self._flagged:
             self._flagged, self._save = True, self._keeper.due
         self._keeper.due = True
+
+    async def _end_begun(self) -> bool:
+        """The handler has returned: finish what it has begun. Whether it wants its state saved, too."""
+        if not self._flagged:
+            return True
+        self._flagged = False
+        if (ending := self._ending) is not None:
+            self._ending = None
+            await ending.finish()
+        return self._save
 
     # --- suspended ------------------------------------------------------------------------------------------------
 
@@ -333,9 +346,10 @@ class Pausing:
     def _listen(self) -> None:
         self._port.listen(self.mailbox, self._on_ready)
         self._keeper.listening()
+        self._on_ready()  # a batch may have left one in hand that nothing in the mailbox speaks of
 
-    async def _suspend_at(self, token: int, message: Message) -> None:
-        """At the end of a handler, before its message is let go."""
+    async def _suspend_at(self, token: int = SAME_MESSAGE, message: Message | None = None) -> None:
+        """At the end of a handler, before its message is let go. None: there are several."""
         await self._suspension.begin(token, message)
         self._loop.create_task(self._suspended(), context=self._context)
         self._draining = "current"  # the last thing: from here to the release nothing is awaited
@@ -368,6 +382,14 @@ class Pausing:
             self._port.unlisten(self.mailbox)
         else:
             self._listen()
+
+    def rests(self) -> list[asyncio.Future[None]]:
+        """Done when no handler runs any more; nothing while none does."""
+        if not self._busy:
+            return []
+        if self._quiet is None or self._quiet.done():
+            self._quiet = self._loop.create_future()
+        return [self._quiet]
 
     async def hook(self, hook: Callable[[], Any], name: str) -> BaseException | None:
         """Run a hook; what it raised, which is logged."""

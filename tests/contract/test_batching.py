@@ -9,7 +9,7 @@ import pytest
 
 from civitas_shm.errors import ErrorAction
 from civitas_shm.messages import Message
-from civitas_shm.process import AgentProcess
+from civitas_shm.process import AgentProcess, ProcessStatus
 from civitas_shm.runner import AgentFailed, AgentRunner
 from civitas_shm.topology.model import AgentSpec
 
@@ -97,6 +97,44 @@ def test_after_a_death_every_message_of_the_batch_comes_again_alone_and_what_wai
         runner = await started(world, second)
         await until(lambda: sum(map(len, second.batches)) == 6)
         assert second.batches == [[(0, 2)], [(1, 2)], [(2, 2)], [(3, 2)], [(4, 1), (5, 1)]]
+        await runner.stop_all("all")
+        assert world.b.stats(mailbox).unfinished == 0
+
+    play(scene)
+
+
+class Careful(Writer):
+    async def handle_batch(self, messages: list[Message]) -> None:
+        await super().handle_batch(messages)
+        if any(message.payload.get("asks") for message in messages):
+            await self.suspend_for_approval("these")
+
+
+def test_a_suspension_begins_behind_the_batch_and_nothing_is_skipped_when_it_ends(play: Any) -> None:
+    async def scene(world: Any) -> None:
+        mailbox = world.mailbox("writer")
+        for n in range(4):
+            await world.bus.send("writer", {"n": n, "asks": n == 1})
+        writer = Careful("writer")
+        runner = await started(world, writer)
+        await until(lambda: writer.status is ProcessStatus.SUSPENDED)
+        await world.bus.send("writer", {"n": 4})
+        assert [n for batch in writer.batches for n, _ in batch] == [0, 1, 2, 3]
+        assert (world.b.stats(mailbox).waiting, world.b.stats(mailbox).in_hand) == (1, 0)
+        await writer.resume("ada")
+        await until(lambda: len(writer.batches) == 2)
+        assert writer.batches[1] == [(4, 1)]
+        writer.gate = asyncio.Event()
+        await world.bus.send("writer", {"n": 5})
+        await until(lambda: len(writer.batches) == 3)
+        suspended = asyncio.create_task(runner.steer("writer", "suspend", {"reason": "look"}))
+        await asyncio.sleep(0)
+        await world.bus.send("writer", {"n": 6})
+        writer.gate.set()
+        await suspended
+        assert (len(writer.batches), writer.suspend_category) == (3, "manual"), "the message in hand was finished"
+        await writer.resume("ada")
+        await until(lambda: len(writer.batches) == 4)
         await runner.stop_all("all")
         assert world.b.stats(mailbox).unfinished == 0
 
