@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -118,6 +118,9 @@ class Driver:
             loop, placement, memory, settings, events, clock, to_main=to_main, agents_of=self._agents_of
         )
         self.seats = self.processes.seats
+        self._counted: Tree | None = None
+        self._agents_in: Counter[str] = Counter()
+        """By process, in the tree that was counted."""
         self._inbox: deque[Event] = deque()
         self._stepping = False
         self._timers: dict[int, asyncio.TimerHandle] = {}
@@ -168,10 +171,11 @@ class Driver:
         return self.homes.process_of(child).name
 
     def _agents_of(self, process: str) -> int:
-        return sum(
-            child.status is not ChildStatus.GONE and self.process_of(key) == process
-            for key, child in self._tree.children.items()
-        )
+        if self._counted is not self._tree:  # once for all processes of a run that starts
+            self._counted = self._tree
+            living = (key for key, child in self._tree.children.items() if child.status is not ChildStatus.GONE)
+            self._agents_in = Counter(map(self.process_of, living))
+        return self._agents_in[process]
 
     # --- what main asks for ------------------------------------------------------------------------------------------
 
@@ -188,10 +192,8 @@ class Driver:
                 print(f"{refused} It was spawned in the run that is resumed; its messages wait.", file=sys.stderr)
         try:
             self.delays.start(resumed=(self._memory.run_dir / DELAYED).exists())
-        except (
-            CivitasError,
-            OSError,
-        ) as error:  # no mailbox is left, or a damaged file: the rest works
+        # No mailbox is left, or a damaged file: the rest works.
+        except (CivitasError, OSError) as error:
             print(f"Delayed messages cannot be kept in this run: {error}", file=sys.stderr)
         # All at once: agents start in order, one after the other, and each finds its process ready.
         for seat in self.seats.values():
