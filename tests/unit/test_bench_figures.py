@@ -74,7 +74,7 @@ def test_bars_name_cases_that_are_measured_and_hold_on_their_side() -> None:
 
 
 def test_the_page_that_is_kept_is_made_from_the_results_that_are_kept() -> None:
-    kept = sorted((BENCH / "results").glob("*.json"))
+    kept = [path for path in (BENCH / "results").glob("*.json") if not path.stem.endswith("-recovery")]
     page = BENCH / "RESULTS.md"
     if not kept and not page.exists():
         pytest.skip("nothing has been measured here yet: scripts/bench")
@@ -83,3 +83,14 @@ def test_the_page_that_is_kept_is_made_from_the_results_that_are_kept() -> None:
         [sys.executable, BENCH / "table.py", newest], capture_output=True, text=True, encoding="utf-8", check=True
     )
     assert made.stdout == page.read_text(encoding="utf-8")
+
+
+def test_the_page_of_deaths_is_made_from_the_results_that_are_kept() -> None:
+    newest = max((BENCH / "results").glob("*-recovery.json"), key=lambda path: json.loads(path.read_text())["date"])
+    kept = json.loads(newest.read_text())
+    made = subprocess.run(
+        [sys.executable, "-c", "import json, sys, recovery; print(recovery.page(*json.load(sys.stdin)), end='')"],
+        input=json.dumps([kept["date"][:10], kept["machine"], kept["took_ms"]]),
+        capture_output=True, text=True, encoding="utf-8", check=True, cwd=BENCH,
+    )  # fmt: skip
+    assert made.stdout == (BENCH / "RECOVERY.md").read_text(encoding="utf-8")

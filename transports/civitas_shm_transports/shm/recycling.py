@@ -18,8 +18,8 @@ __all__ = ["SLOT_LIVE", "Recycler"]
 
 SLOT_LIVE: Final = 1
 
-RESERVE_SHARE: Final = 8
-"""An eighth of all mailboxes is kept ready: agents may come faster than loops turn."""
+RESERVE_SHARE: Final = 2
+"""Half of all mailboxes are kept ready: agents may come faster than loops turn on a busy machine."""
 
 
 class Recycler:
