@@ -4,7 +4,8 @@ Rules of this file:
 - one thread, no loop, no CUDA, no user code but what `pool: {preload}` names: what is forked is as good as fresh;
 - there is a process in between, so that the worker becomes a child of the host (a subreaper): the host gets its exit
   status, and this process's death harms no worker. The transport may know how to do that with one copy of the page
-  tables instead of two (`fork_away`): a copy costs a millisecond, the faults that follow it as much again;
+  tables instead of two (`fork_away`): a copy costs a millisecond, the faults that follow it as much again. Of workers
+  that are asked for together, up to BATCH_MAX come from one process in between, beside the next batch on another core;
 - beside the run's memory, which all workers share, it holds nothing that a worker needs after its fork; the host starts
   another one at once when it dies;
 - it is tied to the host as workers are (`kernel`), and ends at the end of its socket.
@@ -17,18 +18,23 @@ import gc
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from ..transport import load_transport
 from . import kernel, wire
 from .protocol import Memory, ToForkServer
 
 __all__ = ["Preload", "WorkerFds", "ignore_interrupts", "keep_descriptors_here", "main"]
+
+
+BATCH_MAX: Final = 8
+"""With five descriptors each they still fit the smallest table that the host allows itself (`descriptors`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +136,7 @@ def main(argv: list[str]) -> int:
     fork_away = load_transport(preload.transport).fork_away if preload.transport else None
     gc.collect()
     gc.freeze()  # a collection in a worker must not write to (and so copy) pages that are shared
-    born = _serve(sock, host_pid, fork_away or _fork_twice)
+    born = _serve(sock, host_pid, fork_away)
     if born is None:
         return 0
     # From here on this is a worker; it leaves by the interpreter's usual end, so that atexit and threads are served.
@@ -143,51 +149,77 @@ def main(argv: list[str]) -> int:
     return worker.main(born, host_pid)
 
 
-def _serve(sock: socket.socket, host_pid: int, fork_away: Callable[[], tuple[bool, int]]) -> WorkerFds | None:
+def _serve(sock: socket.socket, host_pid: int, fork_away: Callable[[], tuple[bool, int]] | None) -> WorkerFds | None:
     """Fork on request, until the host closes (None), or this is a worker (what it is born with).
 
     A fork that fails is seen by the host as closed sockets.
     """
     decoder: wire.FrameDecoder[ToForkServer] = wire.FrameDecoder(ToForkServer)
+    requests: list[ToForkServer] = []
     fds: list[int] = []
     memory: tuple[int, ...] = ()
+    more = select.poll()
+    more.register(sock, select.POLLIN)
     while True:
         try:
-            requests, with_them = wire.receive(sock, decoder)
+            while not requests or (len(requests) < BATCH_MAX and more.poll(0)):
+                came, with_them = wire.receive(sock, decoder)
+                requests += came
+                fds += with_them
         except (EOFError, ConnectionError):
             return None
-        fds += with_them
-        for request in requests:
+        batch: list[WorkerFds] = []
+        while requests and len(batch) < BATCH_MAX:
+            request = requests.pop(0)
             its, fds = fds[: request.fds], fds[request.fds :]
             if isinstance(request, Memory):
                 memory = tuple(its)
-                continue
-            try:
-                is_new, between_pid = fork_away()
-            except OSError as error:
-                print(f"the fork server cannot fork: {error}", file=sys.stderr)
             else:
-                if is_new:
-                    kernel.wait_for_parent(between_pid, host_pid)
-                    for fd in fds:  # of requests behind this one
-                        os.close(fd)
-                    return WorkerFds.born_with(its, memory)
-            for fd in its:
+                batch.append(WorkerFds.born_with(its, memory))
+        if len(batch) == 1 and fork_away is not None:
+            born = _fork_one(batch[0], host_pid, fork_away)
+        else:
+            born = _fork_batch(batch, host_pid) if batch else None
+        for fd in (fd for one in batch if one is not born for fd in one.all()):
+            os.close(fd)
+        if born is not None:
+            for fd in fds:  # of requests behind these
                 os.close(fd)
+            return born
 
 
-def _fork_twice() -> tuple[bool, int]:
-    """For transports that know nothing better."""
-    between_pid = os.fork()
-    if between_pid:
-        return False, between_pid
+def _fork_one(one: WorkerFds, host_pid: int, fork_away: Callable[[], tuple[bool, int]]) -> WorkerFds | None:
+    """As `_fork_batch`."""
+    try:
+        is_new, between_pid = fork_away()
+    except OSError as error:
+        print(f"the fork server cannot fork: {error}", file=sys.stderr)
+        return None
+    if is_new:
+        kernel.wait_for_parent(between_pid, host_pid)
+    return one if is_new else None
+
+
+def _fork_batch(batch: list[WorkerFds], host_pid: int) -> WorkerFds | None:
+    """What it is born with in each new process, once that is the host's child; None in the fork server."""
+    server_pid = os.getpid()
+    try:
+        if os.fork():
+            return None
+    except OSError as error:
+        print(f"the fork server cannot fork: {error}", file=sys.stderr)
+        return None
     # The process in between. Were the server killed just now, the host would become its parent, which is all right.
     between_pid = os.getpid()
-    try:
-        if os.fork() == 0:
-            return True, between_pid
-    except OSError as error:
-        print(f"the fork server's child cannot fork: {error}", file=sys.stderr)
+    for one in batch:
+        try:
+            is_worker = os.fork() == 0
+        except OSError as error:
+            print(f"the fork server's child (of {server_pid}) cannot fork: {error}", file=sys.stderr)
+            os._exit(1)
+        if is_worker:
+            kernel.wait_for_parent(between_pid, host_pid)
+            return one
     os._exit(0)
 
 
