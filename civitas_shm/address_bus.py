@@ -23,7 +23,7 @@ from collections.abc import Coroutine
 from typing import Any, Final, cast
 
 from .bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S, MessageBus
-from .clients.protocol import error_from, failed
+from .clients.protocol import Failed, error_from, failed
 from .errors import AgentError, AgentStopped, CivitasError, DeserializationError, MessageRoutingError
 from .formats import Serializer
 from .messages import Cause, Message, cause_from, is_system_type
@@ -294,10 +294,6 @@ def _payload_of(error: BaseException) -> dict[str, Any]:
     return {"error": plain.error, "text": plain.text, "attributes": attributes, "notes": plain.notes}
 
 
-def _failed_of(payload: dict[str, Any]) -> Any:
-    from .clients.protocol import Failed
-
-    return Failed(0, *(payload.get(name, kind()) for name, kind in _FAILED))
-
-
-_FAILED: Final = (("error", str), ("text", str), ("attributes", dict), ("notes", list))
+def _failed_of(payload: dict[str, Any]) -> Failed:
+    get = payload.get
+    return Failed(0, get("error", ""), get("text", ""), get("attributes", {}), get("notes", []))

@@ -6,7 +6,7 @@ raises why not. When the run has ended meanwhile, the error says how.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import TransportClosed
 from .process import AgentProcess
@@ -22,9 +22,9 @@ class Directing:
 
     _program: Program
 
-    def _started(self) -> Any:
-        """The run; RuntimeError before it is started."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        def _started(self) -> Any: ...
 
     async def spawn(
         self,

@@ -7,7 +7,7 @@ what was seen last.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import MessageRoutingError
 from .handles import AgentHandle, status_of
@@ -30,9 +30,9 @@ class Looking:
     _from_objects: bool
     _supervisor: Supervisor
 
-    def _started(self) -> Any:
-        """The run; RuntimeError before it is started."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        def _started(self) -> Any: ...
 
     @property
     def registry(self) -> RunRegistry:

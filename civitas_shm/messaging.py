@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .behaviours import CAST
 from .bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
@@ -25,6 +25,10 @@ __all__ = ["Messaging"]
 
 class Messaging:
     """Base of Runtime."""
+
+    if TYPE_CHECKING:
+
+        def _started(self) -> Any: ...
 
     async def send(
         self,
@@ -118,7 +122,3 @@ class Messaging:
             await run.bus.broadcast(pattern, payload, message_type)
         except TransportClosed as closed:
             raise await run.failure() or closed from None
-
-    def _started(self) -> Any:
-        """The run; RuntimeError before it is started."""
-        raise NotImplementedError

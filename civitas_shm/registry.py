@@ -211,15 +211,7 @@ class RunRegistry:
         elif before is None or (before.capabilities, before.metadata) != (now.capabilities, now.metadata):
             self._listeners.tell(name, now, "register")
 
-    def register(
-        self,
-        name: str,
-        address: str | None = None,
-        *,
-        is_local: bool = True,
-        capabilities: Iterable[str] | None = None,
-        capability_metadata: dict[str, Any] | None = None,
-    ) -> None:
+    def register(self, name: str, address: str | None = None, **traits: Any) -> None:
         """Refused: spawn an agent instead."""
         raise ConfigurationError(
             f"{name!r} cannot be registered: the names of a run are those of its agents. Declare or spawn one."
