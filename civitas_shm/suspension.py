@@ -379,7 +379,7 @@ class Pausing:
             return
         self.agent._status = ProcessStatus.SUSPENDED if on else ProcessStatus.RUNNING
         if on:
-            self._port.unlisten(self.mailbox)
+            self._port.unlisten(self.mailbox, comes_back=True)
         else:
             self._listen()
 

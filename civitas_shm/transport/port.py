@@ -218,8 +218,8 @@ class Port(Protocol):
         """
         ...
 
-    def unlisten(self, mailbox: int) -> None:
-        """Stop calling `on_ready`. Waiting messages stay where they are."""
+    def unlisten(self, mailbox: int, comes_back: bool = False) -> None:
+        """Stop calling `on_ready`. Waiting messages stay where they are, and with `comes_back` those in hand too."""
         ...
 
     def room(self, mailbox: int) -> asyncio.Future[None]:

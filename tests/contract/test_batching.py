@@ -12,6 +12,7 @@ from civitas_shm.messages import Message
 from civitas_shm.process import AgentProcess, ProcessStatus
 from civitas_shm.runner import AgentFailed, AgentRunner
 from civitas_shm.topology.model import AgentSpec
+from civitas_shm.transport import SENDER_PROGRAM, SENT
 
 
 class Writer(AgentProcess):
@@ -137,6 +138,26 @@ def test_a_suspension_begins_behind_the_batch_and_nothing_is_skipped_when_it_end
         await until(lambda: len(writer.batches) == 4)
         await runner.stop_all("all")
         assert world.b.stats(mailbox).unfinished == 0
+
+    play(scene)
+
+
+def test_what_ended_a_batch_stays_in_hand_through_a_suspension_and_is_dealt_with_once_behind_it(play: Any) -> None:
+    async def scene(world: Any) -> None:
+        mailbox = world.mailbox("writer")
+        await world.bus.send("writer", {"n": 0, "asks": True})
+        assert world.a.post(mailbox, b"\xc1 no payload", "message", SENDER_PROGRAM) == SENT
+        writer = Careful("writer")
+        runner = await started(world, writer)
+        await until(lambda: writer.status is ProcessStatus.SUSPENDED)
+        assert (world.b.stats(mailbox).waiting, world.b.stats(mailbox).in_hand) == (0, 1)
+        await writer.resume("ada")
+        await world.bus.send("writer", {"n": 1})
+        await until(lambda: len(writer.batches) == 2)
+        assert writer.batches == [[(0, 1)], [(1, 1)]]
+        await runner.stop_all("current")
+        stats = world.b.stats(mailbox)
+        assert (stats.waiting, stats.redelivered, stats.handled) == (0, 0, 3), "it went to the dead letters, once"
 
     play(scene)
 

@@ -535,11 +535,13 @@ class InProcessPort:
         box.on_ready = on_ready
         self._rouse(box)
 
-    def unlisten(self, mailbox: int) -> None:
-        """Also what a death is elsewhere: a message that is still in hand is handed over again, counted."""
+    def unlisten(self, mailbox: int, comes_back: bool = False) -> None:
+        """Unless it comes back, also what a death is elsewhere: what is in hand is handed over again, counted."""
         box = self._mailboxes[mailbox]
         box.on_ready = None
         box.armed = False
+        if comes_back:
+            return
         box.busy_since_ns = 0
         box.handling = ""
         for token, (header, kind, sender, payload, delivery) in box.in_hand.items():

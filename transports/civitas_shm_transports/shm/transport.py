@@ -296,7 +296,7 @@ class ShmPort:
         if ready is not None:
             ready()
 
-    def unlisten(self, mailbox: int) -> None:
+    def unlisten(self, mailbox: int, comes_back: bool = False) -> None:
         if self._handlers.pop(mailbox, None) is not None and not self._stopped:
             self._native.listen(mailbox, False)
 
