@@ -1,7 +1,11 @@
 /* Processes under SIGKILL and SIGSTOP: the parent is the host and kills its children at random, recovers after waitpid,
  * and starts a successor that takes over slot, arena and what was in hand.
  *
- * processes seconds=8 producers=3 consumers=2 boxes=3 capacity=5 replicas=0 state=0 stops=1 seed=1
+ * processes seconds=8 producers=3 consumers=2 boxes=3 capacity=5 replicas=0 state=0 stops=1 pause_us=8000 large=70000
+ *           dawdle=1 seed=1
+ *
+ * pause_us: the longest time between two kills. large: the bytes of every 64th message. With long pauses, nothing large
+ * and readers that do not dawdle there are few kills and many messages, millions in some seconds.
  *
  * The books are kept outside the run's memory. A producer writes a number down after the send has returned; its successor
  * goes on behind the last one written down. It ends with 0 when:
@@ -18,12 +22,13 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
-enum { PRODUCERS_MAX = 8, CONSUMERS_MAX = 8, BOXES_MAX = 8, NUMBERS_MAX = 1 << 22, KEEP = 3 };
+enum { PRODUCERS_MAX = 8, CONSUMERS_MAX = 8, BOXES_MAX = 8, NUMBERS_MAX = 1 << 22, KEEP = 3, LARGE_MAX = 70000 };
 #define POLL_NS 250000000ull
 
 static struct {
-    unsigned seconds, producers, consumers, boxes, capacity, replicas, state, stops, seed;
-} with = {.seconds = 8, .producers = 3, .consumers = 2, .boxes = 3, .capacity = 5, .stops = 1, .seed = 1};
+    unsigned seconds, producers, consumers, boxes, capacity, replicas, state, stops, pause_us, large, dawdle, seed;
+} with = {.seconds = 8, .producers = 3, .consumers = 2, .boxes = 3, .capacity = 5, .stops = 1, .pause_us = 8000,
+          .large = LARGE_MAX, .dawdle = 1, .seed = 1};
 
 /* Outside the run's memory; what the children write here survives them too. */
 typedef struct {
@@ -55,13 +60,13 @@ static void produce(unsigned slot, unsigned index, uint64_t incarnation) {
     cv_port p;
     world_attach(&w, &p, slot, incarnation);
     uint64_t luck = with.seed * 7919 + slot * 104729 + incarnation;
-    static uint8_t bytes[sizeof(body) + 70000];
+    static uint8_t bytes[sizeof(body) + LARGE_MAX];
     while (!atomic_load(&b->finish)) {
         unsigned to = dice(&luck, with.boxes);
         body *at = (body *)bytes;
         *at = (body){.producer = index, .box = to, .number = atomic_load(&b->written[index][to]) + 1,
-                     .fill_size = dice(&luck, 64) ? dice(&luck, 500) : 70000};
-        if (at->number >= NUMBERS_MAX) { /* the books are full; enough for a minute */
+                     .fill_size = dice(&luck, 64) ? dice(&luck, 500) : with.large};
+        if (at->number >= NUMBERS_MAX) { /* the books are full; enough for a minute, at a million a second in 18 lists */
             usleep(1000);
             continue;
         }
@@ -82,7 +87,7 @@ static void produce(unsigned slot, unsigned index, uint64_t incarnation) {
 
 /* Now and then, so that kills hit what is seldom long. */
 static void dawdle(uint64_t *luck) {
-    if (dice(luck, 64) == 0) usleep(dice(luck, 1000));
+    if (with.dawdle && dice(luck, 64) == 0) usleep(dice(luck, 1000));
 }
 
 static agent_state states[BOXES_MAX];
@@ -244,7 +249,8 @@ static void settings(int argc, char **argv) {
         unsigned *value;
     } names[] = {{"seconds", &with.seconds}, {"producers", &with.producers}, {"consumers", &with.consumers},
                  {"boxes", &with.boxes},     {"capacity", &with.capacity},   {"replicas", &with.replicas},
-                 {"state", &with.state},     {"stops", &with.stops},         {"seed", &with.seed}};
+                 {"state", &with.state},     {"stops", &with.stops},         {"seed", &with.seed},
+                 {"pause_us", &with.pause_us}, {"large", &with.large},       {"dawdle", &with.dawdle}};
     for (int i = 1; i < argc; i++) {
         bool known = false;
         for (unsigned k = 0; k < sizeof names / sizeof *names; k++) {
@@ -255,13 +261,14 @@ static void settings(int argc, char **argv) {
         }
         CHECK(known, "no setting %s", argv[i]);
     }
-    EXPECT(with.producers <= PRODUCERS_MAX && with.consumers <= CONSUMERS_MAX && with.boxes <= BOXES_MAX);
+    EXPECT(with.producers <= PRODUCERS_MAX && with.consumers <= CONSUMERS_MAX && with.boxes <= BOXES_MAX &&
+           with.large <= LARGE_MAX && with.pause_us);
 }
 
 static void torture(void) {
     uint64_t luck = with.seed, now = cv_now_ns(CLOCK_MONOTONIC), end = now + with.seconds * 1000000000ull, poll = now;
     while ((now = cv_now_ns(CLOCK_MONOTONIC)) < end) {
-        usleep(dice(&luck, 8000));
+        usleep(dice(&luck, with.pause_us));
         continue_stopped(now);
         if (now - poll > POLL_NS) {
             poll = now;
@@ -285,7 +292,7 @@ static void torture(void) {
 int main(int argc, char **argv) {
     settings(argc, argv);
     processes = with.consumers + with.producers;
-    alarm(with.seconds * 2 + 100); /* the watchdog */
+    alarm(with.seconds * 2 + 1000); /* the watchdog; long, because all of this may be stopped for a while from outside */
     b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     EXPECT(b != MAP_FAILED);
     world_make(&w, world_slots(processes), 64 + world_slots(processes), 4u << 20, 8u << 20);
