@@ -7,7 +7,7 @@ from __future__ import annotations
 # Lower layers import only from upper ones; docs/architecture.md has the table, and a test keeps it true.
 # - errors.py, messages.py, clock.py are the words that everything else uses;
 # - transport.py, topology/, supervision/ and placement.py decide: pure, no I/O, no asyncio;
-# - process.py is what users subclass; runner.py, bus.py and host/ do things, in each process and around them;
+# - process.py is what users subclass; runner.py, port_bus.py and host/ do things, in each process and around them;
 # - runtime.py wires everything;
 # - cli/ and dashboard/ are edges that nobody imports.
 # Mailboxes are implemented outside of this package, in civitas_shm_transports, which imports from here, never the

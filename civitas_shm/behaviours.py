@@ -14,10 +14,10 @@ import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .bus import SEND_TIMEOUT_S, MessageBus
 from .current import HANDLED
 from .errors import AgentStopped, CapabilityNotFoundError, MessageRoutingError
 from .messages import Cause, Message
+from .port_bus import SEND_TIMEOUT_S, PortBus
 
 if TYPE_CHECKING:
     from .process import Attachment
@@ -124,7 +124,7 @@ class Behaving:
 
 
 async def send_capable(
-    bus: MessageBus, capability: str, payload: dict[str, Any], message_type: str, sender: int, cause: Cause | None
+    bus: PortBus, capability: str, payload: dict[str, Any], message_type: str, sender: int, cause: Cause | None
 ) -> None:
     """Try the agents that are known to have it, in an order of chance, then once more those that the host knows."""
     tried: set[str] = set()

@@ -1,125 +1,128 @@
-"""Send, ask and broadcast over a Port: names, encoding, waiting for room, deadlines, the errors that senders see.
+"""The bus of a run whose messages travel by a user's own `Transport`: names become addresses, messages become bytes.
 
-Guarantees:
-- `send` that returned has committed its message; `send` that raised has committed nothing;
-- waiters for one full mailbox are served in the order in which they came, and newcomers queue behind them, so the
-  messages of one sender keep their order even if it sends from several tasks;
-- the deadline of an ask covers everything: the wait for room, the queue, the handler and the way back;
-- a sender that is never made to wait still lets its loop turn every YIELD_POSTS messages.
+    send -> serialize -> transport.publish(address) ... deserialize -> mailbox -> handler
+    ask  -> serialize -> transport.request(address) ... deserialize -> mailbox -> handler -> publish(reply address)
 
-Nothing here knows about processes. A timeout of None, 0 or less waits for ever.
+Guarantees, whatever the transport does:
+- what arrives and is no message is logged, and nothing ends over it;
+- a full mailbox delays its own address alone, up to IN_FLIGHT_MAX messages of it; then the handler waits;
+- a handler that raises answers its asker at once, with AgentError; reserved types cannot be brought in from outside;
+- within one process the order of a sender is that of the transport's calls.
+
+Not promised, because a transport of addresses cannot: that a message is committed when `send` returns (it was handed to
+the transport), that it survives a process, that a full mailbox is seen by its sender.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Coroutine
-from functools import partial
-from time import monotonic_ns
-from typing import TYPE_CHECKING, Any, Final
+import logging
+import os
+from collections import Counter
+from collections.abc import Coroutine
+from typing import Any, Final, cast
 
-from .directory import Directory
-from .errors import (
-    AgentError,
-    AgentStopped,
-    ArenaFull,
-    CivitasError,
-    DeadlockError,
-    DeserializationError,
-    MailboxFull,
-    MessageDropped,
-    MessageValidationError,
-    PayloadTooLarge,
-    SpawnError,
-)
-from .messages import LANE_NORMAL, LANE_PRIORITY, Cause, Message, is_system_type
-from .petitions import PETITIONS, Supervise, answer_of
-from .registry import RunRegistry
-from .retrying import Retry, tried
-from .roster import Roster
-from .serializer import decode, decode_dict, encode
-from .transport import (
-    CLOSED,
-    FULL,
-    NO_MEMORY,
-    REPLY_DROPPED,
-    SENDER_PROGRAM,
-    SENT,
-    TOO_LARGE,
-    MailboxStats,
-    Port,
-    Reply,
-    Sink,
-)
+from .clients.protocol import Failed, error_from, failed
+from .errors import AgentError, AgentStopped, CivitasError, DeserializationError, MessageRoutingError
+from .formats import Serializer
+from .messages import Cause, Message, cause_from, is_system_type
+from .petitions import PETITIONS
+from .port_bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S, PortBus
+from .registry import LocalRegistry
+from .transport import SENDER_PROGRAM, Transport, load_transport
 from .typed import Payload
-from .waits import NEVER_NS, Expired, Waits
 
-if TYPE_CHECKING:
-    from .streams.places import Streams
+__all__ = ["MessageBus"]
 
-__all__ = ["ASK_TIMEOUT_S", "SEND_TIMEOUT_S", "MessageBus", "nobody_supervises"]
+IN_FLIGHT_MAX: Final = 1000
+"""Messages of one address that have come and are not in its mailbox, or not answered: as many as a mailbox holds."""
 
-SEND_TIMEOUT_S: Final = 30.0
-"""How long `send` waits for room in a full mailbox unless told otherwise."""
-ASK_TIMEOUT_S: Final = 30.0
+FOR_EVER_S: Final = 1e9
+"""What a transport is told where nobody wants a deadline: thirty years."""
 
-TTL_MAX_S: Final = 100 * 365 * 86400.0
-"""A century: beyond it, what nanoseconds count would no longer fit into the header."""
+ERROR_TYPE: Final = "_agency.error"
+"""Of a reply that is an error. Reserved, so no agent can send one."""
 
-YIELD_POSTS: Final = 64
-"""As many as one batch of an agent: sending delays the neighbours no more than handling does."""
-
-TYPES_REMEMBERED: Final = 1000
-NAMES_REMEMBERED: Final = 20_000
-"""More than there can be mailboxes."""
+log: Final = logging.getLogger("civitas_shm.transport")
 
 
-class _Committed(Coroutine[Any, Any, None]):
-    """What `post` returns when nothing is left to wait for: ends at once, however it is awaited, as often as it is."""
+class MessageBus(PortBus):
+    """`PortBus` of Civitas: transport, registry and serializer behind the operations of ours."""
 
-    __slots__ = ()
-    # A new empty iterator, without a Python frame. staticmethod: from Python 3.14 on a partial binds like a function,
-    # and 3.13 warns of it.
-    __await__ = staticmethod(partial(iter, ()))
+    def __init__(
+        self,
+        transport: Transport,
+        registry: LocalRegistry,
+        serializer: Serializer,
+        tracer: Any = None,
+        audit_sink: Any = None,
+    ) -> None:
+        """`registry`: who is where; agents of this run are added, `register_remote` adds those of other processes."""
+        super().__init__(load_transport("in_process").create())
+        self.transport = transport
+        self.addresses = registry
+        self.serializer = serializer
+        self.tracer = tracer
+        self.audit_sink = audit_sink
+        self._subscribed: dict[str, asyncio.Task[None]] = {}
+        self._serving: set[asyncio.Task[None]] = set()
+        self._in_flight: Counter[str] = Counter()
+        self._less: dict[str, asyncio.Event] = {}
+        set_serializer = getattr(transport, "set_serializer", None)
+        if set_serializer is not None:
+            set_serializer(serializer)
 
-    def send(self, value: None) -> None:
-        raise StopIteration
+    # --- life ---------------------------------------------------------------------------------------------------------
 
-    def throw(self, *args: Any) -> None:
-        raise args[0] if len(args) == 1 else args[0](args[1])
+    async def start(self, names: list[str]) -> None:
+        """Start the transport and subscribe all these agents; returns when both are in effect."""
+        await self.transport.start()
+        try:
+            for name in names:
+                await self.setup_agent(name)
+            await self.transport.wait_ready()
+        except BaseException:
+            await self.stop()
+            raise
 
-    def close(self) -> None:
-        pass
+    async def stop(self) -> None:
+        """Stop the transport; what came and is not handled is dropped. Idempotent as far as the transport is."""
+        for task in [*self._serving, *self._subscribed.values()]:
+            task.cancel()
+        await asyncio.gather(*self._serving, *self._subscribed.values(), return_exceptions=True)
+        for name in self._subscribed:
+            self.addresses.deregister(name)
+        self._subscribed.clear()
+        await self.transport.stop()
 
+    async def setup_agent(self, agent: Any) -> None:
+        """Subscribe the address of an agent (or of a name): what comes goes into its mailbox. Once for each."""
+        name = agent if isinstance(agent, str) else agent.name
+        if name not in self._subscribed:
+            self._subscribed[name] = asyncio.ensure_future(self._subscribe(name))
+        await asyncio.shield(self._subscribed[name])
 
-COMMITTED: Final = _Committed()
+    async def teardown_agent(self, name: str) -> None:
+        """The agent is gone for good: forget its address, and end its subscription where the transport can."""
+        if self._subscribed.pop(name, None) is None:
+            return
+        entry = self.addresses.lookup(name)
+        self.addresses.deregister(name)
+        unsubscribe = getattr(self.transport, "unsubscribe", None)
+        if unsubscribe is not None:
+            await unsubscribe(name if entry is None else entry.address)
 
+    async def _subscribe(self, name: str) -> None:
+        if not self.addresses.has(name):
+            self.addresses.register(name)
+        entry = self.addresses.lookup(name)
 
-class MessageBus:
-    """The sending side of one process. Every method runs on the thread of the loop that the Port was started on."""
+        async def handler(data: bytes) -> None:
+            await self._arrived(name, data)
 
-    def __init__(self, port: Port) -> None:
-        self.port = port
-        self._post = port.post
-        self.directory = Directory(port)
-        self.roster = Roster()
-        self.registry = RunRegistry(self.directory, self.roster)
-        self._posts = 0
-        self.waits = Waits()
-        self._lines = self.waits.lines
-        self.own_handler: Callable[[int], bool] = _never
-        """Whether the code that runs now is the handler of that mailbox itself; who runs agents sets it."""
-        self.supervise: Supervise = nobody_supervises
-        """Asked what only supervision can answer (`petitions`); who runs agents sets it."""
-        # What has been looked up and checked once. A mailbox that was closed is looked up again (`_settled`).
-        self._mailboxes: dict[str, int] = {}
-        self.known_types = {"message", "reply"}
-        """Message types that users may send, as far as they have been looked at."""
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._streams: Streams | None = None
+        await self.transport.subscribe(name if entry is None else entry.address, handler)
 
-    # --- one way --------------------------------------------------------------------------------------------------
+    # --- out ----------------------------------------------------------------------------------------------------------
 
     def post(
         self,
@@ -131,27 +134,7 @@ class MessageBus:
         sender: int,
         cause: Cause | None,
     ) -> Coroutine[Any, Any, None]:
-        """`send` for agents: commits at once if nothing is in the way; else the coroutine does it, or raises.
-
-        Saves the frame of a coroutine that would never wait: 0.3 of 1.2 µs (2026-11-20, Python 3.11, two processes).
-        """
-        if (
-            message_type in self.known_types
-            and not self._lines
-            and (mailbox := self._mailboxes.get(recipient, -1)) >= 0
-        ):
-            try:
-                data = encode(payload)
-            except MessageValidationError:
-                pass  # raised where it is awaited, as everything else
-            else:
-                lane = LANE_PRIORITY if priority > 0 else LANE_NORMAL
-                if self._post(mailbox, data, message_type, sender, cause, lane, priority) == SENT:
-                    self._posts += 1
-                    if self._posts < YIELD_POSTS:
-                        return COMMITTED
-                    self._posts = 0
-                    return asyncio.sleep(0)
+        """As `send`: nothing is committed without awaiting."""
         return self.send(recipient, payload, message_type, timeout, priority, sender, cause)
 
     async def send(
@@ -165,92 +148,13 @@ class MessageBus:
         cause: Cause | None = None,
         ttl_s: float | None = None,
     ) -> None:
-        """Commit one message; waits only while the mailbox is full."""
-        if message_type not in self.known_types:
-            if message_type in PETITIONS:
-                await self._petition(recipient, payload, message_type, timeout, sender)
-                return
-            self.check_type(message_type)
-        mailbox = self._mailboxes.get(recipient, -1)
-        if mailbox < 0:
-            mailbox = self._lookup(recipient)
-        data = encode(payload)
-        lane = LANE_PRIORITY if priority > 0 else LANE_NORMAL
-        expires_ns = 0 if ttl_s is None else monotonic_ns() + _ttl_ns(ttl_s)
-        if not self._lines or mailbox not in self._lines:
-            outcome = self.port.post(mailbox, data, message_type, sender, cause, lane, priority, expires_ns)
-            if outcome == SENT:
-                self._posts += 1
-                if self._posts >= YIELD_POSTS:
-                    self._posts = 0
-                    await asyncio.sleep(0)
-                return
-
-        def attempt(mailbox: int) -> int:
-            return self.port.post(mailbox, data, message_type, sender, cause, lane, priority, expires_ns)
-
-        deadline_ns = _deadline_ns(timeout)
-        await self._when_room(mailbox, recipient, attempt, deadline_ns, len(data), message_type, sender)
-
-    async def broadcast(
-        self,
-        pattern: str,
-        payload: Payload,
-        message_type: str = "message",
-        *,
-        sender: int = SENDER_PROGRAM,
-        cause: Cause | None = None,
-        timeout: float | None = SEND_TIMEOUT_S,
-    ) -> None:
-        """Send to every agent whose name matches. A full mailbox delays nobody else.
-
-        What failed is raised together, as an ExceptionGroup, after all were tried. No match is no error.
-        """
-        if message_type not in self.known_types:
-            self.check_type(message_type)
-        encode(payload)  # a payload that nobody can get is one error, not one for each recipient
-
-        async def one(name: str) -> None:
-            await self.send(name, payload, message_type, timeout, 0, sender, cause)
-
-        names = self.directory.lookup_all(pattern)
-        results = await asyncio.gather(*map(one, names), return_exceptions=True)
-        failed: list[Exception] = []
-        for name, result in zip(names, results, strict=True):
-            if isinstance(result, AgentStopped):
-                continue  # it stopped after the names were read: no longer meant
-            if isinstance(result, CivitasError):
-                result.add_note(f"while broadcasting to {name!r}")
-                failed.append(result)
-            elif isinstance(result, BaseException):
-                raise result
-        if failed:
-            raise ExceptionGroup(f"broadcast to {pattern!r}: {len(failed)} of {len(names)} failed", failed)
-
-    async def notify(
-        self,
-        recipient: str,
-        data: bytes,
-        message_type: str,
-        sender: int,
-        cause: Cause | None,
-        timeout: float | None = SEND_TIMEOUT_S,
-    ) -> None:
-        """Commit one of the runtime's own messages (`notices`), before all others; waits only while that lane is full.
-
-        For the runtime's own code only: no type is refused.
-        """
-        mailbox = self._mailboxes.get(recipient, -1)
-        if mailbox < 0:
-            mailbox = self._lookup(recipient)
-
-        def attempt(mailbox: int) -> int:
-            return self.port.post(mailbox, data, message_type, sender, cause, LANE_PRIORITY, 1)
-
-        if attempt(mailbox) != SENT:
-            await self._when_room(mailbox, recipient, attempt, _deadline_ns(timeout), len(data), message_type, sender)
-
-    # --- question and answer --------------------------------------------------------------------------------------
+        """Hand one message to the transport; returns when it has taken it."""
+        if message_type in PETITIONS:
+            await super().send(recipient, payload, message_type, timeout, priority, sender, cause)
+            return
+        message = self._message(recipient, payload, message_type, priority, sender, cause, ttl_s)
+        async with asyncio.timeout(timeout if timeout is not None and timeout > 0 else None):
+            await self.route(message)
 
     async def ask(
         self,
@@ -263,261 +167,133 @@ class MessageBus:
         cause: Cause | None = None,
         asker: str = "_runtime",
     ) -> Message:
-        """The reply. TimeoutError at the deadline, AgentError if the other side raised, AgentStopped if it ended,
-        MessageDropped if a full mailbox dropped the question."""
-        if message_type not in self.known_types:
-            if message_type in PETITIONS:
-                answer = await self._petition(recipient, payload, message_type, timeout, sender)
-                return Message(type="reply", sender=recipient, recipient=asker, payload=answer)
-            self.check_type(message_type)
-        mailbox = self._mailboxes.get(recipient, -1)
-        if mailbox < 0:
-            mailbox = self._lookup(recipient)
-        data = encode(payload)
-        lane = LANE_PRIORITY if priority > 0 else LANE_NORMAL
-        now_ns = monotonic_ns()
-        deadline_ns = 0 if timeout is None or timeout <= 0 else now_ns + int(timeout * 1e9)
-        if sender == mailbox and self.own_handler(mailbox):
-            raise DeadlockError([(recipient, recipient, "ask", message_type, 0.0)])
-        loop = self._loop
-        if loop is None:
-            loop = self._loop = asyncio.get_running_loop()
-        future: asyncio.Future[Reply] = loop.create_future()
-        correlation = FULL
-        if not self._lines or mailbox not in self._lines:
-            correlation = self.port.post_ask(
-                mailbox, data, message_type, sender, future, deadline_ns, cause, lane, priority
-            )
-        if correlation <= 0:
-
-            def attempt(mailbox: int) -> int:
-                return self.port.post_ask(
-                    mailbox, data, message_type, sender, future, deadline_ns, cause, lane, priority
-                )
-
-            correlation = await self._when_room(
-                mailbox, recipient, attempt, deadline_ns, len(data), message_type, sender
-            )
-        waits = self.waits
-        due_ns = deadline_ns or NEVER_NS - 1
-        waits.asks[correlation] = (due_ns, future, mailbox, message_type, now_ns)
-        if due_ns < waits.due_ns:
-            waits.arm(due_ns)
+        """Ask by the transport. The same errors as without one, TimeoutError included."""
+        if message_type in PETITIONS:
+            return await super().ask(recipient, payload, message_type, timeout, priority, sender, cause, asker)
+        message = self._message(recipient, payload, message_type, priority, sender, cause)
+        limit_s = timeout if timeout is not None and timeout > 0 else FOR_EVER_S
         try:
-            _, header, reply_type, replier, reply_data, failed = await future
-        except Expired:
-            self.port.forget(correlation)
-            raise TimeoutError(
-                f"{recipient!r} did not answer {message_type!r} within {timeout:.3g} s; "
-                f"{_holder(self.port.stats(mailbox))}."
-            ) from None
-        except BaseException:
-            self.port.forget(correlation)  # cancelled: nobody waits any more
-            raise
-        finally:
-            waits.asks.pop(correlation, None)
-        if failed:
-            raise self.failure_of(recipient, message_type, mailbox, reply_type, reply_data)
-        return Message.received(header, reply_type, replier, asker, decode(reply_data), 1)
+            async with asyncio.timeout(limit_s):
+                reply = await self.request(message, limit_s)
+        except TimeoutError as late:
+            if isinstance(late, CivitasError):
+                raise
+            raise TimeoutError(f"{recipient!r} did not answer {message_type!r} within {limit_s:.3g} s.") from None
+        reply.recipient = asker
+        return reply
 
-    async def ask_with(self, retry: Retry | None, *ask: Any) -> Message:
-        """`ask` with these arguments, tried again as `retry` says."""
-        return await (self.ask(*ask) if retry is None else tried(retry, lambda: self.ask(*ask)))
-
-    async def _petition(
-        self, supervisor: str, payload: Payload, kind: str, timeout: float | None, sender: int
-    ) -> dict[str, Any]:
-        """What supervision answers in a supervisor's name."""
-        asker = "" if sender == SENDER_PROGRAM else self.port.stats(sender).name
-        if not isinstance(payload, dict):
-            raise MessageValidationError(f"a message of type {kind!r} has a dict as its payload.")
-        async with asyncio.timeout(timeout if timeout is not None and timeout > 0 else None):
-            return await answer_of(self.supervise, asker, supervisor, kind, payload)
-
-    def failure_of(self, recipient: str, message_type: str, mailbox: int, reply_type: str, data: bytes) -> CivitasError:
-        """What a failed reply says."""
-        if reply_type == REPLY_DROPPED and not data:
-            stats = self.port.stats(mailbox)
-            return MessageDropped(recipient, message_type, stats.overflow, stats.capacity, stats.dropped)
-        return _remote_error(recipient, data)
-
-    # --- streams --------------------------------------------------------------------------------------------------
-
-    @property
-    def streams(self) -> Streams:
-        """Those of this process."""
-        if self._streams is None:
-            from .streams.places import Streams  # most processes never have one
-
-            self._streams = Streams(self)
-        return self._streams
-
-    async def question(
+    def _message(
         self,
         recipient: str,
         payload: Payload,
         message_type: str,
-        timeout: float | None,
+        priority: int,
         sender: int,
         cause: Cause | None,
-        sink: Sink,
-        until_ns: int,
-        seq: int,
-    ) -> tuple[int, int]:
-        """Commit a question whose replies go to `sink`, until `until_ns` (0: for ever).
-
-        Its correlation, and whose mailbox has it. Waits for room at most `timeout` seconds.
-        """
+        ttl_s: float | None = None,
+    ) -> Message:
         if message_type not in self.known_types:
             self.check_type(message_type)
-        mailbox = self._mailboxes.get(recipient, -1)
-        if mailbox < 0:
-            mailbox = self._lookup(recipient)
-        data = encode(payload)
-        if sender == mailbox and self.own_handler(mailbox):
-            raise DeadlockError([(recipient, recipient, "ask", message_type, 0.0)])
-        posted = mailbox
+        trace = Message.received(cause, "", "", "", {}, 1) if cause else None
+        return Message(
+            type=message_type,
+            sender="_runtime" if sender == SENDER_PROGRAM else self.port.stats(sender).name,
+            recipient=recipient,
+            payload=cast(Any, payload),
+            priority=priority,
+            ttl=ttl_s,
+            trace_id=trace.trace_id if trace else os.urandom(16).hex(),
+            span_id=os.urandom(8).hex(),
+            parent_span_id=trace.span_id if trace else None,
+        )
 
-        def attempt(mailbox: int) -> int:
-            nonlocal posted
-            posted = mailbox
-            return self.port.post_ask(mailbox, data, message_type, sender, sink, until_ns, cause, LANE_NORMAL, 0, seq)
+    async def route(self, message: Message) -> None:
+        """Publish a message to whom it names: an agent that the registry knows, or a reply address."""
+        await self.transport.publish(await self._address(message.recipient), self.serializer.serialize(message))
 
-        correlation = FULL if self._lines and mailbox in self._lines else attempt(mailbox)
-        if correlation <= 0:
-            deadline_ns = _deadline_ns(timeout)
-            correlation = await self._when_room(
-                mailbox, recipient, attempt, deadline_ns, len(data), message_type, sender
-            )
-        return correlation, posted
+    async def request(self, message: Message, timeout: float = 30.0) -> Message:
+        """Publish a question, and give back its reply. Raises the error that the other side answered."""
+        address = await self._address(message.recipient)
+        if message.correlation_id is None:
+            message = Message.from_dict({**message.to_dict(), "correlation_id": message.id})
+        reply = self.serializer.deserialize(
+            await self.transport.request(address, self.serializer.serialize(message), timeout)
+        )
+        if reply.type == ERROR_TYPE:
+            raise error_from(_failed_of(reply.payload))
+        return reply
 
-    # --- looking up -----------------------------------------------------------------------------------------------
+    def lookup_all(self, pattern: str) -> list[Any]:
+        """The entries of the registry whose names match."""
+        return list(self.addresses.lookup_all(pattern))
 
-    def _lookup(self, recipient: str) -> int:
-        """The mailbox of a name; remembered, because it changes only when it is closed."""
-        self._mailboxes.pop(recipient, None)
-        mailbox = self.directory.lookup(recipient)
-        if len(self._mailboxes) >= NAMES_REMEMBERED:  # of agents that come and go without end
-            self._mailboxes.clear()
-        self._mailboxes[recipient] = mailbox
-        return mailbox
+    async def _address(self, name: str) -> str:
+        if self.port.resolve(name) >= 0:
+            await self.setup_agent(name)  # of an agent that was spawned a moment ago
+        entry = self.addresses.lookup(name)
+        if entry is not None:
+            return entry.address
+        if self.transport.has_reply_address(name) or name.startswith("_reply."):
+            return name
+        self.directory.lookup(name)  # says which names come close
+        raise MessageRoutingError(f"No agent is named {name!r}.")
 
-    def check(self, recipient: str, message_type: str) -> None:
-        """What `send` would say at once about a name and a type."""
-        if message_type not in self.known_types:
-            self.check_type(message_type)
-        if recipient not in self._mailboxes:
-            self._lookup(recipient)
+    # --- in -----------------------------------------------------------------------------------------------------------
 
-    def check_type(self, message_type: str) -> None:
-        """MessageValidationError when code of users may not send messages of this type."""
-        if type(message_type) is not str:
-            raise MessageValidationError(f"a message type must be str, not {type(message_type).__name__}.")
-        if is_system_type(message_type):
-            raise MessageValidationError(f"message type {message_type!r} is kept for the runtime.")
-        if message_type in PETITIONS:
-            raise MessageValidationError(f"message type {message_type!r} is for one supervisor: ask it by its name.")
-        if len(self.known_types) < TYPES_REMEMBERED:  # types that are made up on the fly must not fill the memory
-            self.known_types.add(message_type)
-
-    # --- waiting for room -----------------------------------------------------------------------------------------
-
-    async def _when_room(
-        self,
-        mailbox: int,
-        recipient: str,
-        attempt: Callable[[int], int],
-        deadline_ns: int,
-        size_bytes: int,
-        message_type: str,
-        sender: int,
-    ) -> int:
-        """Stand in line for `mailbox` and try again until something is committed; the outcome of that post."""
-        wait = self.waits.room_wait(message_type)
-        began_ns = wait.since_ns
-        line = self._lines.setdefault(mailbox, deque())
-        line.append(wait)
-        if line[0] is wait:
-            wait.turn.set_result(None)
-        outcome = FULL
-        refused = False
+    async def _arrived(self, name: str, data: bytes) -> None:
+        """Called by the transport. Returns at once while the address has not too much under way."""
+        while self._in_flight[name] >= IN_FLIGHT_MAX:
+            await self._less.setdefault(name, asyncio.Event()).wait()
         try:
-            async with asyncio.timeout((deadline_ns - began_ns) / 1e9 if deadline_ns else None):
-                await wait.turn
-                while (outcome := attempt(mailbox)) in (FULL, NO_MEMORY):
-                    if outcome == FULL and self.port.stats(mailbox).overflow != "block":
-                        refused = True
-                        break
-                    if outcome == FULL and sender == mailbox and self.own_handler(mailbox):
-                        raise DeadlockError([(recipient, recipient, "room", message_type, 0.0)])
-                    room = self.port.room(mailbox)
-                    if room.done():
-                        await asyncio.sleep(0)  # room came and may be gone again: the loop turns between two tries
-                    wait.awaited, wait.full = room, outcome == FULL
-                    await room
-        except TimeoutError:
-            refused = True
+            message = self.serializer.deserialize(data)
+        except DeserializationError as error:
+            log.warning("What came for %r is dropped: %s", name, error)
+            return
+        if is_system_type(message.type):
+            log.warning(
+                "A message of the reserved type %r came for %r from outside, and is dropped.", message.type, name
+            )
+            return
+        self._in_flight[name] += 1
+        task = asyncio.get_running_loop().create_task(self._serve(name, message))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, name: str, message: Message) -> None:
+        """Put it into the mailbox; of an ask, see that its asker hears what comes of it."""
+        try:
+            sender, cause = self.port.resolve(message.sender), cause_from(message.trace_id, message.span_id)
+            who = sender if sender >= 0 else SENDER_PROGRAM
+            args = (name, message.payload, message.type, None, message.priority, who, cause)
+            if message.reply_to is None:
+                await super().send(*args, ttl_s=message.ttl)
+                return
+            try:
+                reply = await super().ask(*args)
+                answer = Message(type=reply.type, sender=reply.sender, payload=reply.payload)
+            except (CivitasError, TimeoutError) as error:
+                answer = Message(type=ERROR_TYPE, sender=name, payload=_payload_of(error))
+            answer.recipient = message.reply_to
+            fields = {"correlation_id": message.correlation_id, "trace_id": message.trace_id}
+            await self.route(Message.from_dict({**answer.to_dict(), **fields}))
+        except AgentStopped as gone:
+            log.warning("What came for %r is dropped: %s", name, gone)
+            await self.teardown_agent(name)
+        except Exception:
+            log.exception("What came for %r could not be delivered, or its reply not be sent", name)
         finally:
-            line.remove(wait)
-            if not line:
-                del self._lines[mailbox]
-            elif not line[0].turn.done():
-                line[0].turn.set_result(None)
-        if refused:
-            stats = self.port.stats(mailbox)
-            waited_s = (monotonic_ns() - began_ns) / 1e9
-            if outcome == NO_MEMORY:
-                raise ArenaFull(recipient, waited_s, *self.port.held())
-            raise MailboxFull(recipient, stats.capacity, waited_s, _holder(stats))
-        if outcome == CLOSED:
-            again = self._lookup(recipient)
-            if again != mailbox:  # the agent was started anew, with a mailbox of its own
-                return await self._when_room(again, recipient, attempt, deadline_ns, size_bytes, message_type, sender)
-            raise AgentStopped(f"Agent {recipient!r} has stopped; nothing reads its mailbox any more.")
-        if outcome == TOO_LARGE:
-            raise PayloadTooLarge(size_bytes, self.port.payload_max_bytes)
-        return outcome
+            self._in_flight[name] -= 1
+            less = self._less.pop(name, None)
+            if less is not None:
+                less.set()
 
 
-def _ttl_ns(ttl_s: float) -> int:
-    if not 0 < ttl_s <= TTL_MAX_S:
-        raise MessageValidationError(f"ttl is {ttl_s!r} s; it must be above 0 and at most {TTL_MAX_S:,.0f}.")
-    return int(ttl_s * 1e9)
+def _payload_of(error: BaseException) -> dict[str, Any]:
+    plain = failed(0, error)
+    attributes = plain.attributes if isinstance(error, AgentError) else {}
+    return {"error": plain.error, "text": plain.text, "attributes": attributes, "notes": plain.notes}
 
 
-def _never(mailbox: int) -> bool:
-    return False
-
-
-async def nobody_supervises(asker: str, what: str, fields: dict[str, Any]) -> Any:
-    """Of agents that run alone, in tests for example."""
-    raise SpawnError(f"{asker!r} cannot {what}: it runs without supervision.")
-
-
-def _deadline_ns(timeout: float | None) -> int:
-    """CLOCK_MONOTONIC nanoseconds; 0 = none."""
-    return 0 if timeout is None or timeout <= 0 else monotonic_ns() + int(timeout * 1e9)
-
-
-def _holder(stats: MailboxStats) -> str:
-    """Who keeps the mailbox from moving: the end of an error text."""
-    if stats.suspended_since_s:
-        return f"{stats.name!r} is suspended, {stats.waiting} wait"
-    if stats.busy_since_ns:
-        busy_s = max(0, monotonic_ns() - stats.busy_since_ns) / 1e9
-        what = f"a message of type {stats.handling!r}" if stats.handling else "one message"
-        return f"{stats.name!r} has been handling {what} for {busy_s:.3g} s, {stats.waiting} wait"
-    if not stats.readers:
-        return f"no process reads it just now, {stats.waiting} wait"
-    return f"{stats.name!r} is not handling a message just now, {stats.waiting} wait"
-
-
-def _remote_error(agent: str, data: bytes) -> CivitasError:
-    """What a failed reply says."""
-    if not data:
-        return AgentStopped(f"Agent {agent!r} stopped before it answered.")
-    try:
-        fields = decode_dict(data)
-    except DeserializationError as error:
-        return error
-    return AgentError(agent, str(fields.get("type")), str(fields.get("text")), str(fields.get("traceback", "")))
+def _failed_of(payload: dict[str, Any]) -> Failed:
+    get = payload.get
+    return Failed(0, get("error", ""), get("text", ""), get("attributes", {}), get("notes", []))

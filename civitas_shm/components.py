@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from .address_bus import AddressBus as MessageBus
+from .bus import MessageBus
 from .errors import ConfigurationError
 from .formats import MsgpackSerializer, Serializer
 from .observability.tracer import Tracer
@@ -24,7 +24,7 @@ from .registry import LocalRegistry
 from .topology.model import AgentSpec, PluginsSpec
 from .transport import Transport, load_transport, new_addresses
 
-__all__ = ["ComponentSet", "MessageBus", "build_component_set", "given_to_runtime"]
+__all__ = ["ComponentSet", "build_component_set", "given_to_runtime"]
 
 _METHODS = ("start", "stop", "subscribe", "publish", "request", "wait_ready", "has_reply_address")
 

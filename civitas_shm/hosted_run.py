@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from .bus import MessageBus
 from .dead_letters import read_letters
 from .errors import TransportClosed
 from .host.client import Ended, HostClient, HostOptions
@@ -19,6 +18,7 @@ from .letters import Letter
 from .loading import argv_handed_down
 from .local_run import KILLED
 from .log_lines import LogLines, line_printer
+from .port_bus import PortBus
 from .process import AgentProcess
 from .program import Program
 from .snapshot import AgentSnapshot, ProcessSnapshot, RuntimeSnapshot
@@ -143,7 +143,7 @@ class HostedRun:
     # --- agents and messages ------------------------------------------------------------------------------------------
 
     @property
-    def bus(self) -> MessageBus:
+    def bus(self) -> PortBus:
         return self._client.orders.runner.bus
 
     @property

@@ -16,7 +16,6 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from .bus import MessageBus
 from .clock import Clock, SystemClock
 from .dead_letters import DeadLetterOffice, MemoryLetters
 from .deadlock import DeadlockWatch, deadlock_error
@@ -28,6 +27,7 @@ from .letters import Note
 from .messages import LANE_CONTROL
 from .notices import encode_notice
 from .plugins.installed import Plugins
+from .port_bus import PortBus
 from .process import AgentProcess
 from .program import Program
 from .requests import Requests, error_of
@@ -98,7 +98,7 @@ class LocalDriver:
         seed: int = 0,
         plugins: Plugins | None = None,
         program: Program | None = None,
-        bus: MessageBus | None = None,
+        bus: PortBus | None = None,
     ) -> None:
         """`bus`: over this port, for messages that travel by a transport of the user's own."""
         self._program = program

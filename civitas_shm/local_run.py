@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from .address_bus import AddressBus
 from .bus import MessageBus
 from .clock import SystemClock
 from .errors import CivitasError, ConfigurationError, RunFailed
@@ -22,6 +21,7 @@ from .letters import Letter
 from .local_driver import LocalDriver, LocalPort, Outcome
 from .log_lines import LogLines
 from .plugins.installed import Plugins
+from .port_bus import PortBus
 from .process import AgentProcess
 from .program import Program
 from .redaction import keep_secret
@@ -52,7 +52,7 @@ class LocalRun:
         log_lines: bool,
         plugins: Plugins | None = None,
         program: Program | None = None,
-        bus: AddressBus | None = None,
+        bus: MessageBus | None = None,
     ) -> None:
         """`bus`: over this port; messages travel by its transport then."""
         for operation in ("add_mailbox", "close_mailbox", "waiting", "waits", "bury", "buried"):
@@ -92,7 +92,7 @@ class LocalRun:
             program=program,
             bus=bus,
         )
-        self.bus: MessageBus = self._driver.runner.bus
+        self.bus: PortBus = self._driver.runner.bus
 
     # --- life -----------------------------------------------------------------------------------------------------
 

@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from .behaviours import CAST
-from .bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
 from .errors import TransportClosed
 from .many import ASKS_AT_ONCE, ask_many
 from .messages import Message
+from .port_bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
 from .retrying import Retry
 from .sending import PLAIN, How, cancel, send_how
 from .suspension import unless_suspended

@@ -26,7 +26,6 @@ from enum import Enum
 from typing import Any, Literal, Self, TypeVar
 
 from .behaviours import Behaving
-from .bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S, MessageBus
 from .current import AGENT, HANDLED
 from .errors import ErrorAction
 from .events import EventHandler, StopRuntime
@@ -34,6 +33,7 @@ from .mailbox import Mailbox
 from .messages import Message, _uuid7
 from .petitions import Supervise
 from .plugins.equipment import Equipped
+from .port_bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S, PortBus
 from .retrying import Retry
 from .sending import How, send_how
 from .state import StateKind, StateStore
@@ -73,7 +73,7 @@ class Birth:
 class Attachment:
     """What a runner gives to an agent."""
 
-    bus: MessageBus
+    bus: PortBus
     mailbox: int
     on_event: EventHandler
     loop: asyncio.AbstractEventLoop

@@ -81,15 +81,21 @@ class Registry(Protocol):
         """Forget it; nothing happens when it is not known."""
         ...
 
-    def lookup(self, name: str) -> RoutingEntry | None: ...
+    def lookup(self, name: str) -> RoutingEntry | None:
+        """The entry of that name, or None."""
+        ...
 
     def lookup_all(self, pattern: str) -> list[RoutingEntry]:
         """By `fnmatch` pattern, sorted; names that begin with `_` only if the pattern does too."""
         ...
 
-    def has(self, name: str) -> bool: ...
+    def has(self, name: str) -> bool:
+        """Whether it is known."""
+        ...
 
-    def all_names(self) -> list[str]: ...
+    def all_names(self) -> list[str]:
+        """Every name, those that begin with `_` too."""
+        ...
 
     def find_by_capability(self, capability: str) -> list[RoutingEntry]:
         """Who has it, sorted by name."""
@@ -161,21 +167,26 @@ class RunRegistry:
     # --- who is there -------------------------------------------------------------------------------------------------
 
     def lookup(self, name: str) -> RoutingEntry | None:
+        """The entry of that name, or None."""
         return self._entry(name) if self.has(name) else None
 
     def lookup_all(self, pattern: str) -> list[RoutingEntry]:
+        """By `fnmatch` pattern, sorted; names that begin with `_` only if the pattern does too."""
         return [self._entry(name) for name in self._directory.lookup_all(pattern)]
 
     def has(self, name: str) -> bool:
+        """Whether it is known."""
         return self._directory.has(name)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self.has(name)
 
     def all_names(self) -> list[str]:
+        """Every name, those that begin with `_` too."""
         return self._directory.names()
 
     def find_by_capability(self, capability: str) -> list[RoutingEntry]:
+        """Who has it, sorted by name."""
         return self.find_by_capabilities([capability])
 
     def find_by_capabilities(self, capabilities: Iterable[str], match: Match = "any") -> list[RoutingEntry]:
@@ -203,6 +214,7 @@ class RunRegistry:
         self._listeners.add(listener)
 
     def remove_listener(self, listener: RegistryListener) -> None:
+        """No longer be told; nothing happens when it was not."""
         self._listeners.remove(listener)
 
     def _changed(self, name: str, before: Traits | None, now: Traits | None) -> None:
@@ -231,7 +243,7 @@ def _everybody(name: str) -> bool:
 
 
 class LocalRegistry:
-    """A table of its own."""
+    """A table of its own, for what a program builds from parts. Not safe for threads: use it on the loop's."""
 
     def __init__(self) -> None:
         self._entries: dict[str, RoutingEntry] = {}
@@ -285,21 +297,26 @@ class LocalRegistry:
     # --- questions ----------------------------------------------------------------------------------------------------
 
     def lookup(self, name: str) -> RoutingEntry | None:
+        """The entry of that name, or None."""
         return self._entries.get(name)
 
     def lookup_all(self, pattern: str) -> list[RoutingEntry]:
+        """By `fnmatch` pattern, sorted; names that begin with `_` only if the pattern does too."""
         return [self._entries[name] for name in sorted(self._entries) if _visible(name, pattern)]
 
     def has(self, name: str) -> bool:
+        """Whether it is known."""
         return name in self._entries
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
     def all_names(self) -> list[str]:
+        """Every name, those that begin with `_` too."""
         return list(self._entries)
 
     def find_by_capability(self, capability: str) -> list[RoutingEntry]:
+        """Who has it, sorted by name."""
         return self.find_by_capabilities([capability])
 
     def find_by_capabilities(self, capabilities: Iterable[str], match: Match = "any") -> list[RoutingEntry]:
@@ -315,6 +332,7 @@ class LocalRegistry:
         (self._suspended.add if suspended else self._suspended.discard)(name)
 
     def is_suspended(self, name: str) -> bool:
+        """Whether `set_suspended` said so last."""
         return name in self._suspended
 
     # --- listeners ----------------------------------------------------------------------------------------------------
@@ -324,6 +342,7 @@ class LocalRegistry:
         self._listeners.add(listener)
 
     def remove_listener(self, listener: RegistryListener) -> None:
+        """No longer be told; nothing happens when it was not."""
         self._listeners.remove(listener)
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from .alone import Alone
-from .bus import MessageBus, nobody_supervises
 from .errors import AgentStopped
 from .events import (
     AgentEvent,
@@ -29,6 +28,7 @@ from .events import (
 from .parked import Park
 from .petitions import Supervise
 from .plugins.installed import Plugins
+from .port_bus import PortBus, nobody_supervises
 from .process import AgentProcess
 from .seat import BATCH_MESSAGES, Seat
 from .state import InMemoryStateStore, StateKind, StateStore
@@ -70,14 +70,14 @@ class AgentRunner:
         plugins: Plugins | None = None,
         supervise: Supervise = nobody_supervises,
         expected: int | None = None,
-        bus: MessageBus | None = None,
+        bus: PortBus | None = None,
     ) -> None:
         """`expected`: how many agents this process will be told to run; None: not known. `bus`: one over this port."""
         self.port = port
         self.store: StateStore = InMemoryStateStore() if store is None else store
         """Of agents with `state: in_memory`: outlives them, not this process. Others use that of `plugins`."""
         self.plugins = plugins or Plugins()
-        self.bus = MessageBus(port) if bus is None else bus
+        self.bus = PortBus(port) if bus is None else bus
         self.bus.supervise = supervise
         self.bus.registry.is_local = self._lives_here
         self._on_event = on_event

@@ -27,7 +27,6 @@ from typing import Any, Final
 from . import typed
 from .alone import Alone, limit_s
 from .batching import Batches, has_batches
-from .bus import MessageBus
 from .errors import DeserializationError, LinkedAgentDown, TransportClosed
 from .events import (
     AgentEvent,
@@ -43,6 +42,7 @@ from .messages import FLAG_ASK, FLAGS_AT, ID_AT, Message
 from .notices import CORRECTION, DOWN, HALT, NOTICES, decode_notice
 from .parked import Nap, Park
 from .petitions import Supervise
+from .port_bus import PortBus
 from .process import AGENT, HANDLED, AgentProcess, Attachment, Ending, ProcessStatus
 from .roster import Traits
 from .serializer import decode, encode
@@ -72,7 +72,7 @@ class Seat(Pausing):
         agent: AgentProcess,
         mailbox: int,
         spec: AgentSpec,
-        bus: MessageBus,
+        bus: PortBus,
         on_event: EventHandler,
         on_end: Finished,
         loop: asyncio.AbstractEventLoop,

@@ -22,8 +22,8 @@ from .serializer import encode
 from .transport import DELAYS, SENDER_PROGRAM
 
 if TYPE_CHECKING:
-    from .bus import MessageBus
     from .messages import Cause
+    from .port_bus import PortBus
     from .typed import Payload
 
 __all__ = ["DELAY_MAX_S", "KEY_MAX", "ORDER_CANCEL", "ORDER_SEND", "PLAIN", "How", "Order", "cancel", "send_how"]
@@ -111,7 +111,7 @@ def _wall_ns(at: datetime | float) -> int:
 
 
 async def send_how(
-    bus: MessageBus,
+    bus: PortBus,
     how: How,
     to: str,
     payload: Payload,
@@ -135,14 +135,14 @@ async def send_how(
 
 
 async def cancel(
-    bus: MessageBus, key: str, timeout: float | None, sender: int = SENDER_PROGRAM, cause: Cause | None = None
+    bus: PortBus, key: str, timeout: float | None, sender: int = SENDER_PROGRAM, cause: Cause | None = None
 ) -> None:
     """Take back what that sender has ordered under that key; committed when it returns, as an order is."""
     await _commit(bus, ORDER_CANCEL, {"key": key}, timeout, sender, cause)
 
 
 async def _commit(
-    bus: MessageBus, kind: str, payload: dict[str, Any], timeout: float | None, sender: int, cause: Cause | None
+    bus: PortBus, kind: str, payload: dict[str, Any], timeout: float | None, sender: int, cause: Cause | None
 ) -> None:
     if bus.port.resolve(DELAYS) < 0:
         raise ConfigurationError("This run has nobody who keeps delayed messages: its transport was not told to.")

@@ -87,7 +87,7 @@ class Streaming:
         reads any more; where the handler does not catch it, it ends, and the agent goes on. StreamError: the message
         does not ask for a stream (`message.wants_stream`). The stream ends with the handler, or with `end_stream`.
         """
-        from .bus import COMMITTED
+        from .port_bus import COMMITTED
 
         handled = HANDLED.get()
         if self._hand_over is not None:
@@ -98,7 +98,7 @@ class Streaming:
         return writer.emit(payload, COMMITTED)
 
     async def _emit(self, handled: Message | None, payload: Payload) -> None:
-        from .bus import COMMITTED
+        from .port_bus import COMMITTED
 
         await self._writer_of(handled).emit(payload, COMMITTED)
 
@@ -118,7 +118,7 @@ class Streaming:
         seconds: StreamTimeout. An exception out of the block is the handler's: the reader gets StreamInterrupted with
         its cause.
         """
-        from .bus import COMMITTED
+        from .port_bus import COMMITTED
         from .streams.writer import StreamReply
 
         handled = HANDLED.get()

@@ -37,7 +37,7 @@ from .tracebacks import format_exception
 from .transport import NO_MESSAGE, SAME_MESSAGE
 
 if TYPE_CHECKING:
-    from .bus import MessageBus
+    from .port_bus import PortBus
     from .process import AgentProcess, Attachment
     from .state import StateKeeper, StateKind
     from .streaming import Ending
@@ -55,7 +55,7 @@ APPROVAL: Final = "approval"
 MANUAL: Final = "manual"
 
 
-async def unless_suspended(bus: MessageBus, name: str, ask: Coroutine[Any, Any, Message]) -> Message:
+async def unless_suspended(bus: PortBus, name: str, ask: Coroutine[Any, Any, Message]) -> Message:
     """The answer to `ask`; AgentSuspendedError if that agent is suspended now, in whatever process it lives."""
     try:
         mailbox = bus.port.resolve(name)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
 from .current import HANDLED
 from .errors import MessageValidationError
 from .many import ASKS_AT_ONCE, ask_many
 from .messages import Message, cause_of, is_system_type
+from .port_bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
 from .retrying import Retry
 from .sending import cancel
 from .serializer import encode

@@ -21,10 +21,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
-from ..bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
 from ..errors import RunNotAnswering, TransportClosed
 from ..host.wire import FrameDecoder, WireError, encode_frame
 from ..messages import Message
+from ..port_bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
 from ..typed import Payload
 from .client import lost, message_of, ready
 from .dial import CONNECT_TIMEOUT_S, Line, dial

@@ -18,10 +18,10 @@ import os
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
-from ..bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
 from ..errors import PayloadTooLarge, TransportClosed
 from ..host.wire import FRAME_BYTES_MAX, FrameDecoder, WireError, encode_frame
 from ..messages import Message, is_system_type
+from ..port_bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
 from ..serializer import decode, encode
 from ..typed import Payload
 from .dial import CONNECT_TIMEOUT_S, Line, dial

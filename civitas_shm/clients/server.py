@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from .. import __version__
-from ..bus import MessageBus
 from ..control.protocol import Connected, Refusal, Reply
 from ..control.server import peer_of
 from ..errors import CivitasError, MessageValidationError, PayloadTooLarge, TransportClosed
 from ..host.wire import FRAME_BYTES_MAX, FrameDecoder, WireError, encode_frame
 from ..messages import Message
+from ..port_bus import PortBus
 from ..serializer import Encoded, decode_dict, encode, typed_body
 from .protocol import Ask, Broadcast, Bye, Done, Forget, FromClient, Replied, Send, failed
 
@@ -50,7 +50,7 @@ OPTIONS: Final = frozenset({"priority"})
 class ClientServer:
     """Serves the clients of one run. All methods belong to the loop of the bus."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, bus: MessageBus, name: str, run_id: str) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, bus: PortBus, name: str, run_id: str) -> None:
         self.loop = loop
         self.bus = bus
         self._name = name

@@ -22,7 +22,7 @@ from ..transport import SENDER_PROGRAM, Port, Reply
 from .frames import CANCEL, OPEN, OPENING, seq_of
 
 if TYPE_CHECKING:
-    from ..bus import MessageBus
+    from ..port_bus import PortBus
 
 __all__ = ["EXTRA", "FEW", "FIRST", "PLACES", "Streams"]
 
@@ -42,9 +42,9 @@ class Watcher(Protocol):
 
 
 class Streams:
-    """Of one process. `MessageBus.streams` makes it when the first stream begins."""
+    """Of one process. `PortBus.streams` makes it when the first stream begins."""
 
-    def __init__(self, bus: MessageBus) -> None:
+    def __init__(self, bus: PortBus) -> None:
         self.bus = bus
         self.port: Port = bus.port
         self.waits = bus.waits

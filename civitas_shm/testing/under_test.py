@@ -20,10 +20,10 @@ from collections.abc import Awaitable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from ..bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
 from ..errors import ConfigurationError
 from ..messages import Message
 from ..placement import MAIN
+from ..port_bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
 from ..process import AgentProcess
 from ..runtime import Runtime
 from ..supervisor import Supervisor

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from civitas_shm.bus import MessageBus
 from civitas_shm.errors import TransportUnavailable
+from civitas_shm.port_bus import PortBus
 from civitas_shm.transport import MailboxSpec, MemoryPlan, Port, load_transport
 
 from .anywhere import Anywhere
@@ -45,8 +45,8 @@ class World:
     """`b`'s process dies, by proof; the port of its next incarnation."""
 
     @property
-    def bus(self) -> MessageBus:
-        return MessageBus(self.a)
+    def bus(self) -> PortBus:
+        return PortBus(self.a)
 
     def mailbox(self, name: str, capacity: int = 1000, **options: Any) -> int:
         mailbox: int = self.admin.add_mailbox(MailboxSpec(name, capacity, **options))

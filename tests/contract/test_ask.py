@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from civitas_shm.bus import MessageBus
 from civitas_shm.errors import AgentError, AgentStopped, MailboxFull, MessageDropped, TransportClosed
 from civitas_shm.messages import Message
+from civitas_shm.port_bus import PortBus
 from civitas_shm.serializer import decode, encode
 from civitas_shm.transport import SENDER_PROGRAM, SENT, Delivery, Port
 
@@ -224,7 +224,7 @@ def test_an_ask_survives_the_death_of_the_process_that_was_answering_it(play: An
 def test_many_deadlines_end_each_at_its_own_time_and_none_early(play: Any) -> None:
     async def scene(world: Any) -> None:
         world.mailbox("silent")
-        bus = MessageBus(world.a)
+        bus = PortBus(world.a)
         loop = asyncio.get_running_loop()
 
         async def one(timeout_s: float) -> bool:
@@ -260,7 +260,7 @@ def test_who_asks_a_mailbox_that_drops_the_question_is_told_at_once(play: Any, p
 def test_a_question_that_another_process_drops_is_answered_to_its_asker_and_the_newer_one_is_not(play: Any) -> None:
     async def scene(world: Any) -> None:
         mailbox = world.mailbox("busy", capacity=1, overflow="drop_oldest")
-        one, other = MessageBus(world.a), MessageBus(world.b)
+        one, other = PortBus(world.a), PortBus(world.b)
         asking = asyncio.create_task(one.ask("busy", {"n": 1}, timeout=None))
         while not world.a.stats(mailbox).waiting:
             await asyncio.sleep(0)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from civitas_shm.bus import MessageBus
 from civitas_shm.clock import SystemClock
 from civitas_shm.dead_letters import DeadLetterOffice, MemoryLetters
 from civitas_shm.letters import Note
 from civitas_shm.messages import HEADER, LANE_PRIORITY
+from civitas_shm.port_bus import PortBus
 from civitas_shm.serializer import encode
 from civitas_shm.transport import CLOSED, FULL, SENDER_PROGRAM, SENT, STRIKES_MAX, Buried, Delivery, Port
 
@@ -394,6 +394,6 @@ def test_broadcasts_and_names_do_not_know_the_mailbox_of_the_notes(play: Any) ->
     async def scene(world: Any) -> None:
         world.mailbox("sink")
         assert world.a.names() == ["sink"]
-        assert MessageBus(world.a).directory.lookup_all("*") == ["sink"]
+        assert PortBus(world.a).directory.lookup_all("*") == ["sink"]
 
     play(scene)

@@ -18,7 +18,8 @@ from civitas_shm import (
     Runtime,
     Supervisor,
 )
-from civitas_shm.components import ComponentSet, MessageBus, build_component_set
+from civitas_shm.bus import MessageBus
+from civitas_shm.components import ComponentSet, build_component_set
 from civitas_shm.formats import JsonSerializer, MsgpackSerializer, Serializer
 from civitas_shm.registry import LocalRegistry
 from civitas_shm.testing.probe import Probe

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from civitas_shm.bus import MessageBus
 from civitas_shm.errors import (
     AgentError,
     AgentStopped,
@@ -23,6 +22,7 @@ from civitas_shm.errors import (
     StreamTimeout,
 )
 from civitas_shm.messages import Message
+from civitas_shm.port_bus import PortBus
 from civitas_shm.process import AgentProcess
 from civitas_shm.runner import AgentRunner
 from civitas_shm.streams import places
@@ -60,7 +60,7 @@ async def started(world: Any, agent: AgentProcess, **spec: Any) -> AgentRunner:
 
 
 def stream_of(
-    bus: MessageBus,
+    bus: PortBus,
     name: str,
     payload: dict[str, Any],
     *,
@@ -82,7 +82,7 @@ async def numbers(stream: Stream) -> list[int]:
     return [chunk["number"] async for chunk in stream]
 
 
-def play_with(play: Any, agent: AgentProcess, scene: Callable[[Any, MessageBus], Awaitable[None]], **spec: Any) -> None:
+def play_with(play: Any, agent: AgentProcess, scene: Callable[[Any, PortBus], Awaitable[None]], **spec: Any) -> None:
     async def whole(world: Any) -> None:
         runner = await started(world, agent, **spec)
         bus = world.bus
@@ -98,7 +98,7 @@ def play_with(play: Any, agent: AgentProcess, scene: Callable[[Any, MessageBus],
 
 @pytest.mark.parametrize("maxsize", [1, 3, 256])
 def test_all_chunks_come_in_order_however_small_the_window(play: Any, maxsize: int) -> None:
-    async def scene(world: Any, bus: MessageBus) -> None:
+    async def scene(world: Any, bus: PortBus) -> None:
         assert await numbers(stream_of(bus, "t", {"n": MANY}, maxsize=maxsize)) == list(range(MANY))
 
     play_with(play, Teller("t"), scene)
@@ -107,7 +107,7 @@ def test_all_chunks_come_in_order_however_small_the_window(play: Any, maxsize: i
 def test_a_slow_reader_slows_the_writer_and_nothing_is_dropped(play: Any) -> None:
     teller = Teller("t")
 
-    async def scene(world: Any, bus: MessageBus) -> None:
+    async def scene(world: Any, bus: PortBus) -> None:
         async with stream_of(bus, "t", {"n": MANY}, maxsize=8) as stream:
             assert (await anext(stream))["number"] == 0
             for expected in range(1, 50):
@@ -124,7 +124,7 @@ def test_a_slow_reader_slows_the_writer_and_nothing_is_dropped(play: Any) -> Non
 def test_a_reader_that_leaves_is_known_to_the_writer_and_the_agent_goes_on(play: Any, how: str) -> None:
     teller = Teller("t")
 
-    async def scene(world: Any, bus: MessageBus) -> None:
+    async def scene(world: Any, bus: PortBus) -> None:
         if how == "break":
             async for chunk in stream_of(bus, "t", {"n": MANY}):
                 if chunk["number"] == 3:
@@ -157,7 +157,7 @@ def test_cancelling_one_step_of_a_stream_does_not_end_it(play: Any) -> None:
             await gate[0].wait()
             await self.emit({"number": 1})
 
-    async def scene(world: Any, bus: MessageBus) -> None:
+    async def scene(world: Any, bus: PortBus) -> None:
         gate.append(asyncio.Event())
         stream = stream_of(bus, "t", {})
         assert await anext(stream) == {"number": 0}
@@ -179,7 +179,7 @@ def test_the_body_of_stream_reply_is_cancelled_where_it_waits_when_nobody_reads(
                 await asyncio.Future()  # the model's next token, which takes for ever
             seen.append((out.cancelled, out.frames))
 
-    async def scene(world: Any, bus: MessageBus) -> None:
+    async def scene(world: Any, bus: PortBus) -> None:
         async for _ in stream_of(bus, "t", {}):
             break
         await until(lambda: seen == [(True, 1)])
@@ -197,7 +197,7 @@ def test_stream_reply_sends_the_end_where_its_block_ends(play: Any) -> None:
                 await out.send({"number": 1})
             await gate[0].wait()
 
-    async def scene(world: Any, bus: MessageBus) -> None:
+    async def scene(world: Any, bus: PortBus) -> None:
         gate.append(asyncio.Event())
         assert await numbers(stream_of(bus, "t", {})) == [0, 1]
         gate[0].set()
@@ -226,7 +226,7 @@ def test_the_bounds_of_stream_reply_are_errors_of_its_block(play: Any, options: 
         async def on_error(self, exc: Exception, message: Message) -> ErrorAction:
             return ErrorAction.SKIP
 
-    async def scene(world: Any, bus: MessageBus) -> None:
+    async def scene(world: Any, bus: PortBus) -> None:
         with pytest.raises(StreamInterrupted, match=error.__name__):
             await numbers(stream_of(bus, "t", {}))
         assert [type(one) for one in seen] == [error]
@@ -242,7 +242,7 @@ def test_an_agent_that_just_answers_gives_one_chunk_and_one_that_does_both_ends_
             assert message.wants_stream
             return self.reply({"number": 7})
 
-    async def scene(world: Any, bus: MessageBus) -> None:
+    async def scene(world: Any, bus: PortBus) -> None:
         assert await numbers(stream_of(bus, "t", {})) == [7]
         assert await numbers(stream_of(bus, "t", {"emit": True})) == [0, 7]
 
@@ -261,7 +261,7 @@ def test_end_stream_ends_it_before_the_handler_and_nothing_can_be_emitted_after_
             except StreamError as error:
                 seen.append(error)
 
-    async def scene(world: Any, bus: MessageBus) -> None:
+    async def scene(world: Any, bus: PortBus) -> None:
         assert await numbers(stream_of(bus, "t", {})) == [0]
         await until(lambda: seen)
         assert "at its end" in str(seen[0])
@@ -278,7 +278,7 @@ def test_a_handler_that_fails_interrupts_the_stream_with_its_error_behind_what_i
         async def on_error(self, exc: Exception, message: Message) -> ErrorAction:
             return ErrorAction.SKIP
 
-    async def scene(world: Any, bus: MessageBus) -> None:
+    async def scene(world: Any, bus: PortBus) -> None:
         stream = stream_of(bus, "t", {})
         assert await anext(stream) == {"number": 0}
         with pytest.raises(StreamInterrupted, match=r"after 1 chunks: it raised ValueError: the model") as caught:
@@ -300,7 +300,7 @@ def test_a_retry_goes_on_with_the_same_stream_and_sends_nothing_twice(play: Any)
         async def on_error(self, exc: Exception, message: Message) -> ErrorAction:
             return ErrorAction.RETRY
 
-    async def scene(world: Any, bus: MessageBus) -> None:
+    async def scene(world: Any, bus: PortBus) -> None:
         assert await numbers(stream_of(bus, "t", {})) == list(range(40))
 
     play_with(play, Retrying("t"), scene)
@@ -317,7 +317,7 @@ def test_emitting_where_nobody_reads_a_stream_is_an_error_that_says_so(play: Any
                 seen.append(error)
             return self.reply({})
 
-    async def scene(world: Any, bus: MessageBus) -> None:
+    async def scene(world: Any, bus: PortBus) -> None:
         await bus.ask("t", {})
         assert "was asked" in str(seen[0])
         assert "wants_stream" in str(seen[0])
@@ -326,7 +326,7 @@ def test_emitting_where_nobody_reads_a_stream_is_an_error_that_says_so(play: Any
 
 
 def test_the_types_of_streams_are_kept_for_the_runtime(play: Any) -> None:
-    async def scene(world: Any, bus: MessageBus) -> None:
+    async def scene(world: Any, bus: PortBus) -> None:
         for kind in ("chunk", "end", "error", "cancel", "credit", "whatever"):
             with pytest.raises(MessageValidationError, match="kept for the runtime"):
                 await bus.send("t", {}, f"civitas.stream.{kind}")
@@ -371,7 +371,7 @@ def test_each_deadline_of_a_reader_says_which_it_was(play: Any, options: Any, wo
 
     gate: list[asyncio.Event] = []
 
-    async def scene(world: Any, bus: MessageBus) -> None:
+    async def scene(world: Any, bus: PortBus) -> None:
         gate.append(asyncio.Event())
         with pytest.raises(StreamTimeout, match=words):
             await numbers(stream_of(bus, "t", {}, **options))
@@ -384,7 +384,7 @@ def test_each_deadline_of_a_reader_says_which_it_was(play: Any, options: Any, wo
 def test_a_reader_that_has_stopped_is_told_apart_from_a_slow_one_and_both_sides_know(play: Any) -> None:
     teller = Teller("t")
 
-    async def scene(world: Any, bus: MessageBus) -> None:
+    async def scene(world: Any, bus: PortBus) -> None:
         stream = stream_of(bus, "t", {"n": MANY}, idle_timeout=0.02)
         await anext(stream)
         await until(lambda: teller.outcome == ["SlowConsumerError"])
@@ -395,7 +395,7 @@ def test_a_reader_that_has_stopped_is_told_apart_from_a_slow_one_and_both_sides_
 
 
 def test_an_agent_that_is_not_there_or_has_stopped_is_told_as_with_ask(play: Any) -> None:
-    async def scene(world: Any, bus: MessageBus) -> None:
+    async def scene(world: Any, bus: PortBus) -> None:
         with pytest.raises(MessageRoutingError):
             await anext(stream_of(bus, "nobody", {}))
         world.admin.close_mailbox(world.mailbox("gone"))
@@ -418,7 +418,7 @@ def test_more_streams_than_there_are_places_wait_for_their_turn_and_all_are_read
             for number in range(20):
                 await self.emit({"number": number})
 
-    async def scene(world: Any, bus: MessageBus) -> None:
+    async def scene(world: Any, bus: PortBus) -> None:
         count = places.PLACES // (places.FEW + places.EXTRA) + 20
         streams = [stream_of(bus, "t", {}) for _ in range(count)]
         results = await asyncio.gather(*map(numbers, streams))
@@ -428,7 +428,7 @@ def test_more_streams_than_there_are_places_wait_for_their_turn_and_all_are_read
 
 
 def test_without_a_place_a_stream_says_who_has_them(play: Any) -> None:
-    async def scene(world: Any, bus: MessageBus) -> None:
+    async def scene(world: Any, bus: PortBus) -> None:
         bus.streams.free -= places.PLACES
         try:
             with pytest.raises(StreamTimeout, match=r"no place within 0\.01 s"):

@@ -39,8 +39,8 @@ MUTANTS = (
         1,
         "an agent reaches only those of its own process",
         "civitas_shm/runner.py",
-        "        self.bus = MessageBus(port) if bus is None else bus\n",
-        "        self.bus = MessageBus(port) if bus is None else bus\n"
+        "        self.bus = PortBus(port) if bus is None else bus\n",
+        "        self.bus = PortBus(port) if bus is None else bus\n"
         "        lookup = self.bus.directory.lookup\n"
         '        self.bus.directory.lookup = lambda to: lookup(to if not self._seats or to in self._seats else "")\n',
         "contract/test_defects.py::test_defect_1_an_agent_in_any_process_reaches_those_in_every_other",
@@ -68,7 +68,7 @@ MUTANTS = (
     Mutant(
         8,
         "each replica handles every message",
-        "civitas_shm/bus.py",
+        "civitas_shm/port_bus.py",
         "            outcome = self.port.post("
         "mailbox, data, message_type, sender, cause, lane, priority, expires_ns)\n",
         "            outcome = self.port.post(mailbox, data, message_type, sender, cause, lane, priority, expires_ns)\n"
@@ -126,7 +126,7 @@ MUTANTS = (
     Mutant(
         23,
         "the timeout of an ask does not cover the wait for room",
-        "civitas_shm/bus.py",
+        "civitas_shm/port_bus.py",
         "            async with asyncio.timeout((deadline_ns - began_ns) / 1e9 if deadline_ns else None):\n",
         "            async with asyncio.timeout(None):\n",
         "contract/test_ask.py::test_defect_23_the_deadline_of_an_ask_covers_the_wait_for_room_and_then_nothing_was_committed",
@@ -145,10 +145,10 @@ MUTANTS = (
     Mutant(
         25,
         "any agent can send the order to stop",
-        "civitas_shm/bus.py",
+        "civitas_shm/port_bus.py",
         "        if is_system_type(message_type):\n",
         "        if False:\n",
-        "unit/test_bus.py::test_defect_25_types_of_the_runtime_cannot_be_sent_by_agents",
+        "unit/test_port_bus.py::test_defect_25_types_of_the_runtime_cannot_be_sent_by_agents",
         r"DID NOT RAISE .*MessageValidationError",
     ),
     Mutant(
@@ -282,10 +282,10 @@ MUTANTS = (
     Mutant(
         38,
         "a broadcast goes from one to the next, and ends at the first that cannot take it",
-        "civitas_shm/bus.py",
+        "civitas_shm/port_bus.py",
         "        results = await asyncio.gather(*map(one, names), return_exceptions=True)\n",
         "        results = [await one(name) for name in names]\n",
-        "unit/test_bus.py::test_defect_38_one_full_target_neither_stops_nor_delays_the_others_and_is_reported_at_the_end",
+        "unit/test_port_bus.py::test_defect_38_one_full_target_neither_stops_nor_delays_the_others_and_is_reported_at_the_end",
         r"assert \[\] == \[\{'n': 1\}\]",
     ),
     Mutant(

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from civitas_shm.bus import MessageBus
 from civitas_shm.errors import ConfigurationError
 from civitas_shm.host.heralds import Heralds
 from civitas_shm.host.protocol import Known
 from civitas_shm.host.seats import Seat
 from civitas_shm.loading import build_agent
 from civitas_shm.placement import PlannedProcess
+from civitas_shm.port_bus import PortBus
 from civitas_shm.process import AgentProcess
 from civitas_shm.registry import LocalRegistry, Registry, RoutingEntry
 from civitas_shm.roster import NO_TRAITS, Roster, Traits
@@ -114,7 +114,7 @@ def test_listeners_are_told_in_order_and_one_that_fails_is_logged(caplog: pytest
 
 def test_the_registry_of_a_run_is_read_only() -> None:
     async def run() -> None:
-        registry = MessageBus(load_transport("in_process").create()).registry
+        registry = PortBus(load_transport("in_process").create()).registry
         assert isinstance(registry, Registry)
         for refused in (registry.register, registry.deregister):
             with pytest.raises(ConfigurationError, match="'a' cannot be"):

@@ -333,7 +333,7 @@ def test_one_exception_gives_one_traceback_without_our_frames(caplog: pytest.Log
     assert text.count("Traceback") == 1
     assert 'await self.send("agent", {"what": object()})' in text
     assert "payload.what: object cannot be sent" in text
-    assert "bus.py" not in text
+    assert "port_bus.py" not in text
     assert "seat.py" not in text
     for part in ("'agent'", "'work'", "'_runtime'", "delivery 1", "attempt 0", "ESCALATE"):
         assert part in text

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from civitas_shm.bus import MessageBus
 from civitas_shm.errors import AgentStopped, ConfigurationError, MessageRoutingError
+from civitas_shm.port_bus import PortBus
 from civitas_shm.transport import CLOSED, SENDER_PROGRAM, SENT, MailboxSpec, MemoryPlan
 
 pytest.importorskip("civitas_shm_transports.shm", reason="shared memory needs Linux")
@@ -126,7 +126,7 @@ def test_whoever_remembers_a_name_finds_its_new_mailbox_or_that_there_is_none(ho
     async def play() -> None:
         port = hold.ports[A]
         port.start(asyncio.get_running_loop())
-        bus = MessageBus(port)
+        bus = PortBus(port)
         first = hold.add("x")
         await bus.send("x", {"n": 1})
         hold.memory.close_mailbox(first)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from civitas_shm.bus import MessageBus
 from civitas_shm.errors import (
     AgentStopped,
     DeserializationError,
@@ -17,17 +16,18 @@ from civitas_shm.errors import (
     MessageValidationError,
     PayloadTooLarge,
 )
+from civitas_shm.port_bus import PortBus
 from civitas_shm.serializer import decode
 from civitas_shm.transport import NO_MEMORY, SENDER_PROGRAM, TOO_LARGE, MailboxSpec
 from civitas_shm_transports.in_process import InProcessPort
 
 
-def play(scene: Callable[[InProcessPort, MessageBus], Any]) -> None:
+def play(scene: Callable[[InProcessPort, PortBus], Any]) -> None:
     async def run() -> None:
         port = InProcessPort()
         port.start(asyncio.get_running_loop())
         try:
-            await scene(port, MessageBus(port))
+            await scene(port, PortBus(port))
         finally:
             port.stop()
 
@@ -45,7 +45,7 @@ def payloads(port: InProcessPort, name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("call", ["send", "ask", "broadcast"])
 def test_defect_25_types_of_the_runtime_cannot_be_sent_by_agents(call: str) -> None:
-    async def scene(port: InProcessPort, bus: MessageBus) -> None:
+    async def scene(port: InProcessPort, bus: PortBus) -> None:
         port.add_mailbox(MailboxSpec("peer"))
         with pytest.raises(MessageValidationError, match=r"_agency\.shutdown"):
             await getattr(bus, call)("peer", {}, "_agency.shutdown")
@@ -60,7 +60,7 @@ def test_a_payload_that_can_never_fit_is_refused_with_both_numbers(monkeypatch: 
     monkeypatch.setattr(InProcessPort, "_admit", lambda *_: TOO_LARGE)
     monkeypatch.setattr(InProcessPort, "payload_max_bytes", 10)
 
-    async def scene(port: InProcessPort, bus: MessageBus) -> None:
+    async def scene(port: InProcessPort, bus: PortBus) -> None:
         port.add_mailbox(MailboxSpec("sink"))
         for call in (bus.send, bus.ask):
             with pytest.raises(PayloadTooLarge) as caught:
@@ -79,7 +79,7 @@ def test_no_memory_is_waited_for_as_a_full_mailbox_is(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(InProcessPort, "_admit", scarce)
 
-    async def scene(port: InProcessPort, bus: MessageBus) -> None:
+    async def scene(port: InProcessPort, bus: PortBus) -> None:
         port.add_mailbox(MailboxSpec("sink"))
         await bus.send("sink", {"n": 1})
         assert payloads(port, "sink") == [{"n": 1}]
@@ -97,7 +97,7 @@ def test_room_that_is_always_announced_and_never_there_leaves_the_loop_to_others
 
     monkeypatch.setattr(InProcessPort, "room", announced)
 
-    async def scene(port: InProcessPort, bus: MessageBus) -> None:
+    async def scene(port: InProcessPort, bus: PortBus) -> None:
         port.add_mailbox(MailboxSpec("sink", 1))
         await bus.send("sink", {})
         with pytest.raises(MailboxFull):
@@ -107,7 +107,7 @@ def test_room_that_is_always_announced_and_never_there_leaves_the_loop_to_others
 
 
 def test_a_waiter_that_is_cancelled_lets_the_next_one_through() -> None:
-    async def scene(port: InProcessPort, bus: MessageBus) -> None:
+    async def scene(port: InProcessPort, bus: PortBus) -> None:
         port.add_mailbox(MailboxSpec("sink", 1))
         await bus.send("sink", {"n": 0})
         first, second = (asyncio.create_task(bus.send("sink", {"n": n}, timeout=None)) for n in (1, 2))
@@ -125,7 +125,7 @@ def test_a_waiter_that_is_cancelled_lets_the_next_one_through() -> None:
 
 
 def test_a_newcomer_stands_behind_those_who_wait_even_if_it_comes_just_when_there_is_room() -> None:
-    async def scene(port: InProcessPort, bus: MessageBus) -> None:
+    async def scene(port: InProcessPort, bus: PortBus) -> None:
         mailbox = port.add_mailbox(MailboxSpec("sink", 1))
         await bus.send("sink", {"n": 0})
         waiting = asyncio.create_task(bus.send("sink", {"n": 1}, timeout=None))
@@ -141,7 +141,7 @@ def test_a_newcomer_stands_behind_those_who_wait_even_if_it_comes_just_when_ther
 
 
 def test_the_error_of_a_full_mailbox_names_the_message_that_holds_it() -> None:
-    async def scene(port: InProcessPort, bus: MessageBus) -> None:
+    async def scene(port: InProcessPort, bus: PortBus) -> None:
         mailbox = port.add_mailbox(MailboxSpec("sink", 1))
         await bus.send("sink", {}, "long work")
         with pytest.raises(MailboxFull, match="no process reads it just now"):
@@ -159,7 +159,7 @@ def test_the_error_of_a_full_mailbox_names_the_message_that_holds_it() -> None:
 
 
 def test_broadcast_reaches_every_name_that_matches_and_no_hidden_one() -> None:
-    async def scene(port: InProcessPort, bus: MessageBus) -> None:
+    async def scene(port: InProcessPort, bus: PortBus) -> None:
         for name in ("worker.1", "worker.2", "other", "_worker.3"):
             port.add_mailbox(MailboxSpec(name))
         await bus.broadcast("worker.*", {"n": 1})
@@ -174,7 +174,7 @@ def test_broadcast_reaches_every_name_that_matches_and_no_hidden_one() -> None:
 
 
 def test_defect_38_one_full_target_neither_stops_nor_delays_the_others_and_is_reported_at_the_end() -> None:
-    async def scene(port: InProcessPort, bus: MessageBus) -> None:
+    async def scene(port: InProcessPort, bus: PortBus) -> None:
         for name in ("a", "b", "c"):
             port.add_mailbox(MailboxSpec(name, 1))
         await bus.send("a", {"n": 0})
@@ -192,7 +192,7 @@ def test_defect_38_one_full_target_neither_stops_nor_delays_the_others_and_is_re
 
 
 def test_a_broadcast_that_cannot_be_encoded_is_one_error_and_reaches_nobody() -> None:
-    async def scene(port: InProcessPort, bus: MessageBus) -> None:
+    async def scene(port: InProcessPort, bus: PortBus) -> None:
         for name in ("a", "b"):
             port.add_mailbox(MailboxSpec(name))
         with pytest.raises(MessageValidationError, match=r"payload\.x"):
@@ -206,7 +206,7 @@ def test_a_broadcast_that_cannot_be_encoded_is_one_error_and_reaches_nobody() ->
 
 
 def test_a_reply_that_cannot_be_decoded_is_a_deserialization_error() -> None:
-    async def scene(port: InProcessPort, bus: MessageBus) -> None:
+    async def scene(port: InProcessPort, bus: PortBus) -> None:
         mailbox = port.add_mailbox(MailboxSpec("echo"))
         for failed in (False, True):
             asking = asyncio.create_task(bus.ask("echo", {}))
@@ -221,7 +221,7 @@ def test_a_reply_that_cannot_be_decoded_is_a_deserialization_error() -> None:
 
 
 def test_an_asker_is_seen_to_wait_while_it_does_and_not_afterwards() -> None:
-    async def scene(port: InProcessPort, bus: MessageBus) -> None:
+    async def scene(port: InProcessPort, bus: PortBus) -> None:
         asker, mailbox = (port.add_mailbox(MailboxSpec(name)) for name in ("asker", "echo"))
         with pytest.raises(TimeoutError):
             await asyncio.gather(bus.ask("echo", {}, sender=asker, timeout=0.01), looking(port, asker, mailbox))
@@ -234,7 +234,7 @@ def test_an_asker_is_seen_to_wait_while_it_does_and_not_afterwards() -> None:
 
 
 def test_an_agent_that_was_made_anew_is_reached_under_its_name() -> None:
-    async def scene(port: InProcessPort, bus: MessageBus) -> None:
+    async def scene(port: InProcessPort, bus: PortBus) -> None:
         first = port.add_mailbox(MailboxSpec("agent"))
         port.close_mailbox(first)
         with pytest.raises(AgentStopped):
@@ -247,7 +247,7 @@ def test_an_agent_that_was_made_anew_is_reached_under_its_name() -> None:
 
 
 def test_nothing_is_left_of_asks_that_were_answered_cancelled_or_late() -> None:
-    async def scene(port: InProcessPort, bus: MessageBus) -> None:
+    async def scene(port: InProcessPort, bus: PortBus) -> None:
         mailbox = port.add_mailbox(MailboxSpec("echo"))
         cancelled = asyncio.create_task(bus.ask("echo", {}))
         await asyncio.sleep(0)
@@ -272,7 +272,7 @@ def test_nothing_is_left_of_asks_that_were_answered_cancelled_or_late() -> None:
 
 
 def test_unknown_names_are_told_apart_from_an_empty_run() -> None:
-    async def scene(port: InProcessPort, bus: MessageBus) -> None:
+    async def scene(port: InProcessPort, bus: PortBus) -> None:
         with pytest.raises(MessageRoutingError, match="no agent is there"):
             await bus.send("anyone", {})
         port.add_mailbox(MailboxSpec("planner"))
