@@ -17,7 +17,7 @@ a *token* names a message in hand between `take` and `release`.
 from __future__ import annotations
 
 from .addresses import Transport
-from .loading import BUILTIN_TRANSPORTS, TransportModule, known_transports, load_transport, new_addresses
+from .loading import BUILTIN_TRANSPORTS, TransportModule, known_transports, load_link, load_transport, new_addresses
 from .memory import Burials, DelayPort, RunMemory
 from .port import Port, Sink
 from .values import (
@@ -79,6 +79,7 @@ __all__ = [
     "TransportModule",
     "Wait",
     "known_transports",
+    "load_link",
     "load_transport",
     "new_addresses",
 ]

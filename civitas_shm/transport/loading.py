@@ -16,13 +16,42 @@ from ..errors import ConfigurationError, TransportUnavailable
 from ..runs import RunFound
 from .port import Port
 
-__all__ = ["BUILTIN_TRANSPORTS", "TransportModule", "known_transports", "load_transport", "new_addresses"]
+__all__ = [
+    "BUILTIN_LINKS",
+    "BUILTIN_TRANSPORTS",
+    "TransportModule",
+    "known_transports",
+    "load_link",
+    "load_transport",
+    "new_addresses",
+]
 
 BUILTIN_TRANSPORTS: Final = {
     "in_process": "civitas_shm_transports.in_process",
     "shm": "civitas_shm_transports.shm",
 }
 """Scheme -> module. A transport module has `transport() -> TransportModule`-like functions, see `load_transport`."""
+
+BUILTIN_LINKS: Final = {
+    "nats": "civitas_shm_transports.nats",
+    "zmq": "civitas_shm_transports.zmq",
+}
+"""Type of a bridge -> module with `link(settings: bridge.link.LinkSettings) -> bridge.link.Link`."""
+
+
+def load_link(settings: Any) -> Any:
+    """The link of that type (`bridge.link`), not yet opened. Only in the process of the bridge.
+
+    ConfigurationError: no such type, or settings that cannot be. MissingExtra, TransportUnavailable: not here.
+    """
+    path = BUILTIN_LINKS.get(settings.type, settings.type)
+    if "." not in path:
+        raise ConfigurationError(f"a bridge of type {settings.type!r} is unknown; known: {', '.join(BUILTIN_LINKS)}.")
+    try:
+        module = importlib.import_module(path)
+    except ImportError as error:
+        raise ConfigurationError(f"a bridge of type {settings.type!r}: cannot import {path!r}: {error}") from error
+    return module.link(settings)
 
 
 def new_addresses(serializer: Any) -> Any:
