@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .errors import (
         AgentError,
         AgentImportError,
+        AgentRestarted,
         AgentStopped,
         AgentSuspendedError,
         ArenaFull,
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from .registry import RegistryListener, RoutingEntry
     from .retrying import Retry
     from .runtime import Runtime
+    from .secrets import SecretsProvider, substitute_vars
     from .state import StateStore
     from .supervisor import DynamicSupervisor, Supervisor
     from .typed import payload_type
@@ -81,6 +83,7 @@ __all__ = [
     "AgentError",
     "AgentImportError",
     "AgentProcess",
+    "AgentRestarted",
     "AgentStopped",
     "AgentSuspendedError",
     "ArenaFull",
@@ -119,6 +122,7 @@ __all__ = [
     "RegistryListener",
     "RoutingEntry",
     "Runtime",
+    "SecretsProvider",
     "SharedMemoryFull",
     "SlowConsumerError",
     "SpawnError",
@@ -140,6 +144,7 @@ __all__ = [
     "connect",
     "connect_blocking",
     "payload_type",
+    "substitute_vars",
 ]
 
 __version__ = "0.1.0"
@@ -160,11 +165,13 @@ _HOMES: Final = {
     "RoutingEntry": ".registry",
     "Retry": ".retrying",
     "Runtime": ".runtime",
+    "SecretsProvider": ".secrets",
     "StateStore": ".state",
     "Supervisor": ".supervisor",
     "connect": ".clients.client",
     "connect_blocking": ".clients.blocking",
     "payload_type": ".typed",
+    "substitute_vars": ".secrets",
 }
 """Where a public name lives; the names that are not here live in `errors`."""
 

@@ -13,8 +13,9 @@ from functools import cached_property
 from typing import Any
 
 from .bus import MessageBus
+from .config import Settings
 from .errors import ConfigurationError
-from .formats import MsgpackSerializer, Serializer
+from .formats import JsonSerializer, MsgpackSerializer, Serializer
 from .observability.tracer import Tracer
 from .plugins.installed import Plugins
 from .plugins.state import StateStore
@@ -29,6 +30,11 @@ __all__ = ["ComponentSet", "build_component_set", "given_to_runtime"]
 _METHODS = ("start", "stop", "subscribe", "publish", "request", "wait_ready", "has_reply_address")
 
 
+def default_serializer() -> Serializer:
+    """What the environment says: `Settings.serializer`."""
+    return JsonSerializer() if Settings().serializer == "json" else MsgpackSerializer()
+
+
 @dataclass
 class ComponentSet:
     """Transport, registry, serializer and what agents are given. `transport`: of any class with the methods of
@@ -36,7 +42,7 @@ class ComponentSet:
 
     transport: Transport
     registry: LocalRegistry = field(default_factory=LocalRegistry)
-    serializer: Serializer = field(default_factory=MsgpackSerializer)
+    serializer: Serializer = field(default_factory=default_serializer)
     tracer: Any = field(default_factory=Tracer)
     store: StateStore | None = None
     model_provider: Any = None
@@ -71,14 +77,14 @@ def build_component_set(
     **components: Any,
 ) -> ComponentSet:
     """A set with defaults for what is not given. `transport`: your own; else `transport_type`, of which `in_process`
-    alone is for a set: other processes build their parts themselves, from the topology. `components`: as of
-    ComponentSet."""
+    alone is for a set: other processes build their parts themselves, from the topology. `serializer`: else what
+    `AGENCY_SERIALIZER` says, msgpack without it. `components`: as of ComponentSet."""
     if transport is None and transport_type != "in_process":
         raise ConfigurationError(
             f"transport_type={transport_type!r}: a set of components is of one process. Give the word to "
             f"Runtime(transport={transport_type!r}), or an object: build_component_set(transport=...)."
         )
-    serializer = MsgpackSerializer() if serializer is None else serializer
+    serializer = default_serializer() if serializer is None else serializer
     chosen = new_addresses(serializer) if transport is None else transport
     return ComponentSet(chosen, serializer=serializer, **components)
 

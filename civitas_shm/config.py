@@ -33,7 +33,7 @@ VARIABLES: Final[dict[str, str]] = {
     "CIVITAS_SHM_LOG_FORMAT": "`logging: {format}`",
     "CIVITAS_SHM_DIR": "where the run directories are; else `XDG_RUNTIME_DIR/civitas_shm`, else `/tmp/civitas_shm-UID`",
     "CIVITAS_SHM_DEBUG": "not empty: an error of the command line shows its traceback",
-    "CIVITAS_SHM_SERIALIZER": "`Settings.serializer`: `msgpack` or `json`, for transports that put messages on a wire",
+    "CIVITAS_SHM_SERIALIZER": "`Settings.serializer`: `msgpack` or `json`, where a `ComponentSet` is given none",
     "AGENCY_SERIALIZER": "Civitas's name for it; `CIVITAS_SHM_SERIALIZER` goes before it",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "`Settings.otel_endpoint`, and what your OpenTelemetry SDK makes of it",
     "NATS_URL": "`Settings.nats_url`; the transport that uses it comes with a later version",

@@ -17,6 +17,7 @@ from enum import Enum
 __all__ = [
     "AgentError",
     "AgentImportError",
+    "AgentRestarted",
     "AgentStopped",
     "AgentSuspendedError",
     "ArenaFull",
@@ -168,6 +169,13 @@ class StateConflict(CivitasError):
             f"The state of {agent!r} in {where} was changed or removed by somebody else since this process has read "
             "it. Give each run a store of its own; nothing was saved."
         )
+
+
+class AgentRestarted(CivitasError):
+    """Somebody wants this agent to be restarted (`Runtime.restart_agent`), so this life of it ends.
+
+    Way out: none is needed, nothing has failed. A new object gets the message that was in hand, and goes on.
+    """
 
 
 class LinkedAgentDown(CivitasError):

@@ -203,11 +203,11 @@ class LocalDriver:
             self._port.post(mailbox, encode_notice(name, reason), kind, SENDER_PROGRAM, None, LANE_CONTROL, 0)
         return True
 
-    def crash(self, child: str, incarnation: int, reason: str, counts: bool) -> None:
+    def crash(self, child: str, incarnation: int, reason: str, counts: bool, wanted: bool = False) -> None:
         if self._incarnations.get(child) == incarnation:
             if not counts:
                 self._pardoned.add(child)
-            self._spawn(self.runner.crash(child, reason))
+            self._spawn(self.runner.crash(child, reason, wanted))
 
     def judge(self, wanted: AddChild, then: Callable[[str], None]) -> None:
         async def ask() -> None:

@@ -79,8 +79,9 @@ class RequestsDriver(Protocol):
         """Commit a notice to the agent's control lane. False: there is no room just now."""
         ...
 
-    def crash(self, child: str, incarnation: int, reason: str, counts: bool) -> None:
-        """End this life of a child as if it had crashed; nothing when it has ended already. `counts`: ChildFailed's."""
+    def crash(self, child: str, incarnation: int, reason: str, counts: bool, wanted: bool = False) -> None:
+        """End this life of a child as if it had crashed; nothing when it has ended already. `counts`: ChildFailed's;
+        `wanted`: somebody wants it to be restarted, else it is linked with one that fell."""
         ...
 
     def judge(self, wanted: AddChild, then: Callable[[str], None]) -> None:
@@ -259,7 +260,7 @@ class Requests:
         missing.update(child.key for child in alive)
         by, why = fields.get("by") or "_runtime", fields.get("reason") or "no reason given"
         for child in alive:
-            self._driver.crash(child.key, child.incarnation, f"{by} wants it to be restarted: {why}", False)
+            self._driver.crash(child.key, child.incarnation, f"{by} wants it to be restarted: {why}", False, True)
 
     def restarting(self, agent: str) -> bool:
         """Whether somebody has asked for it, so that its fall is no crash."""

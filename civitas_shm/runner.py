@@ -141,11 +141,14 @@ class AgentRunner:
             raise AgentStopped(f"Agent {name!r} does not run in this process.")
         await seat.steer(what, fields)
 
-    async def crash(self, name: str, reason: str) -> None:
-        """End the agent as if it had crashed, at once: its handler is cancelled and its message stays in hand."""
+    async def crash(self, name: str, reason: str, wanted: bool = False) -> None:
+        """End the agent as if it had crashed, at once: its handler is cancelled and its message stays in hand.
+
+        `wanted`: somebody wants it to be restarted, else an agent that it is linked with has crashed.
+        """
         seat = self._seats.get(name)
         if seat is not None:
-            await seat.crash(reason)
+            await seat.crash(reason, wanted)
 
     async def stop_all(self, drain: Drain = "current", timeout_s: float = 30.0) -> bool:
         """Stop every agent, the last started first, within one deadline. Whether all ended by themselves.

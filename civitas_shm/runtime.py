@@ -32,6 +32,7 @@ from .plugins.state import portable_store
 from .plugins.tools import ToolRegistry
 from .process import AgentProcess
 from .program import Program
+from .secrets import SecretsFirst, SecretsProvider
 from .state import StateStore
 from .steering import Steering
 from .supervisor import Supervisor, spec_of
@@ -96,7 +97,8 @@ class Runtime(Messaging, Directing, Steering, Looking):
         an object, too (those that come with this package are built anew in each process), or a name: sqlite, redis,
         an entry point's, an import path; it goes before that of `plugins`. `components`: a transport of your own and
         what goes with it, `serializer`: how messages become bytes; both of one process (docs/transports.md).
-        `later`: what Civitas has for ZeroMQ and NATS is refused by name (ConfigurationError), else it is a TypeError.
+        `later`: what Civitas has for ZeroMQ, NATS and telemetry is refused by name (ConfigurationError), else it is a
+        TypeError.
         """
         _refuse(later)
         self._supervisor = Supervisor("root") if supervisor is None else supervisor
@@ -180,17 +182,20 @@ class Runtime(Messaging, Directing, Steering, Looking):
         *,
         process_filter: str | None = "*",
         transport: str | None = None,
+        secrets: SecretsProvider | None = None,
         **options: Any,
     ) -> Self:
         """A run of the topology in a file. `agent_classes` maps words that stand as `type:` to classes.
 
         `process_filter`: only agents of that process, or with None those that name none. `options` are those of
         `from_spec`. `transport` and `workers` go before the environment (`config.VARIABLES`), that before the file.
+        `secrets`: where `${NAME}` is looked up before the environment (`civitas_shm.secrets`); what it gives is kept
+        out of logs, events, dumps and other agents' processes.
         """
         from .topology.load import load_topology  # brings yaml and pydantic, which other programs do not need
 
         classes = dict(agent_classes or {})
-        spec = load_topology(path, agent_types=classes.keys())
+        spec = load_topology(path, agent_types=classes.keys(), environment=_looked_up(secrets))
         return cls._from_loaded(spec, classes, process_filter, transport, options)
 
     @classmethod
@@ -201,13 +206,14 @@ class Runtime(Messaging, Directing, Steering, Looking):
         *,
         process_filter: str | None = "*",
         transport: str | None = None,
+        secrets: SecretsProvider | None = None,
         **options: Any,
     ) -> Self:
         """As `from_config`, of a topology as data. Classes are looked for on `sys.path`; problems name no lines."""
         from .topology.load import load_topology_data
 
         classes = dict(agent_classes or {})
-        spec = load_topology_data(config, agent_types=classes.keys())
+        spec = load_topology_data(config, agent_types=classes.keys(), environment=_looked_up(secrets))
         paths = [os.path.abspath(path or os.curdir) for path in sys.path]
         return cls._from_loaded(replace(spec, import_paths=paths), classes, process_filter, transport, options)
 
@@ -375,7 +381,14 @@ class Runtime(Messaging, Directing, Steering, Looking):
 
 
 def _refuse(later: Mapping[str, Any]) -> None:
-    for name in later:
+    for name, given in later.items():
+        if name in ("metrics", "exporters"):
+            if given is None:
+                continue
+            raise ConfigurationError(
+                f"Runtime({name}=...): counts, times and exporters of spans are not supported yet. Spans go to the "
+                "OpenTelemetry SDK of your program, where it has one; Runtime.snapshot() counts messages and restarts."
+            )
         transport = name.partition("_")[0]
         if transport in ("zmq", "nats"):
             raise ConfigurationError(
@@ -383,6 +396,11 @@ def _refuse(later: Mapping[str, Any]) -> None:
                 "no addresses: leave these out, and say transport='shm'."
             )
         raise TypeError(f"Runtime() has no argument {name!r}")
+
+
+def _looked_up(secrets: SecretsProvider | None) -> Mapping[str, str]:
+    """What `${NAME}` means."""
+    return os.environ if secrets is None else SecretsFirst(secrets, os.environ)
 
 
 def _with_types(spec: SupervisorSpec, classes: Mapping[str, type[AgentProcess]]) -> SupervisorSpec:

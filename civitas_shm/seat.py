@@ -27,7 +27,7 @@ from typing import Any, Final
 from . import typed
 from .alone import Alone, limit_s
 from .batching import Batches, has_batches
-from .errors import DeserializationError, LinkedAgentDown, TransportClosed
+from .errors import AgentRestarted, DeserializationError, LinkedAgentDown, TransportClosed
 from .events import (
     AgentEvent,
     AgentExited,
@@ -404,14 +404,18 @@ class Seat(Pausing):
         await self._finish("stopped", max(CANCEL_GRACE_S, deadline - time.monotonic()))
         return in_time
 
-    async def crash(self, reason: str) -> None:
+    async def crash(self, reason: str, wanted: bool = False) -> None:
         """End as if it had crashed, at once: the handler is cancelled, its message stays in hand for the next life."""
         if self._ended:
             return
         self._draining = "current"  # a handler that ends just now takes no other message
         await self._quiesced(0.0)
         if not self._ended:
-            await self._fail(LinkedAgentDown(reason), "link", None)
+            if wanted:  # nobody's failure, so neither an error of the log nor a traceback
+                self.agent.log.warning("restarted: %s", reason)
+                await self._fail(AgentRestarted(reason), "restart", None, reason)
+            else:
+                await self._fail(LinkedAgentDown(reason), "link", None)
 
     async def _quiesced(self, timeout_s: float) -> bool:
         """Wait until no handler runs; cancel it at the deadline. Whether it ended by itself."""

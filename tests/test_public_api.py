@@ -25,8 +25,10 @@ CONTRACT = {
     "RegistryListener",
     "RoutingEntry",
     "Runtime",
+    "SecretsProvider",
     "StateStore",
     "Supervisor",
+    "substitute_vars",
 }
 """What users of Civitas import, with the signatures and semantics of that API."""
 

@@ -401,9 +401,9 @@ class Driver:
             self.counts.restarts += 1
         self._lives.start(child, incarnation)
 
-    def crash(self, child: str, incarnation: int, reason: str, counts: bool) -> None:
+    def crash(self, child: str, incarnation: int, reason: str, counts: bool, wanted: bool = False) -> None:
         """End this life of an agent as if it had crashed; what comes of it is told as its crash."""
-        self._lives.crash(child, incarnation, reason, counts)
+        self._lives.crash(child, incarnation, reason, counts, wanted)
 
     def steer(self, child: str, incarnation: int, number: int, what: str, fields: dict[str, Any]) -> bool:
         """Suspend or resume an agent."""
@@ -445,7 +445,7 @@ class Driver:
             # Trying again imports nothing else: the run stops, whatever budget is left. (Not for a wrong spawn.)
             self._verdict = self._verdict or Outcome(AgentImportError.exit_code, str(event["text"]), "AgentImportError")
             self.stop()
-        counts = not (resident.pardoned and event["type"] == "LinkedAgentDown")
+        counts = not (resident.pardoned and event["type"] in ("LinkedAgentDown", "AgentRestarted"))
         self._audience.fell(
             resident.child, "crashed", str(event["type"]), str(event["text"]), str(event.get("traceback", ""))
         )

@@ -103,7 +103,7 @@ class Lives:
         resident.set_deadline(self._loop.call_later(timeout_s + STOP_GRACE_S, self._stop_late, seat, resident))
         self._processes.order(seat, StopAgent(state.agent, drain, timeout_s))
 
-    def crash(self, child: str, incarnation: int, reason: str, counts: bool) -> None:
+    def crash(self, child: str, incarnation: int, reason: str, counts: bool, wanted: bool) -> None:
         """End this life of an agent as if it had crashed; what comes of it is told as its crash."""
         state = self._tree().children[child]
         found = self._resident(state, incarnation)
@@ -113,7 +113,7 @@ class Lives:
         resident.pardoned = not counts
         timeout_s = resident.spec.shutdown_timeout_s + STOP_GRACE_S  # its `on_stop` has as long as in a stop
         resident.set_deadline(self._loop.call_later(timeout_s, self._end_by_force, seat, resident, reason))
-        self._processes.order(seat, CrashAgent(state.agent, reason))
+        self._processes.order(seat, CrashAgent(state.agent, reason, wanted))
 
     def steer(self, child: str, incarnation: int, number: int, what: str, fields: dict[str, Any]) -> bool:
         """Suspend or resume it. False: that life is not there."""

@@ -76,7 +76,7 @@ class Orders:
             case StopAgent(name=name):
                 work = partial(self._stop, message)
             case CrashAgent(name=name):
-                work = partial(self.runner.crash, name, message.reason)
+                work = partial(self.runner.crash, name, message.reason, message.wanted)
             case SteerAgent():
                 self._tend(self._steer(message, self._last.get(message.name)))
                 return

@@ -172,6 +172,8 @@ class CrashAgent(_Message, tag="crash_agent"):
 
     name: str
     reason: str
+    wanted: bool
+    """Somebody wants it to be restarted, else an agent that it is linked with has crashed."""
 
 
 class SteerAgent(_Message, tag="steer_agent"):

@@ -11,21 +11,16 @@ where it wants one (quotes say nothing here: inside of braces YAML demands them)
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from ..redaction import is_secret_name
+from ..secrets import NAME, REFERENCE, SecretsFirst, reference_problems, value_of
 from .check import Checker
 from .keytypes import Variable
 from .yaml12 import EnvironmentTag, Path
 
 __all__ = ["Variables"]
-
-_REFERENCE = re.compile(
-    r"\$(?P<escaped>\$\{)|\$\{(?P<name>[^}:]*)(?P<or>:-(?P<default>[^}]*))?(?P<rest>[^}]*)(?P<end>\}?)"
-)
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 class Variables:
@@ -49,12 +44,17 @@ class Variables:
         return self._text(data, path) if isinstance(data, str) and "${" in data else data
 
     def secrets(self) -> list[str]:
-        """Values that must not be shown: of variables, or behind keys, whose name says so; and of all credentials."""
+        """Values that must not be shown: of variables, or behind keys, whose name says so; of all credentials; and what
+        a provider of secrets gave."""
         found = {
             self._environment[name]
             for name, places in self._used.items()
             if name in self._environment
-            and (is_secret_name(name) or any(_private(place) or is_secret_name(_key(place)) for place in places))
+            and (
+                is_secret_name(name)
+                or (isinstance(self._environment, SecretsFirst) and self._environment.is_secret(name))
+                or any(_private(place) or is_secret_name(_key(place)) for place in places)
+            )
         }
         return sorted(found - {""})
 
@@ -63,32 +63,16 @@ class Variables:
         return sorted(name for name, places in self._used.items() if all(map(_private, places)))
 
     def _text(self, text: str, path: Path) -> Any:
-        problems: dict[str, None] = {}
-        unknown = False
-        for match in _REFERENCE.finditer(text):
-            if match["escaped"]:
-                continue
-            name = match["name"]
-            if not match["end"] or match["rest"] or not _NAME.match(name):
-                problems[f"{match[0]!r} is no variable; write ${{NAME}}, or $${{ for the characters themselves"] = None
-                continue
+        names = [match["name"] for match in REFERENCE.finditer(text) if not match["escaped"]]
+        for name in filter(NAME.match, names):
             self._used.setdefault(name, []).append(path)
-            if name not in self._environment and match["or"] is None:
-                unknown = True
-                if not self._may_be_unset:
-                    problems[f"the environment variable {name!r} is not set; export {name}=..."] = None
-        if problems or unknown:
-            if problems:
-                self._checker.at_value(path, "; ".join(problems))
+        problems = dict.fromkeys(reference_problems(text, self._environment, may_be_unset=self._may_be_unset))
+        if problems:
+            self._checker.at_value(path, "; ".join(problems))
+        if reference_problems(text, self._environment):
             self._checker.unknown_values.add(path)
             return text
-        return Variable(_REFERENCE.sub(self._value, text))
-
-    def _value(self, match: re.Match[str]) -> str:
-        if match["escaped"]:
-            return "${"
-        value = self._environment.get(match["name"], "")
-        return value if match["or"] is None else value or match["default"]
+        return Variable(REFERENCE.sub(lambda match: value_of(match, self._environment), text))
 
 
 def _private(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from typing import Any
 
@@ -218,6 +219,35 @@ def test_a_set_gives_agents_their_store_models_and_tools() -> None:
     runtime = Runtime(Supervisor("root", [agent]), components=components)
     assert runtime._objects["model_provider"] is model
     assert runtime._objects["state_store"] is store
+
+
+def test_the_environment_names_the_serializer_of_a_set_that_is_given_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(build_component_set().serializer, MsgpackSerializer)
+    monkeypatch.setenv("AGENCY_SERIALIZER", "json")
+    components = build_component_set()
+    assert isinstance(components.serializer, JsonSerializer)
+    assert isinstance(ComponentSet(components.transport).serializer, JsonSerializer)
+    assert isinstance(build_component_set(serializer=MsgpackSerializer()).serializer, MsgpackSerializer)
+    seen: list[bytes] = []
+    publish = components.transport.publish
+
+    async def looked_at(address: str, data: bytes) -> None:
+        seen.append(data)
+        await publish(address, data)
+
+    components.transport.publish = looked_at  # type: ignore[method-assign]
+
+    async def scene() -> None:
+        probe = Probe("probe")
+        async with Runtime(Supervisor("root", [probe]), components=components) as runtime:
+            await runtime.send("probe", {"raw": b"\x00"})
+            assert (await probe.expect()).payload == {"raw": b"\x00"}
+
+    asyncio.run(scene())
+    assert [json.loads(data)["payload"] for data in seen] == [{"raw": {"$bytes": "AA=="}}]
+    monkeypatch.setenv("AGENCY_SERIALIZER", "yaml")
+    with pytest.raises(ConfigurationError, match="AGENCY_SERIALIZER is 'yaml'"):
+        build_component_set()
 
 
 def test_a_run_with_a_serializer_of_its_own_uses_it() -> None:

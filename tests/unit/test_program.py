@@ -133,7 +133,7 @@ def test_the_host_tells_of_falls_and_new_lives_and_of_no_restart_that_was_asked_
     trees.append(tree_of(ChildReady("a", 1), ChildFailed("a", 1, "x"), ChildReady("a", 2)))
     audience.runs("a")
     asked.add("a")
-    audience.fell("a", "crashed", "LinkedAgentDown", "somebody wants it")
+    audience.fell("a", "crashed", "AgentRestarted", "somebody wants it")
     assert sent == [
         Life("a", "root", "hung", "ProcessDied", "it did not answer"),
         Life("a", "root", "replaced"),

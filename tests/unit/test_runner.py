@@ -917,6 +917,20 @@ class Busy(AgentProcess):
                 raise
 
 
+def test_an_agent_that_is_to_be_restarted_has_not_failed(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(it: Stage) -> None:
+        await it.start(Busy())
+        await it.runner.crash("agent", "ada wants it to be restarted: a new key", True)
+        failed = await it.event(AgentFailed)
+        assert (failed.type, failed.during) == ("AgentRestarted", "restart")
+        assert failed.text == failed.traceback == "ada wants it to be restarted: a new key"
+
+    with caplog.at_level(logging.DEBUG):
+        play(scene)
+    assert [record.levelname for record in caplog.records if "ada wants" in record.getMessage()] == ["WARNING"]
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 @pytest.mark.parametrize("swallows", [False, True])
 def test_a_crash_by_a_link_cuts_the_handler_and_takes_no_other_message(swallows: bool) -> None:
     async def scene(it: Stage) -> None:

@@ -280,6 +280,15 @@ def test_what_needs_worker_processes_is_refused_where_there_are_none(options: di
         asyncio.run(Runtime(tree(), **options).start())
 
 
+def test_what_comes_with_telemetry_is_refused_by_name() -> None:
+    Runtime(tree(), metrics=None, exporters=None)  # type: ignore[arg-type]  # the defaults of Civitas
+    for name in ("metrics", "exporters"):
+        with pytest.raises(ConfigurationError, match=f"Runtime\\({name}=...\\): .* not supported yet"):
+            Runtime(tree(), **{name: []})
+    with pytest.raises(TypeError, match="no argument 'metric'"):
+        Runtime(tree(), metric=None)  # type: ignore[arg-type]
+
+
 def test_an_unknown_transport_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="carrier-pigeon"):
         asyncio.run(Runtime(tree(), transport="carrier-pigeon").start())

@@ -325,6 +325,16 @@ def test_news_overtake_the_messages_that_wait(play: Play) -> None:
     play(scene, Child("x"))
 
 
+def test_a_restart_that_somebody_wants_is_told_as_one_with_who_and_why(play: Play) -> None:
+    async def scene(runtime: Runtime) -> None:
+        await tell(runtime, "monitor", name="x")
+        await runtime.restart_agent("x", "a new key", "ada")
+        [[_, name, reason]] = await news(runtime, 1)
+        assert (name, reason) == ("x", "crashed: AgentRestarted: ada wants it to be restarted: a new key")
+
+    play(scene, Child("x"))
+
+
 # --- links -----------------------------------------------------------------------------------------------------------
 
 
