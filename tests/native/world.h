@@ -171,8 +171,8 @@ static inline bool world_bell_rang(const world *w, unsigned slot) {
 }
 
 /* Until something is announced: look, spin, park, sleep. As in an event loop, a bell of an earlier sleep may be heard
- * while awake. A sleep of a minute is a failure: the safety poll has rung long
- * before. */
+ * while awake. A sleep of a minute is a failure: the safety poll has rung long before. It is counted in naps of a second,
+ * so that whoever stops the whole harness for a while finds nothing. */
 static inline uint32_t world_wait(cv_port *p, uint32_t *ready, uint32_t room, uint64_t *alarm) {
     struct pollfd door = {.fd = p->run.door[p->run.me], .events = POLLIN};
     if (poll(&door, 1, 0) == 1) cv_unpark(&p->run);
@@ -180,7 +180,8 @@ static inline uint32_t world_wait(cv_port *p, uint32_t *ready, uint32_t room, ui
         uint32_t n = cv_collect(&p->run, ready, room, alarm);
         if (n || *alarm) return n;
         if (cv_spin(&p->run, 2000) || !cv_park(&p->run)) continue;
-        CHECK(poll(&door, 1, 60000) == 1, "slot %u slept for a minute", p->run.me);
+        int naps = 60;
+        while (poll(&door, 1, 1000) != 1) CHECK(--naps, "slot %u slept for a minute", p->run.me);
         cv_unpark(&p->run);
     }
 }
