@@ -58,8 +58,10 @@ class Failures:
         report: Callable[[AgentEvent], None],
         again: Callable[[Message], Awaitable[None]],
         cancelling: Callable[[], bool],
+        gives_up: Callable[[], Awaitable[None]],
     ) -> None:
-        """`again` lets the handler have a message once more; `cancelling`: whether the agent is being cut short."""
+        """`again` lets the handler have a message once more; `cancelling`: whether the agent is being cut short;
+        `gives_up` is awaited before a message over which the agent crashes is buried."""
         self._agent = agent
         self._mailbox = mailbox
         self._spec = spec
@@ -67,6 +69,7 @@ class Failures:
         self._report = report
         self._again = again
         self._cancelling = cancelling
+        self._gives_up = gives_up
 
     async def met(self, error: BaseException, message: Message, token: int) -> Verdict | None:
         """`handle` raised. None: go on with the next message."""
@@ -97,6 +100,7 @@ class Failures:
         if action is ErrorAction.ESCALATE:
             if not self._comes_back(token):
                 self._answer_failed(message, error, text)
+                await self._gives_up()
                 await self._bury(message, token, f"its handler raised {_brief(error)}", text)
             return Verdict(True, error, text)
         self._answer_failed(message, error, text)
@@ -114,6 +118,7 @@ class Failures:
         self._log(message, text, ErrorAction.ESCALATE)
         if isinstance(error, (TransientError, StateConflict)) and self._spec.delivery != "at_most_once":
             return Verdict(True, error, text)
+        await self._gives_up()
         await self._bury(message, token, f"the state after it could not be saved: {_brief(error)}", text)
         return Verdict(True, error, text)
 

@@ -96,8 +96,9 @@ class Seat(Pausing):
         self._context.run(AGENT.set, agent.name)
         self._code = UserCode(agent, loop, self._context, self._report)
         self._failures = Failures(
-            agent, mailbox, spec, bus.port, self._report, self._again, cancelling=lambda: self._cancelling
-        )
+            agent, mailbox, spec, bus.port, self._report, self._again, cancelling=lambda: self._cancelling,
+            gives_up=lambda: self._suspension.begin_failed(),
+        )  # fmt: skip
         self._decode: Callable[[bytes], Any] = decode
         self._turns: Callable[[], Coroutine[Any, Any, None]] = self._work
         self._keeper = StateKeeper(agent, mailbox, kept, bus.port, store)

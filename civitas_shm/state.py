@@ -225,6 +225,21 @@ class StateKeeper:
             self._records = _Records(self._agent.name, self._store)
         return self._records
 
+    async def amend(self, fields: dict[str, Any]) -> None:
+        """Add to what is stored, which keeps its identity, and leave out what a failed handler has made of the state.
+
+        With `in_memory` and `none` they are stored apart. Raises as `handler_ended` does.
+        """
+        if self._kind == "shm":
+            stored = self._port.stored_state(self._mailbox)
+            state = decode(stored[0]) if stored is not None and stored[0] else {}
+            await self._commit(encode({**state, **fields}, "state"), SAME_MESSAGE)
+        elif self._kind == "store":
+            found, id_ = await self._in_store().load()
+            await self._in_store().save({**(found or {}), **fields}, id_)
+        else:
+            await self._commit(encode(fields, "state"), SAME_MESSAGE)
+
     async def commit_apart(self, encoded: bytes, token: int) -> None:
         """Store what is kept for the agent beside a state that is kept elsewhere (not with `shm`), with its message."""
         await self._commit(encoded, token)

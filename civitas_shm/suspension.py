@@ -6,6 +6,8 @@
 Guarantees:
 - it begins at the end of the message in hand: that one is finished, its answer sent, and nothing after it is taken;
   what is sent to the agent meanwhile is committed and waits in its mailbox, in order;
+- a handler that fails after it asked for it changes nothing: where its message is given up (`ESCALATE`, dead letters)
+  the next life is suspended, where it comes again (`on_crash: redeliver`, a death) it is the message that asks again;
 - the marker is stored before the message is let go, with the identity of that message (with a state that outlives the
   process it is a part of it, else a record of its own in shared memory): after the death of the process or the host the
   agent is suspended exactly if the message counts as handled;
@@ -168,17 +170,38 @@ class Suspension:
         self._seat._deaf = True  # before all: not to act any more is what is wanted
         await self._commit(marker, token, message)
 
+    async def begin_failed(self) -> None:
+        """The handler that wanted it has crashed the agent, and its message is about to be given up: the next life is
+        found suspended, without what the handler made of the state. `on_suspend` is called in the life that ends."""
+        marker, self._wanted = self._wanted, None
+        if marker is None:
+            return
+        try:
+            await self._seat._keeper.amend({KEY: marker})
+        except TransportClosed:
+            raise
+        except Exception as error:  # noqa: BLE001 - of the user's store, or no memory: the crash goes on either way
+            self._agent.log.warning("the suspension that its failed handler wanted is lost: %s", error)
+            return
+        self.marker = marker
+        self._note()
+        self._tell(marker)
+        await self._seat.hook(lambda: self._agent.on_suspend(marker["reason"]), "on_suspend")
+
     async def began(self) -> None:
         """The message in hand has been let go."""
         marker = self.marker
         if marker is None:
             return
         self._seat.deaf(True)
+        self._tell(marker)
+        async with self._alone():
+            await self._seat.hook(lambda: self._agent.on_suspend(marker["reason"]), "on_suspend")
+
+    def _tell(self, marker: dict[str, Any]) -> None:
         self._seat._report(AgentSuspended(self._agent.name, marker["reason"], marker["category"]))
         if self._effect is not None and not self._effect.done():
             self._effect.set_result(None)
-        async with self._alone():
-            await self._seat.hook(lambda: self._agent.on_suspend(marker["reason"]), "on_suspend")
 
     # --- end ------------------------------------------------------------------------------------------------------
 

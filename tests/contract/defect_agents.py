@@ -57,6 +57,20 @@ class Notes(Fragile):
         return await super().handle(message)
 
 
+class Watcher(AgentProcess):
+    """Counts the ends of an agent."""
+
+    async def on_start(self) -> None:
+        self.downs = 0
+        await self.monitor(self.config["watch"])
+
+    async def on_down(self, name: str, reason: str) -> None:
+        self.downs += 1
+
+    async def handle(self, message: Message) -> Message:
+        return self.reply({"downs": self.downs})
+
+
 class Hangs(AgentProcess):
     """Its handler ends only when it is cancelled."""
 

@@ -89,6 +89,36 @@ def test_defect_1_an_agent_in_any_process_reaches_those_in_every_other(run: Run,
     asyncio.run(scene())
 
 
+def test_defect_7_a_replica_that_stops_does_not_take_the_name_from_those_that_live(
+    run: Run, agents: Any, transport: str
+) -> None:
+    """The second worker to stop deregistered the name that it shared: 2 -> 1 made it MessageRoutingError for all."""
+
+    async def scene() -> None:
+        shared = agents.Fragile("shared")
+        shared.replicas = 2
+        async with run([shared, agents.Watcher("watcher", config={"watch": "shared"})]) as runtime:
+            replicas = 2 if transport == "shm" else 1
+            for ended in range(replicas):
+                while (await runtime.ask("watcher", {})).payload["downs"] < ended:
+                    pass
+                pids = set()
+                while len(pids) < replicas - ended:  # each that is left answers, and nobody is told otherwise
+                    answers = await asyncio.gather(*(runtime.ask("shared", {}) for _ in range(20)))
+                    pids |= {answer.payload["pid"] for answer in answers}
+                assert runtime.registry.has("shared")
+                await runtime.send("shared", {}, "end")
+
+            async def asked_again_and_again() -> None:
+                while True:
+                    await runtime.ask("shared", {})
+
+            with pytest.raises(AgentStopped):
+                await asked_again_and_again()
+
+    asyncio.run(scene())
+
+
 def test_defect_8_replicas_share_what_comes_and_handle_each_message_once(
     run: Run, agents: Any, tmp_path: Path, transport: str
 ) -> None:

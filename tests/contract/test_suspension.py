@@ -12,6 +12,7 @@ from civitas_shm.errors import AgentStopped, AgentSuspendedError, ConfigurationE
 from civitas_shm.messages import Message
 from civitas_shm.process import AgentProcess, ProcessStatus
 from civitas_shm.runner import AgentRunner
+from civitas_shm.state import InMemoryStateStore
 from civitas_shm.suspension import KEY, unless_suspended
 from civitas_shm.topology.model import AgentSpec
 
@@ -143,6 +144,78 @@ def test_a_handler_that_fails_after_it_asked_for_approval_is_suspended_all_the_s
         runner = await started(world.b, agent, world.mailbox("payer"), state="shm")
         await world.bus.send("payer", {"amount": 500, "fail": True})
         await until(lambda: agent.status is ProcessStatus.SUSPENDED)
+        await runner.stop_all()
+
+    play(scene)
+
+
+class Strict(Payer):
+    """Crashes over what it could not handle."""
+
+    async def on_error(self, exc: Exception, message: Message) -> ErrorAction:
+        return ErrorAction.ESCALATE
+
+
+@pytest.mark.parametrize("state", ["none", "in_memory", "shm", "store"])
+def test_the_life_after_a_handler_that_asked_for_approval_and_crashed_is_suspended(play: Any, state: Any) -> None:
+    async def scene(world: Any) -> None:
+        log: list[str] = []
+        store = InMemoryStateStore()
+        mailbox = world.mailbox("payer")
+        first = Strict("payer", log)
+        first.store = store
+        runner = await started(world.b, first, mailbox, state=state)
+        await world.bus.send("payer", {"amount": 1})
+        await until(lambda: log == ["pay 1"])
+        await world.bus.send("payer", {"amount": 500, "fail": True})
+        await until(lambda: first.status is ProcessStatus.CRASHED)
+        await until(lambda: "payer" not in runner.agents)
+        assert log == ["pay 1", "pay 500", "suspended: 500 EUR"]
+        await world.bus.send("payer", {"amount": 2})
+        second = Strict("payer", log)
+        second.store = store
+        assert await runner.start(second, mailbox, AgentSpec("payer", "tests.Agent", state=state))
+        assert (second.status, second.suspend_category) == (ProcessStatus.SUSPENDED, "approval")
+        assert second.state.get("paid", 0) == (1 if state == "shm" else 0), "not what the failed handler made of it"
+        await asyncio.sleep(0.01)
+        assert log[-1] == "suspended: 500 EUR"
+        await second.resume("ada")
+        await until(lambda: log[-1] == "pay 2")
+        assert log.count("pay 500") == 1, "it is a dead letter"
+        await runner.stop_all()
+
+    play(scene)
+
+
+def test_a_message_that_comes_again_asks_for_approval_again(play: Any) -> None:
+    async def scene(world: Any) -> None:
+        log: list[str] = []
+        first, mailbox = Strict("payer", log), world.mailbox("payer")
+        runner = await started(world.b, first, mailbox, on_crash="redeliver")
+        await world.bus.send("payer", {"amount": 500, "fail": True})
+        await until(lambda: "payer" not in runner.agents)
+        second = Payer("payer", log)
+        assert await runner.start(second, mailbox, AgentSpec("payer", "tests.Agent", on_crash="redeliver"))
+        await until(lambda: len(log) == 3)
+        assert log == ["pay 500", "pay 500", "suspended: 500 EUR"]
+        await runner.stop_all()
+
+    play(scene)
+
+
+def test_whoever_suspends_an_agent_whose_handler_crashes_then_has_suspended_it(play: Any) -> None:
+    async def scene(world: Any) -> None:
+        agent = Strict("payer")
+        agent.gate = asyncio.Event()
+        runner = await started(world.b, agent, world.mailbox("payer"))
+        await world.bus.send("payer", {"amount": 1, "fail": True})
+        await until(lambda: world.a.stats(world.a.resolve("payer")).in_hand)
+        asked = asyncio.create_task(runner.steer("payer", "suspend", {"reason": "a look at it"}))
+        await asyncio.sleep(0.01)
+        assert not asked.done()
+        agent.gate.set()
+        await asked
+        assert world.a.stats(world.a.resolve("payer")).suspended_since_s
         await runner.stop_all()
 
     play(scene)

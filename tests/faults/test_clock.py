@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.fault("clock step")
-def test_no_deadline_window_or_backoff_notices_that_the_wall_clock_jumps_by_a_day(
+def test_defect_40_no_deadline_window_or_backoff_notices_that_the_wall_clock_jumps_by_a_day(
     tmp_path: Path, need_tool: Any, fired: Any
 ) -> None:
     compiler, library, step = need_tool("cc", "gcc"), tmp_path / "clock_step.so", tmp_path / "step"

@@ -66,6 +66,15 @@ MUTANTS = (
         r"the flood was over too early|assert \(",
     ),
     Mutant(
+        7,
+        "the first replica that stops takes the name with it",
+        "civitas_shm/host/homes.py",
+        "        slots = self._readers(agent, without=child)\n        if slots:\n",
+        "        slots = self._readers(agent, without=child)\n        if False:\n",
+        "contract/test_defects.py::test_defect_7_a_replica_that_stops_does_not_take_the_name_from_those_that_live",
+        r"AgentStopped",
+    ),
+    Mutant(
         8,
         "each replica handles every message",
         "civitas_shm/port_bus.py",
@@ -118,8 +127,8 @@ MUTANTS = (
         22,
         "nobody answers for an agent that crashed",
         "civitas_shm/failures.py",
-        "                self._answer_failed(message, error, text)\n                await self._bury(",
-        "                await self._bury(",
+        "                self._answer_failed(message, error, text)\n                await self._gives_up()\n",
+        "                await self._gives_up()\n",
         "contract/test_defects.py::test_defect_22_who_asks_an_agent_that_crashes_hears_so_before_its_successor_answers",
         r"the successor answers, and who asked before still waits",
     ),
@@ -307,6 +316,16 @@ MUTANTS = (
         '            return self._end("failed", Failed(reason, spec.name, name))\n',
         "unit/test_runtime.py::test_defect_41_a_run_that_cannot_start_stops_what_has_started",
         r"assert False",
+    ),
+    Mutant(
+        42,
+        "who asked an agent that is despawned waits for its deadline",
+        "transports/civitas_shm_transports/in_process.py",
+        '            self._answer(entry[0], "", box.index, b"", failed=True)\n        box.redeliver.clear()\n',
+        "            pass\n        box.redeliver.clear()\n",
+        "contract/test_ask.py::"
+        "test_defect_42_askers_in_a_mailbox_that_is_closed_hear_at_once_that_the_agent_has_stopped",
+        r"Timeout",
     ),
     Mutant(
         43,

@@ -25,7 +25,7 @@ from .table import MUTANTS, Mutant
 ROOT = Path(__file__).parents[2]
 COPIED = ("civitas_shm", "transports", "tests", "pyproject.toml")
 
-IN_SCOPE = {1, 2, 8, 11, 12, 16, 17, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 34, 37, 44}
+IN_SCOPE = {1, 2, 7, 8, 11, 12, 16, 17, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 34, 37, 44}
 """Of the original's defects those that were seen and not only read, in what is built so far, on one machine."""
 
 SAMPLE = 3

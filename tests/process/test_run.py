@@ -136,7 +136,7 @@ def test_an_agent_that_was_given_up_comes_back_with_its_group_and_a_mailbox_of_i
         ({"how": "segv"}, "SIGSEGV", "Segmentation fault"),
     ],
 )
-def test_an_exhausted_budget_is_reported_with_cause_message_and_last_words(
+def test_defect_13_a_dead_process_is_started_again_and_its_end_is_told_with_exit_code_or_signal(
     start_run: Any, agent: Agent, payload: dict[str, Any], cause: str, word: str
 ) -> None:
     async def test() -> None:

@@ -294,6 +294,28 @@ def test_an_unknown_transport_is_refused() -> None:
         asyncio.run(Runtime(tree(), transport="carrier-pigeon").start())
 
 
+def test_an_agent_that_cannot_start_while_it_is_suspended_uses_up_its_budget() -> None:
+    starts: list[bool] = []
+
+    class Waits(AgentProcess):
+        async def on_start(self) -> None:
+            starts.append(self.suspend_category is not None)
+            if starts[-1]:
+                raise OSError("no such device")
+
+    async def play() -> None:
+        root = Supervisor("root", [Waits("waits")], max_restarts=2, backoff_base=0.0)
+        async with Runtime(root) as runtime:
+            await runtime.suspend("waits", "for a look at it")
+            with pytest.raises((AgentStopped, TransportClosed, RunFailed)):
+                await runtime.restart_agent("waits", "to see it")  # which counts against nobody
+            await runtime.wait()
+
+    with pytest.raises(RunFailed, match="max_restarts is 2"):
+        asyncio.run(play())
+    assert starts == [False, True, True, True]
+
+
 def test_two_runtimes_live_beside_each_other() -> None:
     async def play() -> None:
         async with Runtime(tree(Echo("echo", "one"))) as one, Runtime(tree(Echo("echo", "two"))) as two:
