@@ -46,7 +46,7 @@ THREADS = {
 @pytest.mark.parametrize("setting", THREADS)
 def test_threads_lose_double_and_reorder_nothing(harness: Any, setting: str, compiler: str, sanitizer: str) -> None:
     # ThreadSanitizer makes every access slower; a fifth of the messages is as many races.
-    messages = 8_000 if sanitizer == "thread" else 40_000
+    messages = 4_000 if sanitizer == "thread" else 20_000
     harness.run(harness.build("threads", compiler, sanitizer), f"messages={messages}", *THREADS[setting])
 
 
@@ -62,7 +62,7 @@ PROCESSES = {
 
 @pytest.mark.parametrize("setting", PROCESSES)
 def test_killed_and_stopped_processes_lose_nothing(harness: Any, setting: str) -> None:
-    printed = harness.run(harness.build("processes"), "seconds=4", *PROCESSES[setting])
+    printed = harness.run(harness.build("processes"), "seconds=2", *PROCESSES[setting])
     assert int(re.findall(r"kills (\d+)", printed)[0]) > 20, printed
 
 
