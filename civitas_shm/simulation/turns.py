@@ -152,10 +152,10 @@ class Turns:
         return late
 
     def _was_seen_up(self, supervisor: Supervisor) -> bool:
-        """Whether the tree has started what comes behind it."""
+        """Whether the tree has started what comes behind it; behind the root comes Running."""
         home = supervisor.parent
         if home is None:
-            return True
+            return self.has_run or self.asked.running
         if supervisor.group + 1 == len(home.groups):
             return self._was_seen_up(home)
         behind = home.groups[supervisor.group + 1]
