@@ -19,7 +19,7 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, cast
 
 from .clients.protocol import Failed, error_from, failed
@@ -29,6 +29,7 @@ from .messages import Cause, Message, cause_from, is_system_type
 from .petitions import PETITIONS
 from .port_bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S, PortBus
 from .registry import LocalRegistry
+from .serializer import decode
 from .transport import SENDER_PROGRAM, Transport, load_transport
 from .typed import Payload
 
@@ -166,8 +167,10 @@ class MessageBus(PortBus):
         sender: int = SENDER_PROGRAM,
         cause: Cause | None = None,
         asker: str = "_runtime",
+        built: Callable[[bytes], Any] = decode,
     ) -> Message:
-        """Ask by the transport. The same errors as without one, TimeoutError included."""
+        """Ask by the transport. The same errors as without one, TimeoutError included. The user's own serializer
+        builds the payload, not `built`."""
         if message_type in PETITIONS:
             return await super().ask(recipient, payload, message_type, timeout, priority, sender, cause, asker)
         message = self._message(recipient, payload, message_type, priority, sender, cause)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from .errors import TransportClosed
 
-__all__ = ["ASKS_AT_ONCE", "ask_many"]
+__all__ = ["ASKS_AT_ONCE", "answers_or_raise", "ask_many", "names_of"]
 
 ASKS_AT_ONCE: Final = 16
 """Of one `ask_many`, unless told otherwise: fills a pool of this size, and no mailbox."""
@@ -26,11 +26,7 @@ async def ask_many(
     return_exceptions: bool,
 ) -> list[Any]:
     """One answer for each payload, in their order; see `AgentProcess.ask_many`."""
-    names = [to] if isinstance(to, str) else list(to)
-    if not names:
-        raise ValueError("ask_many was given nobody to ask")
-    if limit < 1:
-        raise ValueError(f"limit of ask_many is {limit}; at least 1 must be asked at a time")
+    names = names_of(to, limit)
     numbered = enumerate(payloads)
     open_asks = dict.fromkeys(names, 0)
     answers: dict[int, Any] = {}
@@ -66,6 +62,21 @@ async def ask_many(
     finally:
         for worker in workers:
             worker.cancel()
+    return answers_or_raise([answers[number] for number in sorted(answers)], failed, return_exceptions)
+
+
+def names_of(to: str | Sequence[str], limit: int) -> list[str]:
+    """Who is asked. ValueError: nobody is, or nothing at a time."""
+    names = [to] if isinstance(to, str) else list(to)
+    if not names:
+        raise ValueError("ask_many was given nobody to ask")
+    if limit < 1:
+        raise ValueError(f"limit of ask_many is {limit}; at least 1 must be asked at a time")
+    return names
+
+
+def answers_or_raise(answers: list[Any], failed: list[Exception], return_exceptions: bool) -> list[Any]:
+    """What `ask_many` returns, or raises, when all have been asked."""
     if failed and not return_exceptions:
         raise ExceptionGroup(f"ask_many: {len(failed)} of {len(answers)} asks failed", failed)
-    return [answers[number] for number in sorted(answers)]
+    return answers

@@ -262,9 +262,10 @@ class PortBus:
         sender: int = SENDER_PROGRAM,
         cause: Cause | None = None,
         asker: str = "_runtime",
+        built: Callable[[bytes], Any] = decode,
     ) -> Message:
         """The reply. TimeoutError at the deadline, AgentError if the other side raised, AgentStopped if it ended,
-        MessageDropped if a full mailbox dropped the question."""
+        MessageDropped if a full mailbox dropped the question. `built` makes its payload of the bytes."""
         if message_type not in self.known_types:
             if message_type in PETITIONS:
                 answer = await self._petition(recipient, payload, message_type, timeout, sender)
@@ -318,7 +319,7 @@ class PortBus:
             waits.asks.pop(correlation, None)
         if failed:
             raise self.failure_of(recipient, message_type, mailbox, reply_type, reply_data)
-        return Message.received(header, reply_type, replier, asker, decode(reply_data), 1)
+        return Message.received(header, reply_type, replier, asker, built(reply_data), 1)
 
     async def ask_with(self, retry: Retry | None, *ask: Any) -> Message:
         """`ask` with these arguments, tried again as `retry` says."""

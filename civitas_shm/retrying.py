@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar, get_args
@@ -24,7 +25,7 @@ from typing import Final, TypeVar, get_args
 from .errors import AgentError, ArenaFull, MessageDropped, TransientError
 from .supervision.backoff import Backoff, backoff_s
 
-__all__ = ["Retry", "tried"]
+__all__ = ["Retry", "tried", "tried_here"]
 
 T = TypeVar("T")
 
@@ -62,6 +63,17 @@ class Retry:
         name = error.type_name if isinstance(error, AgentError) else None
         return any(name == each if isinstance(each, str) else isinstance(error, each) for each in self.on)
 
+    def again(self, number: int, error: Exception) -> bool:
+        """Whether the attempt of that number, counted from 1, is followed by another. If not, the error says how many
+        there were."""
+        if not self.wants(error):
+            return False
+        if number >= self.attempts:
+            if number > 1:
+                error.add_note(f"after {number} attempts")
+            return False
+        return True
+
     def wait_s(self, failed: int, random01: float) -> float:
         """How long to wait after the attempt of that number, counted from 1."""
         return backoff_s(self.backoff, self.backoff_base, self.backoff_max, failed + 1, random01)
@@ -79,11 +91,25 @@ async def tried(
         try:
             return await attempt()
         except Exception as error:
-            if not retry.wants(error):
-                raise
-            if number >= retry.attempts:
-                if number > 1:
-                    error.add_note(f"after {number} attempts")
+            if not retry.again(number, error):
                 raise
         await sleep(retry.wait_s(number, chance()))
+        number += 1
+
+
+def tried_here(
+    retry: Retry,
+    attempt: Callable[[], T],
+    chance: Callable[[], float] = random.random,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """The same for a program without a loop: blocks its thread."""
+    number = 1
+    while True:
+        try:
+            return attempt()
+        except Exception as error:
+            if not retry.again(number, error):
+                raise
+        sleep(retry.wait_s(number, chance()))
         number += 1

@@ -28,6 +28,7 @@ pydantic is not imported here; a model brings it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import sys
 import types
@@ -39,7 +40,9 @@ import msgspec
 
 from .errors import ConfigurationError, DeserializationError, MessageValidationError
 
-__all__ = ["Payload", "body_of", "build", "expected", "is_typed", "pack", "payload_type", "plain", "type_name"]
+__all__ = [
+    "Payload", "body_of", "build", "expected", "is_typed", "pack", "payload_type", "plain", "type_name", "wanted",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -151,6 +154,26 @@ def expected(handle: Callable[..., Any], message_class: type) -> Callable[[bytes
     return _Expected([_declared[type_name(cls)] for cls in classes], dicts).decode
 
 
+@functools.lru_cache(maxsize=256)
+def wanted(reply_type: Any) -> Callable[[bytes], Any]:
+    """The decoder of whoever says with a question what the reply shall be: a type of payloads, or a union of such.
+
+    Nothing is declared by it. A plain dict with the fields of the type fits too, if only one type is wanted and no
+    dict. The module of a type does not count, only the class's own name does: the program that asks may have a class
+    of its own. ConfigurationError: it cannot be one.
+    """
+    union = typing.get_origin(reply_type) in (typing.Union, types.UnionType)
+    args = list(typing.get_args(reply_type)) if union else [reply_type]
+    dicts = [arg for arg in args if arg is dict or typing.get_origin(arg) is dict]
+    kinds = []
+    for arg in args:
+        if arg not in dicts:
+            if not isinstance(arg, type):
+                raise ConfigurationError(f"reply_type has {arg!r}, which is no class of payloads.")
+            kinds.append(_Kind(arg))
+    return _Wanted(kinds, bool(dicts)).decode
+
+
 def _annotation(handle: Callable[..., Any]) -> Any:
     function = inspect.unwrap(handle)
     function = getattr(function, "__func__", function)
@@ -199,7 +222,7 @@ class _Expected:
         body = typed_body(data)
         if body is not None:
             name, fields = body
-            kind = self._kinds.get(name)
+            kind = self.kind_of(name)
             if kind is None:
                 raise DeserializationError(f"the payload is a {name}; {self}")
             return kind.from_bytes(fields)
@@ -210,9 +233,31 @@ class _Expected:
             raise DeserializationError(f"the payload is a dict; {self}")
         return self._only.from_fields(payload)
 
+    def kind_of(self, name: str) -> _Kind | None:
+        """By the name that has travelled."""
+        return self._kinds.get(name)
+
     def __str__(self) -> str:
         names = [*self._kinds, *(["dict"] if self._dicts else [])]
         return f"the handler is annotated to take {' or '.join(names)}"
+
+
+class _Wanted(_Expected):
+    """What somebody who asks takes."""
+
+    def __init__(self, kinds: list[_Kind], dicts: bool) -> None:
+        super().__init__(kinds, dicts)
+        self._kinds = {_own_name(kind.name): kind for kind in kinds}
+
+    def kind_of(self, name: str) -> _Kind | None:
+        return self._kinds.get(_own_name(name))
+
+    def __str__(self) -> str:
+        return f"reply_type wants {' or '.join([*self._kinds, *(['dict'] if self._dicts else [])])}"
+
+
+def _own_name(name: str) -> str:
+    return name.rpartition(":")[2].rpartition(".")[2]
 
 
 # --- bytes ------------------------------------------------------------------------------------------------------------
@@ -253,7 +298,8 @@ def build(name: str, fields: memoryview) -> Any:
     if kind is None:
         raise DeserializationError(
             f"the payload is a {name}, which nothing in this process has declared; put @payload_type before the class "
-            "and import it here, or annotate the handler: handle(self, message: Message[...])"
+            "and import it here, or annotate the handler: handle(self, message: Message[...]). A client may say "
+            "reply_type=... where it asks"
         )
     return kind.from_bytes(fields)
 

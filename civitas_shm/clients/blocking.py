@@ -13,32 +13,43 @@ calls the request off.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
-from ..errors import RunNotAnswering, TransportClosed
-from ..host.wire import FrameDecoder, WireError, encode_frame
+from ..errors import TransportClosed
+from ..many import ASKS_AT_ONCE, answers_or_raise, names_of
 from ..messages import Message
 from ..port_bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
-from ..typed import Payload
-from .client import lost, message_of, ready
-from .dial import CONNECT_TIMEOUT_S, Line, dial
-from .protocol import Ask, Broadcast, Bye, Done, Failed, FromClient, Replied, Send, ToClient, error_from
+from ..retrying import Retry, tried_here
+from ..serializer import decode
+from ..streaming import IDLE_TIMEOUT_S, MAX_DURATION_S, MAXSIZE, TIMEOUT_S
+from ..typed import Payload, wanted
+from .blocking_stream import BlockingClientStream
+from .client import message_of, options_of, ready
+from .dial import CONNECT_TIMEOUT_S, dial
+from .exchange import Exchange
+from .pipeline import Pipeline
+from .protocol import (
+    Ask,
+    Broadcast,
+    Cancel,
+    Chunks,
+    Done,
+    Failed,
+    FromClient,
+    OpenStream,
+    Replied,
+    Send,
+    error_from,
+)
 
 __all__ = ["BlockingClient", "connect_blocking"]
 
 IDLE_KEPT: Final = 4
 """Connections that wait for the next call. More threads than that may call at once; theirs are closed afterwards."""
-
-_GRACE_S: Final = 5.0
-"""From the deadline of a request, which the run keeps, to when its answer must be here."""
-
-_READ_BYTES: Final = 64 << 10
 
 
 def connect_blocking(
@@ -59,7 +70,7 @@ class BlockingClient:
         self._name = name
         self._timeout_s = timeout_s
         self._wait_s = wait_s
-        self._idle: list[_Connection] = []
+        self._idle: list[Exchange] = []
         """Of the process `_pid`. A list, whose `append` and `pop` are one step each, so it needs no lock."""
         self._pid = os.getpid()
         self._closed = False
@@ -88,10 +99,28 @@ class BlockingClient:
         *,
         timeout: float | None = SEND_TIMEOUT_S,
         priority: int = 0,
+        ttl: float | None = None,
+        delay: float | None = None,
+        at: datetime | float | None = None,
+        every: float | None = None,
+        key: str | None = None,
+        retry: Retry | None = None,
     ) -> None:
-        """Commit a message to the agent's mailbox, as `Runtime.send`; its sender reads `_runtime`."""
-        data, options = ready(payload, message_type), _options(priority)
-        self._do(lambda number: Send(number, name, data, message_type, timeout, options), timeout)
+        """Commit a message to the agent's mailbox, as `Client.send`."""
+        data = ready(payload, message_type)
+        options = options_of(priority, ttl=ttl, delay=delay, at=at, every=every, key=key)
+
+        def attempt() -> None:
+            self._request(lambda number: Send(number, name, data, message_type, timeout, options), timeout)
+
+        if retry is None:
+            attempt()
+        else:
+            tried_here(retry, attempt)
+
+    def cancel(self, key: str, timeout: float | None = SEND_TIMEOUT_S) -> None:
+        """Take back what the program or one of its clients has ordered under `key`, as `Client.cancel`."""
+        self._request(lambda number: Cancel(number, key, timeout), timeout)
 
     def ask(
         self,
@@ -101,12 +130,72 @@ class BlockingClient:
         message_type: str = "message",
         *,
         priority: int = 0,
+        retry: Retry | None = None,
+        reply_type: Any = None,
     ) -> Message:
-        """Send a question and give back the reply, as `Runtime.ask`, with the same errors."""
-        data, options = ready(payload, message_type), _options(priority)
-        answer = self._do(lambda number: Ask(number, name, data, message_type, timeout, options), timeout)
-        assert isinstance(answer, Replied)
-        return message_of(answer)
+        """Send a question and give back the reply, as `Client.ask`, with the same errors."""
+        data, options = ready(payload, message_type), options_of(priority)
+        built = decode if reply_type is None else wanted(reply_type)
+
+        def attempt() -> Message:
+            answer = self._request(lambda number: Ask(number, name, data, message_type, timeout, options), timeout)
+            assert isinstance(answer, Replied)
+            return message_of(answer, built)
+
+        return attempt() if retry is None else tried_here(retry, attempt)
+
+    def ask_many(
+        self,
+        to: str | Sequence[str],
+        payloads: Iterable[Payload],
+        limit: int = ASKS_AT_ONCE,
+        message_type: str = "message",
+        timeout: float | None = ASK_TIMEOUT_S,
+        priority: int = 0,
+        retry: Retry | None = None,
+        *,
+        return_exceptions: bool = False,
+        reply_type: Any = None,
+    ) -> list[Any]:
+        """Ask once for each payload, as `Client.ask_many`: the replies, in the order of `payloads`.
+
+        Over one connection, at most 64 at a time.
+        """
+        names = names_of(to, limit)
+        options, built = options_of(priority), decode if reply_type is None else wanted(reply_type)
+        exchange = self._take()
+        pipeline = Pipeline(
+            exchange, names, lambda number, name, data: Ask(number, name, data, message_type, timeout, options),
+            lambda answer: message_of(answer, built), timeout, retry,
+        )  # fmt: skip
+        try:
+            answers = pipeline.run((ready(payload, message_type) for payload in payloads), limit)
+        except BaseException:
+            exchange.close()
+            raise
+        self._give_back(exchange)
+        return answers_or_raise(answers, pipeline.failed, return_exceptions)
+
+    def stream(
+        self,
+        name: str,
+        payload: Payload,
+        message_type: str = "message",
+        *,
+        timeout: float | None = TIMEOUT_S,
+        idle_timeout: float | None = IDLE_TIMEOUT_S,
+        max_duration: float | None = MAX_DURATION_S,
+        maxsize: int = MAXSIZE,
+        reply_type: Any = None,
+    ) -> BlockingClientStream:
+        """Ask for an answer in chunks, as `Client.stream`: an iterator over their payloads.
+
+        It has a connection of its own from its first step to its end. `close` it, or leave its `with`, where you leave
+        the loop early.
+        """
+        data, built = ready(payload, message_type), decode if reply_type is None else wanted(reply_type)
+        request = OpenStream(0, name, data, message_type, timeout, idle_timeout, max_duration, maxsize)
+        return BlockingClientStream(request, self._take, self._give_back, built)
 
     def broadcast(
         self,
@@ -118,23 +207,27 @@ class BlockingClient:
     ) -> None:
         """Send to every agent whose name matches, as `Runtime.broadcast`."""
         data = ready(payload, message_type)
-        self._do(lambda number: Broadcast(number, pattern, data, message_type, timeout), timeout)
+        self._request(lambda number: Broadcast(number, pattern, data, message_type, timeout), timeout)
 
-    def _do(self, make: Callable[[int], FromClient], timeout_s: float | None) -> Done | Replied:
-        connection = self._take()
+    def _request(self, make: Callable[[int], FromClient], timeout_s: float | None) -> Done | Replied:
+        exchange = self._take()
         try:
-            answer = connection.request(make, timeout_s)
+            request = make(exchange.number())
+            exchange.say(request, timeout_s)
+            answer = exchange.hear(timeout_s)
+            assert answer.id == request.id
         except BaseException:  # KeyboardInterrupt too: the answer would be taken for that of the next request
-            connection.close()
+            exchange.close()
             raise
-        self._give_back(connection)
+        self._give_back(exchange)
         if isinstance(answer, Failed):
             raise error_from(answer)
+        assert not isinstance(answer, Chunks)
         return answer
 
     # --- connections --------------------------------------------------------------------------------------------------
 
-    def _take(self) -> _Connection:
+    def _take(self) -> Exchange:
         if self._pid != os.getpid():
             # What is inherited is the parent's: closing these copies does not end its connections.
             self._pid = os.getpid()
@@ -145,12 +238,12 @@ class BlockingClient:
             try:
                 connection = self._idle.pop()
             except IndexError:
-                return _Connection(dial(self._name, self._timeout_s, self._wait_s))
+                return Exchange(dial(self._name, self._timeout_s, self._wait_s))
             if connection.fresh():
                 return connection
             connection.close()
 
-    def _give_back(self, connection: _Connection) -> None:
+    def _give_back(self, connection: Exchange) -> None:
         if self._closed or self._pid != connection.pid or len(self._idle) >= IDLE_KEPT:
             connection.close()
         else:
@@ -159,76 +252,3 @@ class BlockingClient:
     def _drop_idle(self) -> None:
         while self._idle:
             self._idle.pop().close()
-
-
-class _Connection:
-    """One connection, used by one thread at a time."""
-
-    def __init__(self, line: Line) -> None:
-        self._line = line
-        self._sock = line.sock
-        self._decoder: FrameDecoder[ToClient] = FrameDecoder(ToClient)
-        self._last = 0
-        self.pid = os.getpid()
-
-    def fresh(self) -> bool:
-        """Whether it still stands: an idle one has nothing to read but the end, or the run's last word."""
-        self._sock.setblocking(False)
-        try:
-            self._sock.recv(1, socket.MSG_PEEK)
-        except (BlockingIOError, InterruptedError):
-            return True
-        except OSError:
-            return False
-        return False
-
-    def request(self, make: Callable[[int], FromClient], timeout_s: float | None) -> Done | Replied | Failed:
-        """The answer. TransportClosed when the run ends meanwhile, RunNotAnswering when it is silent."""
-        self._last += 1
-        request = make(self._last)
-        until_s = None if timeout_s is None or timeout_s <= 0 else time.monotonic() + timeout_s + _GRACE_S
-        try:
-            self._wait(until_s)
-            self._sock.sendall(encode_frame(request))
-            while True:
-                self._wait(until_s)
-                data = self._sock.recv(_READ_BYTES)
-                if not data:
-                    raise TransportClosed(lost(self._line, committed=None))
-                for answer in self._decoder.feed(data):
-                    if isinstance(answer, Bye):
-                        raise TransportClosed(answer.text or lost(self._line, committed=None))
-                    if answer.id == request.id:
-                        return answer
-        except TimeoutError:
-            assert timeout_s is not None
-            raise RunNotAnswering(
-                f"The run {self._line.run!r} has not answered within {timeout_s + _GRACE_S:g} s, not even that the "
-                f"time was over: the program that started it (pid {self._line.pid}) is stopped, or blocks its event "
-                "loop."
-            ) from None
-        except WireError as error:
-            raise TransportClosed(f"What the run {self._line.run!r} answered is no answer: {error}.") from None
-        except OSError:
-            raise TransportClosed(self._last_word() or lost(self._line, committed=None)) from None
-
-    def _last_word(self) -> str:
-        """What the run said before it closed, while the request was on its way."""
-        self._sock.setblocking(False)
-        for _ in range(2):  # the first look may say only that the other side has closed
-            with contextlib.suppress(OSError, WireError):
-                for answer in self._decoder.feed(self._sock.recv(_READ_BYTES)):
-                    if isinstance(answer, Bye):
-                        return answer.text
-        return ""
-
-    def close(self) -> None:
-        """Idempotent."""
-        self._sock.close()
-
-    def _wait(self, until_s: float | None) -> None:
-        self._sock.settimeout(None if until_s is None else max(0.001, until_s - time.monotonic()))
-
-
-def _options(priority: int) -> dict[str, Any]:
-    return {"priority": priority} if priority else {}

@@ -14,20 +14,47 @@ parent and connects anew.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
-from ..errors import PayloadTooLarge, TransportClosed
+from ..errors import PayloadTooLarge, RunNotAnswering, TransportClosed
 from ..host.wire import FRAME_BYTES_MAX, FrameDecoder, WireError, encode_frame
+from ..many import ASKS_AT_ONCE, ask_many
 from ..messages import Message, is_system_type
 from ..port_bus import ASK_TIMEOUT_S, SEND_TIMEOUT_S
+from ..retrying import Retry, tried
 from ..serializer import decode, encode
-from ..typed import Payload
+from ..streaming import IDLE_TIMEOUT_S, MAX_DURATION_S, MAXSIZE, TIMEOUT_S
+from ..typed import Payload, wanted
 from .dial import CONNECT_TIMEOUT_S, Line, dial
-from .protocol import Ask, Broadcast, Bye, Done, Failed, Forget, FromClient, Replied, Send, ToClient, error_from
+from .protocol import (
+    IN_FLIGHT_MAX,
+    STREAMS_OPEN_MAX,
+    Ask,
+    Broadcast,
+    Bye,
+    Cancel,
+    Chunks,
+    Done,
+    Failed,
+    Forget,
+    FromClient,
+    OpenStream,
+    Replied,
+    Send,
+    ToClient,
+    error_from,
+)
+from .stream import GRACE_S, ClientStream, Inbox
 
-__all__ = ["CLIENT_NAME", "PAYLOAD_BYTES_MAX", "Client", "connect", "lost", "message_of", "ready"]
+__all__ = [
+    "CLIENT_NAME", "PAYLOAD_BYTES_MAX", "Client", "Connection", "connect", "lost", "message_of", "options_of", "ready",
+    "silent",
+]  # fmt: skip
 
 CLIENT_NAME: Final = "_client"
 """Recipient of the replies that a client gets."""
@@ -52,8 +79,8 @@ class Client:
         self._name = name
         self._timeout_s = timeout_s
         self._wait_s = wait_s
-        self._connection: _Connection | None = None
-        self._dialling: asyncio.Future[_Connection] | None = None
+        self._connection: Connection | None = None
+        self._dialling: asyncio.Future[Connection] | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -68,9 +95,9 @@ class Client:
     def close(self) -> None:
         """Let go. Who waits for an answer gets TransportClosed. Idempotent."""
         self._closed = True
-        if self._connection is not None:
+        if self._connection is not None and self._connection.pid == os.getpid():
             self._connection.end("This client was closed.")
-            self._connection = None
+        self._connection = None
 
     @property
     def connected(self) -> bool:
@@ -87,11 +114,32 @@ class Client:
         *,
         timeout: float | None = SEND_TIMEOUT_S,
         priority: int = 0,
+        ttl: float | None = None,
+        delay: float | None = None,
+        at: datetime | float | None = None,
+        every: float | None = None,
+        key: str | None = None,
+        retry: Retry | None = None,
     ) -> None:
-        """Commit a message to the agent's mailbox, as `Runtime.send`; its sender reads `_runtime`."""
+        """Commit a message to the agent's mailbox, as `Runtime.send`; its sender reads `_runtime`.
+
+        What comes later (`delay`, `at`, `every`) is kept by the run and needs no client. Keys are those of the program
+        that started the run and of all its clients together. `retry`: tried again from here.
+        """
         data = ready(payload, message_type)
+        options = options_of(priority, ttl=ttl, delay=delay, at=at, every=every, key=key)
+
+        async def attempt() -> None:
+            connection = await self._connected()
+            request = Send(connection.number(), name, data, message_type, timeout, options)
+            await connection.request(request, timeout)
+
+        await (attempt() if retry is None else tried(retry, attempt))
+
+    async def cancel(self, key: str, timeout: float | None = SEND_TIMEOUT_S) -> None:
+        """Take back what the program or one of its clients has ordered under `key`, as `Runtime.cancel`."""
         connection = await self._connected()
-        await connection.request(Send(connection.number(), name, data, message_type, timeout, _options(priority)))
+        await connection.request(Cancel(connection.number(), key, timeout), timeout)
 
     async def ask(
         self,
@@ -101,14 +149,68 @@ class Client:
         message_type: str = "message",
         *,
         priority: int = 0,
+        retry: Retry | None = None,
+        reply_type: Any = None,
     ) -> Message:
-        """Send a question and give back the reply, as `Runtime.ask`, with the same errors."""
-        data = ready(payload, message_type)
-        connection = await self._connected()
-        request = Ask(connection.number(), name, data, message_type, timeout, _options(priority))
-        answer = await connection.request(request)
-        assert isinstance(answer, Replied)
-        return message_of(answer)
+        """Send a question and give back the reply, as `Runtime.ask`, with the same errors.
+
+        `reply_type`: the type of its payload, or a union of types: what comes is built as that, and what does not fit
+        is a DeserializationError. Needed for a typed reply whose type this program has not declared (`payload_type`).
+        """
+        data, built = ready(payload, message_type), decode if reply_type is None else wanted(reply_type)
+
+        async def attempt() -> Message:
+            connection = await self._connected()
+            request = Ask(connection.number(), name, data, message_type, timeout, options_of(priority))
+            answer = await connection.request(request, timeout)
+            assert isinstance(answer, Replied)
+            return message_of(answer, built)
+
+        return await (attempt() if retry is None else tried(retry, attempt))
+
+    async def ask_many(
+        self,
+        to: str | Sequence[str],
+        payloads: Iterable[Payload],
+        limit: int = ASKS_AT_ONCE,
+        message_type: str = "message",
+        timeout: float | None = ASK_TIMEOUT_S,
+        priority: int = 0,
+        retry: Retry | None = None,
+        *,
+        return_exceptions: bool = False,
+        reply_type: Any = None,
+    ) -> list[Any]:
+        """Ask once for each payload, as `Runtime.ask_many`: the replies, in the order of `payloads`."""
+
+        async def one(name: str, payload: Payload) -> Message:
+            return await self.ask(
+                name, payload, timeout, message_type, priority=priority, retry=retry, reply_type=reply_type
+            )
+
+        return await ask_many(one, to, payloads, limit, return_exceptions)
+
+    def stream(
+        self,
+        name: str,
+        payload: Payload,
+        message_type: str = "message",
+        *,
+        timeout: float | None = TIMEOUT_S,
+        idle_timeout: float | None = IDLE_TIMEOUT_S,
+        max_duration: float | None = MAX_DURATION_S,
+        maxsize: int = MAXSIZE,
+        reply_type: Any = None,
+    ) -> ClientStream:
+        """Ask for an answer in chunks, as `Runtime.stream`: an async iterator over their payloads.
+
+        It begins with its first step. A slow reader slows the writer; leaving the loop ends the stream.
+        TransportClosed: the run has ended, or the connection is lost; what had come until then is handed out before.
+        `reply_type` as in `ask`. Of `maxsize` chunks at most 32 are on their way to a client.
+        """
+        data, built = ready(payload, message_type), decode if reply_type is None else wanted(reply_type)
+        request = OpenStream(0, name, data, message_type, timeout, idle_timeout, max_duration, maxsize)
+        return ClientStream(request, self._connected, built)
 
     async def broadcast(
         self,
@@ -121,15 +223,15 @@ class Client:
         """Send to every agent whose name matches, as `Runtime.broadcast`."""
         data = ready(payload, message_type)
         connection = await self._connected()
-        await connection.request(Broadcast(connection.number(), pattern, data, message_type, timeout))
+        await connection.request(Broadcast(connection.number(), pattern, data, message_type, timeout), timeout)
 
     # --- the connection -----------------------------------------------------------------------------------------------
 
-    async def _connected(self) -> _Connection:
+    async def _connected(self) -> Connection:
         loop = asyncio.get_running_loop()
         connection = self._connection
-        if connection is not None and connection.pid != os.getpid():
-            self._connection = connection = self._dialling = None  # the parent's; its loop is not here either
+        if connection is not None and (connection.pid != os.getpid() or connection.loop.is_closed()):
+            self._connection = connection = self._dialling = None  # the parent's, or that of an earlier asyncio.run
         if connection is not None and connection.usable:
             if connection.loop is not loop:
                 raise RuntimeError(
@@ -148,9 +250,9 @@ class Client:
             if self._dialling is dialling and dialling.done():
                 self._dialling = None
 
-    async def _dial(self, loop: asyncio.AbstractEventLoop) -> _Connection:
+    async def _dial(self, loop: asyncio.AbstractEventLoop) -> Connection:
         line = await asyncio.to_thread(dial, self._name, self._timeout_s, self._wait_s)
-        connection = _Connection(loop, line)
+        connection = Connection(loop, line)
         try:
             await loop.create_unix_connection(lambda: connection, sock=line.sock)
         except BaseException:
@@ -162,7 +264,7 @@ class Client:
         return connection
 
 
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """One connection, from its making to its end."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, line: Line) -> None:
@@ -172,6 +274,10 @@ class _Connection(asyncio.Protocol):
         self._decoder: FrameDecoder[ToClient] = FrameDecoder(ToClient)
         self._transport: asyncio.Transport | None = None
         self._waiting: dict[int, asyncio.Future[Done | Replied | Failed]] = {}
+        self._streams: dict[int, Inbox] = {}
+        # Beyond these the run would not read what we say, of our streams neither.
+        self._places = asyncio.Semaphore(IN_FLIGHT_MAX)
+        self._stream_places = asyncio.Semaphore(STREAMS_OPEN_MAX)
         self._last = 0
         self._end = ""
         self._room: asyncio.Future[None] | None = None
@@ -186,24 +292,64 @@ class _Connection(asyncio.Protocol):
         self._last += 1
         return self._last
 
-    async def request(self, request: FromClient) -> Done | Replied:
-        """The answer; raises what it says."""
-        while self._room is not None:
-            await asyncio.shield(self._room)
-        if self._transport is None or self._transport.is_closing():
-            raise TransportClosed(self._end or lost(self._line, committed=False))
-        future: asyncio.Future[Done | Replied | Failed] = self.loop.create_future()
-        self._waiting[request.id] = future
-        self._transport.write(encode_frame(request))
-        try:
-            answer = await future
-        except BaseException:
-            if self.usable and self._waiting.pop(request.id, None) is not None:
-                self._transport.write(encode_frame(Forget(request.id)))
-            raise
+    async def request(self, request: FromClient, timeout_s: float | None) -> Done | Replied:
+        """The answer; raises what it says. RunNotAnswering when the run does not even say that the time is over."""
+        async with self._places:
+            await self._writable()
+            future: asyncio.Future[Done | Replied | Failed] = self.loop.create_future()
+            self._waiting[request.id] = future
+            self.say(request)
+            limit = asyncio.timeout(None if timeout_s is None or timeout_s <= 0 else timeout_s + GRACE_S)
+            try:
+                async with limit:
+                    answer = await future
+            except BaseException as error:
+                if self._waiting.pop(request.id, None) is not None:
+                    self.say(Forget(request.id))
+                if limit.expired() and isinstance(error, TimeoutError):
+                    raise RunNotAnswering(self.silent(timeout_s or 0.0)) from None
+                raise
         if isinstance(answer, Failed):
             raise error_from(answer)
         return answer
+
+    async def open(self, inbox: Inbox, request: OpenStream) -> None:
+        """Begin a stream; its number is set. What comes of it goes into `inbox`, until its end or `leave`."""
+        await self._stream_places.acquire()
+        try:
+            await self._writable()
+        except BaseException:
+            self._stream_places.release()
+            raise
+        request.id = self.number()
+        self._streams[request.id] = inbox
+        self.say(request)
+
+    def leave(self, number: int) -> None:
+        """Nobody reads that stream any more."""
+        if self._streams.pop(number, None) is not None:
+            self._stream_places.release()
+            self.say(Forget(number))
+
+    def let_go(self, number: int) -> None:
+        """`leave`, from whatever thread and at whatever moment an object is let go of."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the connection with it
+            self.loop.call_soon_threadsafe(self.leave, number)
+
+    def say(self, message: FromClient) -> None:
+        """Without waiting; nothing where the connection has ended."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(encode_frame(message))
+
+    async def _writable(self) -> None:
+        while self._room is not None:
+            await asyncio.shield(self._room)
+        if not self.usable:
+            raise TransportClosed(self._end or lost(self._line, committed=False))
+
+    def silent(self, timeout_s: float) -> str:
+        """What to say of a run that does not answer in that time."""
+        return silent(self._line, timeout_s)
 
     def end(self, why: str) -> None:
         """Idempotent."""
@@ -234,10 +380,15 @@ class _Connection(asyncio.Protocol):
             for message in self._decoder.feed(data):
                 if isinstance(message, Bye):
                     self.end(message.text or lost(self._line, committed=None))
-                else:
+                elif message.id in self._streams:
+                    self._streams[message.id].put(cast(Any, message))
+                    if not isinstance(message, Chunks):
+                        del self._streams[message.id]
+                        self._stream_places.release()
+                elif not isinstance(message, Chunks):  # else of a stream that was left
                     waiting = self._waiting.pop(message.id, None)
                     if waiting is not None and not waiting.done():
-                        waiting.set_result(message)
+                        waiting.set_result(cast(Any, message))
         except WireError as error:
             self.end(f"What the run {self._line.run!r} answered is no answer: {error}.")
 
@@ -248,6 +399,10 @@ class _Connection(asyncio.Protocol):
         for future in waiting.values():
             if not future.done():
                 future.set_exception(TransportClosed(why))
+        streams, self._streams = self._streams, {}
+        for inbox in streams.values():
+            inbox.finish(TransportClosed(why))
+            self._stream_places.release()
 
 
 # --- shared with the blocking twin --------------------------------------------------------------------------------
@@ -270,9 +425,9 @@ def ready(payload: Payload, message_type: str) -> bytes:
     return data
 
 
-def message_of(answer: Replied) -> Message:
+def message_of(answer: Replied, built: Callable[[bytes], Any] = decode) -> Message:
     """The reply, as it came to the run."""
-    payload = decode(answer.payload)
+    payload = built(answer.payload)
     if not answer.header:
         return Message(type=answer.type, sender=answer.sender, recipient=CLIENT_NAME, payload=payload)
     return Message.received(answer.header, answer.type, answer.sender, CLIENT_NAME, payload, 1)
@@ -289,5 +444,19 @@ def lost(line: Line, *, committed: bool | None) -> str:
     return text
 
 
-def _options(priority: int) -> dict[str, Any]:
-    return {"priority": priority} if priority else {}
+def silent(line: Line, timeout_s: float) -> str:
+    """What to say of a run that does not answer in that time, nor in the grace behind it."""
+    return (
+        f"The run {line.run!r} has not answered within {timeout_s + GRACE_S:g} s, not even that the time was over: the "
+        f"program that started it (pid {line.pid}) is stopped, or blocks its event loop."
+    )
+
+
+def options_of(priority: int, **how: Any) -> dict[str, Any]:
+    """Those that were given, in words that travel."""
+    options = {name: value for name, value in how.items() if value is not None}
+    if isinstance(at := options.get("at"), datetime):
+        options["at"] = at.timestamp()  # one without a zone is local time, here
+    if priority:
+        options["priority"] = priority
+    return options

@@ -5,6 +5,8 @@ Rules of this file:
   `serializer.encode` made them, so nothing is decoded twice on the way;
 - the client numbers its requests; each is answered once, in whatever order, by Done, Replied or Failed. A Forget is not
   answered: it says that nobody waits any more, and what can still be called off is;
+- a stream is a request that is answered by Chunks, any number of times, before its Done or Failed; Took says how many
+  of them have been taken, and is not answered;
 - an error goes by the name of its class, its text and its plain attributes, and is the same error on the other side;
 - `Bye` is the run's last word, and says what has become of it.
 """
@@ -23,16 +25,29 @@ __all__ = [
     "Ask",
     "Broadcast",
     "Bye",
+    "Cancel",
+    "Chunks",
     "Done",
     "Failed",
     "Forget",
     "FromClient",
+    "IN_FLIGHT_MAX",
+    "OpenStream",
     "Replied",
+    "STREAMS_OPEN_MAX",
     "Send",
     "ToClient",
+    "Took",
     "error_from",
     "failed",
 ]
+
+
+IN_FLIGHT_MAX: Final = 64
+"""Requests of one client that are under way at once, streams not counted."""
+
+STREAMS_OPEN_MAX: Final = 64
+"""Streams of one client."""
 
 
 class _Request(msgspec.Struct, array_like=True, tag_field="op"):
@@ -40,7 +55,7 @@ class _Request(msgspec.Struct, array_like=True, tag_field="op"):
 
 
 class Send(_Request, tag="send"):
-    """Commit a message. Answered by Done once it is committed."""
+    """Commit a message, or an order of one that comes later. Answered by Done once it is committed."""
 
     recipient: str
     payload: bytes
@@ -68,11 +83,36 @@ class Broadcast(_Request, tag="broadcast"):
     timeout_s: float | None
 
 
+class Cancel(_Request, tag="cancel"):
+    """Take back what was ordered under that key. Answered by Done once that is committed."""
+
+    key: str
+    timeout_s: float | None
+
+
+class OpenStream(_Request, tag="stream"):
+    """Ask for an answer in chunks. Answered by Chunks, and at last by Done or Failed."""
+
+    recipient: str
+    payload: bytes
+    type: str
+    timeout_s: float | None
+    idle_s: float | None
+    max_s: float | None
+    maxsize: int
+
+
+class Took(_Request, tag="took"):
+    """So many more chunks of the stream of that number have been taken; as many may come instead."""
+
+    chunks: int
+
+
 class Forget(_Request, tag="forget"):
     """Nobody waits for the answer to the request of that number any more."""
 
 
-FromClient = Send | Ask | Broadcast | Forget
+FromClient = Send | Ask | Broadcast | Cancel | OpenStream | Took | Forget
 
 
 class _Answer(msgspec.Struct, array_like=True, tag_field="op"):
@@ -92,6 +132,12 @@ class Replied(_Answer, tag="replied"):
     payload: bytes
 
 
+class Chunks(_Answer, tag="chunks"):
+    """The next chunks of a stream, in order."""
+
+    payloads: list[bytes]
+
+
 class Failed(_Answer, tag="failed"):
     """It was not done, or there is no reply."""
 
@@ -101,6 +147,8 @@ class Failed(_Answer, tag="failed"):
     notes: list[str]
     parts: list[Failed] = []
     """Of an ExceptionGroup."""
+    cause: Failed | None = None
+    """What an agent raised, of a stream that is over for that."""
 
 
 class Bye(msgspec.Struct, array_like=True, tag_field="op", tag="bye"):
@@ -109,7 +157,7 @@ class Bye(msgspec.Struct, array_like=True, tag_field="op", tag="bye"):
     text: str
 
 
-ToClient = Done | Replied | Failed | Bye
+ToClient = Done | Replied | Chunks | Failed | Bye
 
 
 # --- errors -------------------------------------------------------------------------------------------------------
@@ -124,7 +172,11 @@ def failed(number: int, error: BaseException) -> Failed:
     text = error.message if isinstance(error, BaseExceptionGroup) else str(error)
     attributes = {name: value for name, value in vars(error).items() if name[0] != "_" and _travels(value)}
     notes = [str(note) for note in getattr(error, "__notes__", ())]
-    return Failed(number, type(error).__name__, text, attributes, notes, [failed(0, part) for part in parts])
+    cause = error.__cause__ if isinstance(error.__cause__, CivitasError) else None
+    return Failed(
+        number, type(error).__name__, text, attributes, notes, [failed(0, part) for part in parts],
+        None if cause is None else failed(0, cause),
+    )  # fmt: skip
 
 
 def error_from(answer: Failed) -> Exception:
@@ -144,6 +196,8 @@ def error_from(answer: Failed) -> Exception:
             error = CivitasError(f"{answer.error}: {answer.text}")
     for note in answer.notes:
         error.add_note(note)
+    if answer.cause is not None:
+        error.__cause__ = error_from(answer.cause)
     return error
 
 

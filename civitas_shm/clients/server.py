@@ -1,12 +1,13 @@
 """The run's side of clients, in the program that started the run: their requests become messages of its bus.
 
 Guarantees:
-- a client can do nothing but ask, send and broadcast. It has no memory of the run, no lock and no process of it, so its
-  death, at whatever instruction, costs the run a closed socket, and its stop nothing at all;
+- a client can do nothing but ask, send, broadcast and read streams. It has no memory of the run, no lock and no process
+  of it, so its death, at whatever instruction, costs the run a closed socket, and its stop nothing at all;
 - an answered send is committed. Of a client that is gone, what waits for room or for a reply is called off;
 - bounded: CLIENTS_MAX connections; of one client IN_FLIGHT_MAX requests. Who has so many, or does not read its answers,
-  is not read either;
-- all together have at most ASKS_MAX questions on their way, so the program's own always find a place;
+  is not read either. Our own clients never have more, so what they say of their streams is always read;
+- all together have at most ASKS_MAX questions on their way and STREAMS_MAX streams, so the program's own always find a
+  place; a stream of a client that has stopped ends at its `idle_timeout`;
 - a client keeps no run alive: once a stop has been asked for, nothing new is taken.
 
 Why here and not in a slot of the run's memory, see docs/clients.md.
@@ -18,33 +19,65 @@ import asyncio
 import os
 import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final, cast
 
 from .. import __version__
 from ..control.protocol import Connected, Refusal, Reply
 from ..control.server import peer_of
-from ..errors import CivitasError, MessageValidationError, PayloadTooLarge, TransportClosed
+from ..errors import (
+    CivitasError,
+    MessageValidationError,
+    PayloadTooLarge,
+    StreamError,
+    StreamTimeout,
+    TransportClosed,
+)
 from ..host.wire import FRAME_BYTES_MAX, FrameDecoder, WireError, encode_frame
 from ..messages import Message
 from ..port_bus import PortBus
+from ..sending import PLAIN, How, cancel, send_how
 from ..serializer import Encoded, decode_dict, encode, typed_body
-from .protocol import Ask, Broadcast, Bye, Done, Forget, FromClient, Replied, Send, failed
+from ..streams.places import FEW
+from ..streams.reader import Question
+from ..streams.relay import Relay
+from .protocol import (
+    IN_FLIGHT_MAX,
+    STREAMS_OPEN_MAX,
+    Ask,
+    Broadcast,
+    Bye,
+    Cancel,
+    Chunks,
+    Done,
+    Forget,
+    FromClient,
+    OpenStream,
+    Replied,
+    Send,
+    Took,
+    failed,
+)
 
-__all__ = ["CLIENTS_MAX", "IN_FLIGHT_MAX", "ClientServer"]
+__all__ = ["CLIENTS_MAX", "STREAMS_MAX", "ClientServer"]
 
 CLIENTS_MAX: Final = 256
 """Connections: each is a descriptor of the program, of which it has 1,024 where nobody has raised the limit."""
 
-IN_FLIGHT_MAX: Final = 64
-"""Requests of one client that are under way at once."""
-
 ASKS_MAX: Final = 2048
 """Half of the places that a process has for replies (PORT_REPLY_PLACES)."""
 
-OPTIONS: Final = frozenset({"priority"})
-"""What may stand in the options of a request: keywords of the bus."""
+STREAMS_MAX: Final = 128
+"""Of all clients at once; further ones wait for their turn. See `_window`."""
+
+_WINDOW_MAX: Final = 32
+_WINDOWS: Final = 384
+
+LATER: Final = frozenset({"ttl", "delay", "at", "every", "key"})
+OPTIONS: Final = frozenset({"priority"}) | LATER
+"""What may stand in the options of a request: of a question the priority alone."""
 
 
 class ClientServer:
@@ -58,6 +91,9 @@ class ClientServer:
         self._clients: set[_Client] = set()
         self._coming: set[asyncio.Task[None]] = set()
         self.asks = asyncio.Semaphore(ASKS_MAX)
+        self.turns = asyncio.Semaphore(STREAMS_MAX)
+        """Of streams."""
+        self.streams = 0
         self.refusal = ""
         """Why nothing new is taken any more; empty while it is."""
 
@@ -133,10 +169,15 @@ class _Client(asyncio.Protocol):
         self._decoder: FrameDecoder[FromClient] = FrameDecoder(FromClient)
         self._works: dict[int, asyncio.Task[None]] = {}
         """By number: what is under way."""
+        self._streams: dict[int, tuple[asyncio.Task[None], Relay]] = {}
+        """By number."""
         self._waiting: list[FromClient] = []
         """Read, and not begun: others of its requests come first."""
         self._choked = False
         """It does not read its answers."""
+        self._heard = asyncio.Event()
+        """Not choked."""
+        self._heard.set()
 
     # --- the connection -----------------------------------------------------------------------------------------------
 
@@ -145,17 +186,19 @@ class _Client(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        for work in self._works.values():
+        for work in [*self._works.values(), *(work for work, _ in self._streams.values())]:
             work.cancel()
         self._waiting.clear()
         self._server.gone(self)
 
     def pause_writing(self) -> None:
         self._choked = True
+        self._heard.clear()
         self._set_reading()
 
     def resume_writing(self) -> None:
         self._choked = False
+        self._heard.set()
         self._begin()
 
     def data_received(self, data: bytes) -> None:
@@ -167,6 +210,9 @@ class _Client(asyncio.Protocol):
         for request in requests:
             if isinstance(request, Forget):
                 self._forget(request.id)
+            elif isinstance(request, Took):
+                if request.id in self._streams:  # else it has ended meanwhile
+                    self._streams[request.id][1].took(request.chunks)
             else:
                 self._waiting.append(request)
         self._begin()
@@ -197,15 +243,20 @@ class _Client(asyncio.Protocol):
         waiting = self._waiting
         while waiting and len(self._works) < IN_FLIGHT_MAX and not self._choked:
             request = waiting.pop(0)
-            if request.id in self._works:
+            if request.id in self._works or request.id in self._streams:
                 self.say_goodbye(f"This client has used the number {request.id} twice")
                 return
-            self._works[request.id] = self._server.loop.create_task(self._serve(request))
+            if isinstance(request, OpenStream):
+                self._open(request)
+            else:
+                self._works[request.id] = self._server.loop.create_task(self._serve(request))
         self._set_reading()
 
     def _forget(self, number: int) -> None:
         self._waiting = [request for request in self._waiting if request.id != number]
         work = self._works.get(number)
+        if number in self._streams:
+            work = self._streams[number][0]
         if work is not None:
             work.cancel()
 
@@ -226,7 +277,15 @@ class _Client(asyncio.Protocol):
         bus = self._server.bus
         match request:
             case Send(number, recipient, payload, kind, timeout_s, options):
-                await bus.send(recipient, _passed_on(payload), kind, timeout_s, **_checked(options))
+                how = How(**{name: value for name, value in _checked(options, OPTIONS).items() if name in LATER})
+                priority = options.get("priority", 0)
+                if how == PLAIN:
+                    await bus.send(recipient, _passed_on(payload), kind, timeout_s, priority)
+                else:
+                    await send_how(bus, how, recipient, _passed_on(payload), kind, timeout_s, priority)
+                return Done(number)
+            case Cancel(number, key, timeout_s):
+                await cancel(bus, key, timeout_s)
                 return Done(number)
             case Ask(number, recipient, payload, kind, timeout_s, options):
                 began_s = self._server.loop.time()
@@ -235,7 +294,10 @@ class _Client(asyncio.Protocol):
                 try:
                     if timeout_s:
                         timeout_s = max(1e-3, timeout_s - (self._server.loop.time() - began_s))
-                    reply = await bus.ask(recipient, _passed_on(payload), kind, timeout_s, **_checked(options))
+                    reply = await bus.ask(
+                        recipient, _passed_on(payload), kind, timeout_s, **_checked(options, {"priority"}),
+                        built=Encoded,
+                    )  # fmt: skip
                 finally:
                     self._server.asks.release()
                 return _replied(number, reply)
@@ -243,6 +305,90 @@ class _Client(asyncio.Protocol):
                 await bus.broadcast(pattern, _passed_on(payload), kind, timeout=timeout_s)
                 return Done(number)
         raise CivitasError(f"{type(request).__name__} is no request")
+
+    # --- streams ------------------------------------------------------------------------------------------------------
+
+    def _open(self, request: OpenStream) -> None:
+        """Begin to read a stream for the client, which gets its chunks as they come."""
+        number = request.id
+        try:
+            if self._server.refusal:
+                raise TransportClosed(self._server.refusal)
+            if len(self._streams) >= STREAMS_OPEN_MAX:
+                raise StreamError(f"This client reads {len(self._streams)} streams, the most that one may at once.")
+            question = Question(
+                request.recipient, _passed_on(request.payload), request.type, request.timeout_s, request.idle_s,
+                request.max_s, request.maxsize,
+            )  # fmt: skip
+            relay = Relay(self._server.bus.streams, question)
+        except Exception as error:  # noqa: BLE001 - as in `_serve`
+            self._say(failed(number, error))
+            return
+        self._streams[number] = self._server.loop.create_task(self._read(number, question, relay)), relay
+
+    async def _read(self, number: int, question: Question, relay: Relay) -> None:
+        server = self._server
+        turn = False
+        try:
+            turn = await self._turn(question)
+            question.maxsize = min(question.maxsize, _window(server.streams))
+            server.streams += 1
+            while True:
+                chunks = await relay.chunks()
+                await self._heard.wait()
+                for part in _frames(chunks):
+                    self._say(Chunks(number, part))
+        except StopAsyncIteration:
+            self._say(Done(number))
+        except Exception as error:  # noqa: BLE001 - as in `_serve`
+            self._say(failed(number, error))
+        finally:
+            relay.close()
+            del self._streams[number]
+            if turn:
+                server.streams -= 1
+                server.turns.release()
+
+    async def _turn(self, question: Question) -> bool:
+        """Wait for one of the places of all clients."""
+        began_s = self._server.loop.time()
+        try:
+            async with asyncio.timeout(question.timeout_s):
+                await self._server.turns.acquire()
+        except TimeoutError:
+            raise StreamTimeout(
+                f"a stream from {question.recipient!r} found no place within {question.timeout_s:.3g} s: clients of "
+                f"this run read {self._server.streams} streams, the most that all of them together may."
+            ) from None
+        if question.timeout_s is not None:
+            question.timeout_s = max(1e-3, question.timeout_s - (self._server.loop.time() - began_s))
+        return True
+
+
+def _window(streams: int) -> int:
+    """Chunks of a further stream that may be on their way, when so many are open.
+
+    Each stands for a place in the program (`streams.places`): of 2,048 at most 12 x 32 + 384 x ln(128 / 12) = 1,292 go
+    to clients, and 4 more for each stream, whatever they do: the k-th oldest of those that are open has at most
+    384 / k.
+    """
+    return max(FEW, min(_WINDOW_MAX, _WINDOWS // (streams + 1)))
+
+
+def _frames(chunks: list[bytes]) -> Iterator[list[bytes]]:
+    """Those that go together into one frame. PayloadTooLarge behind what came before one that no frame takes."""
+    part: list[bytes] = []
+    size_bytes = 0
+    for chunk in chunks:
+        size_bytes += len(chunk)
+        if size_bytes > FRAME_BYTES_MAX // 2:
+            if part:
+                yield part
+            if len(chunk) > FRAME_BYTES_MAX // 2:
+                raise PayloadTooLarge(len(chunk), FRAME_BYTES_MAX // 2)
+            part, size_bytes = [], len(chunk)
+        part.append(chunk)
+    yield part
 
 
 def _passed_on(payload: bytes) -> Any:
@@ -252,17 +398,17 @@ def _passed_on(payload: bytes) -> Any:
 
 def _replied(number: int, reply: Message) -> Replied:
     """A reply of supervision has no header: it has not travelled."""
-    payload = encode(reply.payload)
+    payload: bytes = encode(reply.payload)
     if len(payload) > FRAME_BYTES_MAX // 2:
         raise PayloadTooLarge(len(payload), FRAME_BYTES_MAX // 2)
     return Replied(number, reply.header or b"", reply.type, reply.sender, payload)
 
 
-def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = options.keys() - OPTIONS
+def _checked(options: Mapping[str, Any], known: AbstractSet[str]) -> dict[str, Any]:
+    unknown = options.keys() - known
     if unknown:
         raise MessageValidationError(
-            f"civitas_shm {__version__} of the run knows no option {', '.join(sorted(unknown))} of a client's message."
+            f"civitas_shm {__version__} of the run knows no option {', '.join(sorted(unknown))} of such a request."
         )
     return dict(options)
 

@@ -275,8 +275,11 @@ class Reader:
 
     # --- waiting --------------------------------------------------------------------------------------------------
 
-    async def news(self) -> None:
-        """Return when something may have come. Raises the end: StopAsyncIteration, or why there is no more."""
+    async def news(self, wanted: bool = True) -> None:
+        """Return when something may have come. Raises the end: StopAsyncIteration, or why there is no more.
+
+        `wanted`: whether somebody waits for it, so that its deadlines run; that of all runs in any case.
+        """
         if self._end is not None:
             raise self._end
         if self._left:
@@ -290,7 +293,7 @@ class Reader:
         number = self._streams.port.new_correlation()  # of this wait: the deadlock watch tells waits by it
         self._waiter = waiter = self._loop.create_future()
         now_ns = monotonic_ns()
-        due_ns = self._due_ns(now_ns)
+        due_ns = self._due_ns(now_ns) if wanted else NEVER_NS - 1
         waits.asks[number] = (due_ns, waiter, self._mailbox, self._question.type, now_ns)
         if due_ns < waits.due_ns:
             waits.arm(due_ns)
@@ -307,6 +310,10 @@ class Reader:
         finally:
             waits.asks.pop(number, None)
             self._waiter = None
+
+    def look_again(self) -> None:
+        """Let `news` return, whether or not there are any."""
+        self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

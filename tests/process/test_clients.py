@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from civitas_shm import RunNotFound, TransportClosed, connect, connect_blocking
+from civitas_shm import RunNotFound, StreamInterrupted, TransportClosed, connect, connect_blocking
+from civitas_shm.errors import CivitasError
 from civitas_shm.host.loop import new_loop
-from civitas_shm.topology.model import StopSpec
+from civitas_shm.topology.model import AgentSpec, StopSpec
 
 from .cli import until
 
@@ -85,6 +86,70 @@ def test_clients_are_killed_and_stopped_in_the_middle_and_the_run_has_all_that_t
             its = {number for number in handled if int(number) // 1_000_000 == child}
             assert sent <= its
             assert len(its - sent) <= 1  # committed, and killed before it could note that
+
+    asyncio.run(scene())
+
+
+def made(kind: str, process: str) -> AgentSpec:
+    return AgentSpec(kind.lower(), f"stream_agents.{kind}", process=process)
+
+
+READER = """
+import sys, civitas_shm
+with civitas_shm.connect_blocking(sys.argv[1]).stream("teller", {"n": 10**9}) as chunks:
+    print(next(chunks)["number"], flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_streams_of_clients_over_the_deaths_of_writer_client_and_host(start_run: Any) -> None:
+    name = f"streams-{os.getpid()}"
+
+    async def scene() -> None:
+        agents = [made("Teller", "w1"), made("Witness", "w2")]
+        async with start_run(*agents, options={"name": name}) as run:  # noqa: SIM117 - the client ends before the run
+            async with connect(name) as client:
+                numbers = []
+                async for chunk in client.stream("teller", {"n": 1000, "pause_s": 0.0001}):
+                    numbers.append(chunk["number"])
+                    if len(numbers) == 100:
+                        os.kill(pid := run.pid("w1"), signal.SIGKILL)
+                        await run.until(lambda pid=pid: run.pid("w1") != pid)  # type: ignore[misc]
+                assert numbers == list(range(1000))  # its successor says the same
+
+                program = subprocess.Popen(
+                    [sys.executable, "-c", READER, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                )
+                assert program.stdout is not None
+                assert await asyncio.to_thread(program.stdout.readline) == "0\n"
+                program.kill()
+                while (await client.ask("witness", {"of": "nobody reads"})).payload["times"] < 1:
+                    await asyncio.sleep(0.01)
+                program.communicate()
+
+                stream = client.stream("teller", {"n": 10**9, "unlike": True})
+                before = [(await anext(stream))["number"] for _ in range(20)]
+                os.kill(run.pid("w1"), signal.SIGKILL)
+                with pytest.raises(StreamInterrupted, match="its successor answers otherwise"):
+                    before += [chunk["number"] async for chunk in stream]
+                assert before == list(range(1000, 1000 + len(before)))
+
+                last = client.stream("teller", {"n": 10**9})
+                got = [(await anext(last))["number"]]
+                await run.until(lambda: last.received >= 8)
+                os.kill(run.client.host_pid, signal.SIGKILL)
+                with pytest.raises(CivitasError):
+                    await run.client.wait()
+                await run.until(lambda: not client.connected)
+
+                async def rest() -> None:
+                    async for chunk in last:
+                        got.append(chunk["number"])
+
+                with pytest.raises(TransportClosed, match=r"died: .*SIGKILL|is lost"):
+                    await rest()
+                assert got == list(range(len(got)))
+                assert len(got) >= 8
 
     asyncio.run(scene())
 

@@ -24,7 +24,7 @@ from civitas_shm import (
     connect,
     connect_blocking,
 )
-from civitas_shm.clients import blocking, server
+from civitas_shm.clients import blocking, exchange, server
 from civitas_shm.clients import client as client_module
 from civitas_shm.testing import Probe, RuntimeUnderTest
 
@@ -322,7 +322,7 @@ async def test_the_blocking_twin_has_the_same_errors_and_finds_the_run_again(
 async def test_a_program_that_blocks_its_loop_is_told_apart_from_an_agent_that_is_slow(
     runtime: RuntimeUnderTest, switchboard: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocking, "_GRACE_S", 0.05)
+    monkeypatch.setattr(exchange, "GRACE_S", 0.05)
     await runtime.start(Probe("probe", {}))
     switchboard.serve(runtime)
     client = await asyncio.to_thread(connect_blocking("shop").__enter__)
