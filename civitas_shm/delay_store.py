@@ -2,7 +2,7 @@
 host.
 
 Guarantees: when a method of FileDelays returns, what it did is the kernel's, as everything in shared memory is: no
-death of a process loses it. One writer, the host. Who only looks (`count_delayed`) makes nobody wait.
+death of a process loses it. One writer, the host. Who only looks (`count_delayed`, `list_delayed`) makes nobody wait.
 
 Rules of this file: no clock and no loop; when something is due is decided in `delays`.
 """
@@ -10,11 +10,13 @@ Rules of this file: no clock and no loop; when something is due is decided in `d
 from __future__ import annotations
 
 import contextlib
+import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-__all__ = ["FILE", "Delayed", "FileDelays", "MemoryDelays", "Store", "count_delayed"]
+__all__ = ["FILE", "Delayed", "FileDelays", "MemoryDelays", "Store", "count_delayed", "list_delayed"]
 
 FILE: Final = "delayed"
 """In the run directory."""
@@ -61,6 +63,21 @@ class Delayed:
         return (self.to, self.type, self.payload, self.every_ns, self.ttl_ns, self.priority) == (
             other.to, other.type, other.payload, other.every_ns, other.ttl_ns, other.priority,
         )  # fmt: skip
+
+    def to_plain(self, monotonic_ns: int, wall_ns: int) -> dict[str, Any]:
+        """What people and other programs are told of it. Seconds; `due_s` since 1970."""
+        return {
+            "id": str(uuid.UUID(bytes=self.id)),
+            "due_s": (self.at_ns or wall_ns + self.due_ns - monotonic_ns) / 1e9,
+            "every_s": self.every_ns / 1e9 or None,
+            "ttl_s": self.ttl_ns / 1e9 or None,
+            "sender": self.sender,
+            "recipient": self.to,
+            "type": self.type,
+            "key": self.key or None,
+            "priority": self.priority,
+            "payload_bytes": len(self.payload),
+        }
 
 
 class Store(Protocol):
@@ -145,10 +162,7 @@ class FileDelays:
         self._path.touch(mode=0o600)
         # No fsync: what must be survived is the death of processes.
         self._db: sqlite3.Connection | None = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None)
-        try:
-            self._boot = _BOOT_ID.read_text().strip()
-        except OSError:
-            self._boot = ""
+        self._boot = _boot()
         try:
             self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; {_SCHEMA}")
         except sqlite3.Error as error:
@@ -156,18 +170,7 @@ class FileDelays:
             raise OSError(f"{self._path}: {error}") from error
 
     def load(self, monotonic_ns: int, wall_ns: int) -> list[Delayed]:
-        found = []
-        for row in self._run("SELECT * FROM delayed ORDER BY n"):
-            (n, id_, key, sender, to, kind, header, payload, due_ns, due_wall_ns, boot, at_ns, every_ns, ttl_ns,
-             priority, number) = row  # fmt: skip
-            if boot != self._boot:
-                due_ns = monotonic_ns + due_wall_ns - wall_ns  # the monotonic clock began anew with the machine
-            found.append(
-                Delayed(
-                    n, id_, key, sender, to, kind, header, payload, due_ns, at_ns, every_ns, ttl_ns, priority, number
-                )
-            )
-        return found
+        return [_of(row, self._boot, monotonic_ns, wall_ns) for row in self._run(_ALL)]
 
     def add(self, delayed: Delayed, due_wall_ns: int) -> bool:
         d = delayed
@@ -227,22 +230,52 @@ class FileDelays:
             raise OSError(f"{self._path}: {error}") from error
 
 
+_ALL: Final = "SELECT * FROM delayed ORDER BY n"
+
+
+def _of(row: Any, boot_now: str, monotonic_ns: int, wall_ns: int) -> Delayed:
+    (n, id_, key, sender, to, kind, header, payload, due_ns, due_wall_ns, boot, at_ns, every_ns, ttl_ns,
+     priority, number) = row  # fmt: skip
+    if boot != boot_now:
+        due_ns = monotonic_ns + due_wall_ns - wall_ns  # the monotonic clock began anew with the machine
+    return Delayed(n, id_, key, sender, to, kind, header, payload, due_ns, at_ns, every_ns, ttl_ns, priority, number)
+
+
+def _boot() -> str:
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+def list_delayed(run_directory: Path) -> list[dict[str, Any]]:
+    """Those of a dead run, as `Delayed.to_plain`, in the order of their coming. Changes nothing.
+
+    OSError when the file cannot be read.
+    """
+    monotonic_ns, wall_ns, boot = time.monotonic_ns(), time.time_ns(), _boot()
+    rows = _looked_at(run_directory, _ALL)
+    return [_of(row, boot, monotonic_ns, wall_ns).to_plain(monotonic_ns, wall_ns) for row in rows]
+
+
 def count_delayed(run_directory: Path) -> dict[str, int]:
     """Messages of a dead run that wait for their time, by recipient; what repeats is not counted. Changes nothing.
 
     OSError when the file cannot be read.
     """
+    rows = _looked_at(run_directory, "SELECT recipient, COUNT(*) FROM delayed WHERE every_ns = 0 GROUP BY recipient")
+    return dict(rows)
+
+
+def _looked_at(run_directory: Path, query: str) -> list[Any]:
     path = run_directory / FILE
     if not path.exists():
-        return {}
+        return []
     import sqlite3
 
     uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
         with contextlib.closing(sqlite3.connect(uri, timeout=_BUSY_S, uri=True)) as db:
-            rows = db.execute(
-                "SELECT recipient, COUNT(*) FROM delayed WHERE every_ns = 0 GROUP BY recipient"
-            ).fetchall()
+            return list(db.execute(query).fetchall())
     except sqlite3.Error as error:
         raise OSError(f"{path}: its delayed messages cannot be read: {error}") from error
-    return dict(rows)

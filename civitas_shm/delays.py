@@ -20,9 +20,11 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import itertools
 import logging
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -129,6 +131,41 @@ class Delays:
             if not delayed.every_ns:
                 counts[delayed.to] = counts.get(delayed.to, 0) + 1
         return counts
+
+    # --- who looks from outside ---------------------------------------------------------------------------------------
+
+    @property
+    def total(self) -> int:
+        """How many wait for their time, those that repeat too."""
+        return len(self._delayed)
+
+    def page(self, after: int, limit: int) -> tuple[list[dict[str, Any]], int]:
+        """Those that came after the one of that number, in order, as `Delayed.to_plain`; and the number of the last."""
+        now_ns, wall_ns = self._monotonic_ns(), self._wall_ns()
+        later = (delayed for delayed in self._delayed.values() if delayed.n > after)
+        found = list(itertools.islice(later, limit))
+        return [delayed.to_plain(now_ns, wall_ns) for delayed in found], found[-1].n if found else after
+
+    def take_back(self, ids: Sequence[str]) -> dict[str, str | None]:
+        """Forget those messages for good, whoever has ordered them. By id: None where it was done, else why not."""
+        by_id = {delayed.id: delayed.n for delayed in self._delayed.values()}
+        return {id_: self._taken_back(id_, by_id) for id_ in ids}
+
+    def _taken_back(self, id_: str, by_id: dict[bytes, int]) -> str | None:
+        if self._closed:
+            return "the run is stopping; what waits is kept for `run --resume`"
+        try:
+            n = by_id.pop(uuid.UUID(id_).bytes, None)
+        except ValueError:
+            n = None
+        if n is None:
+            return "no delayed message has this id: it was sent meanwhile, or taken back"
+        try:
+            self._store.remove(n)
+        except OSError as error:
+            return f"it could not be taken back, and still comes: {error}"
+        self._forget(n)
+        return None
 
     @property
     def _store(self) -> Store:

@@ -35,6 +35,7 @@ VERBS: Final = (
     "resume",
     "logs",
     "dead",
+    "delays",
     "state",
     "plan",
     "topology",

@@ -18,6 +18,8 @@ from .protocol import (
     DeadList,
     DeadReplay,
     DeadShow,
+    DelaysCancel,
+    DelaysList,
     Refusal,
     Request,
     ResumeAgent,
@@ -28,7 +30,7 @@ from .protocol import (
     Topology,
 )
 
-__all__ = ["Answer", "Decision", "HandOver", "Letter", "Steer", "Stop", "decide", "may_ask"]
+__all__ = ["Answer", "Decision", "HandOver", "Later", "Letter", "Steer", "Stop", "decide", "may_ask"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,13 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True)
+class Later:
+    """Look at the messages that wait for their time, or take some back; reply what came of it."""
+
+    request: DelaysList | DelaysCancel
+
+
+@dataclass(frozen=True, slots=True)
 class HandOver:
     """The connection is that of a client: the program that started the run serves it."""
 
@@ -69,7 +78,7 @@ class Steer:
     request: SuspendAgent | ResumeAgent
 
 
-Decision = Answer | Stop | Letter | HandOver | Steer | Refusal
+Decision = Answer | Stop | Letter | Later | HandOver | Steer | Refusal
 
 
 def may_ask(peer_uid: int, own_uid: int) -> bool:
@@ -96,6 +105,10 @@ def decide(request: Request, state: Literal["starting", "running", "stopping"]) 
             return Refusal(kind="busy", text=f"the run is {state}; letters are replayed while it runs")
         case DeadList() | DeadShow() | DeadReplay() | DeadDrop():
             return Letter(request)
+        case DelaysList() | DelaysCancel() if state == "starting":
+            return Refusal(kind="busy", text="the run is starting; its delayed messages are read first")
+        case DelaysList() | DelaysCancel():
+            return Later(request)
         case Connect() if state != "running":
             return Refusal(kind="busy", text=f"the run is {state}; it takes clients while it runs")
         case Connect():

@@ -16,6 +16,7 @@ import msgspec
 from ..topology.model import Drain
 
 __all__ = [
+    "DELAYS_PAGE_MAX",
     "IDS_MAX",
     "LETTERS_PAGE_MAX",
     "PAYLOAD_SHOWN_MAX",
@@ -28,6 +29,9 @@ __all__ = [
     "DeadList",
     "DeadReplay",
     "DeadShow",
+    "Delays",
+    "DelaysCancel",
+    "DelaysList",
     "Letters",
     "Outcomes",
     "Refusal",
@@ -60,6 +64,9 @@ IDS_MAX: Final = 100
 
 LETTERS_PAGE_MAX: Final = 100
 """Each with a traceback of up to 32 KiB: a page stays below what one frame takes, and a millisecond."""
+
+DELAYS_PAGE_MAX: Final = 500
+"""Each below 2 KiB: a page takes a millisecond of the host's time."""
 
 PAYLOAD_SHOWN_MAX: Final = 1 << 20
 """Bytes of a dead letter's payload that are sent to be looked at; replaying takes all of it."""
@@ -129,6 +136,19 @@ class Connect(_Request, tag="connect"):
     Connected and then speaks `clients.protocol`; or a Refusal: `busy` while it starts or stops, `clients` when full."""
 
 
+class DelaysList(_Request, tag="delays_list"):
+    """Messages that wait for their time, in the order of their coming. Answered by Delays."""
+
+    after: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """The `last` of the page before."""
+
+
+class DelaysCancel(_Request, tag="delays_cancel"):
+    """Take some of them back. Answered by Outcomes."""
+
+    ids: Annotated[list[str], msgspec.Meta(max_length=IDS_MAX)]
+
+
 class SuspendAgent(_Request, tag="suspend"):
     """Let an agent take no more messages after the one in hand. Answered by Steered at once."""
 
@@ -153,6 +173,8 @@ Request = (
     | DeadReplay
     | DeadDrop
     | Connect
+    | DelaysList
+    | DelaysCancel
     | SuspendAgent
     | ResumeAgent
 )
@@ -251,6 +273,15 @@ class Outcomes(_Reply, tag="outcomes"):
     outcomes: dict[str, str | None]
 
 
+class Delays(_Reply, tag="delays"):
+    """A page of delayed messages, each as `Delayed.to_plain`."""
+
+    delayed: list[dict[str, Any]]
+    total: int
+    last: int
+    """Where the next page goes on; a page of fewer than DELAYS_PAGE_MAX is the last one."""
+
+
 class Connected(_Reply, tag="connected"):
     """From here on this is the connection of a client."""
 
@@ -272,7 +303,9 @@ class Steered(_Reply, tag="steered"):
     """It is begun; the status says when it is so."""
 
 
-Reply = RunStatus | RunTopology | RunStates | Stopping | Letters | Shown | Outcomes | Connected | Refusal | Steered
+Reply = (
+    RunStatus | RunTopology | RunStates | Stopping | Letters | Shown | Outcomes | Delays | Connected | Refusal | Steered
+)
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -295,6 +328,8 @@ _OPS: Final = (
     "dead_replay",
     "dead_drop",
     "connect",
+    "delays_list",
+    "delays_cancel",
     "suspend",
     "resume",
 )

@@ -12,11 +12,16 @@ from typing import Any, Final, Literal
 
 from .. import __version__
 from ..clock import Clock
-from ..control.decide import Answer, HandOver, Letter, Steer, Stop, decide
+from ..control.decide import Answer, HandOver, Later, Letter, Steer, Stop, decide
 from ..control.letters import LetterRequest, answer_letters
 from ..control.protocol import (
+    DELAYS_PAGE_MAX,
     PAYLOAD_SHOWN_MAX,
     AgentState,
+    Delays,
+    DelaysCancel,
+    DelaysList,
+    Outcomes,
     Refusal,
     Reply,
     ResumeAgent,
@@ -84,6 +89,8 @@ class HostDesk:
                 return Stopping()
             case Letter(letter_request):
                 return self._letters(letter_request)
+            case Later(later):
+                return self._later(later)
             case Steer(order):
                 return self._steer(order)
             case refusal:
@@ -158,6 +165,15 @@ class HostDesk:
         finally:
             if store is not None:
                 store.close()
+
+    def _later(self, request: DelaysList | DelaysCancel) -> Reply:
+        if self.driver is None:  # it is stopped before it has started
+            return Refusal(kind="busy", text="the run has not started")
+        delays = self.driver.delays
+        if isinstance(request, DelaysList):
+            page, last = delays.page(request.after, DELAYS_PAGE_MAX)
+            return Delays(delayed=page, total=delays.total, last=last)
+        return Outcomes(outcomes=delays.take_back(request.ids))
 
     def _steer(self, order: SuspendAgent | ResumeAgent) -> Reply:
         """Begun, or refused; what its own hook raises is in the agent's log."""

@@ -170,6 +170,20 @@ def test_a_client_hears_that_the_host_was_killed_and_goes_on_with_the_resumed_ru
     assert "no JSON" in shell.do("ask", "shop", "first", "n=7", code=2).stderr
     assert "no live run named 'shopp'" in shell.do("send", "shopp", "first", code=7).stderr
     assert "did not answer" in shell.do("ask", "shop", "mark", '{"n": 3}', "--timeout", "0.01", code=1).stderr
+    shell.do("send", "shop", "mark", '{"n": 20}', "--delay", "1000", "--key", "k")
+    shell.do("send", "shop", "mark", '{"n": 21}', "--every", "500")
+    hourly, later = delays = json.loads(shell.do("delays", "list", "--run", "shop", "--json").stdout)["delayed"]
+    assert [(one["recipient"], one["every_s"], one["key"]) for one in delays] == [
+        ("mark", 500.0, "mark/message"), ("mark", None, "k"),
+    ]  # fmt: skip
+    assert later["id"] in shell.do("delays", "list").stdout
+    common = later["id"][:4]  # of the time, to half a year
+    ambiguous = shell.do("delays", "cancel", hourly["id"], common, code=1)
+    assert "1 delayed message of shop cancelled." in ambiguous.stdout
+    assert f"{common}: more than one delayed message" in ambiguous.stderr
+    assert "no delayed message" in shell.do("delays", "cancel", hourly["id"], code=1).stderr
+    assert "one or more IDs, or --all" in shell.do("delays", "cancel", code=2).stderr
+    shell.do("delays", "list", "--run", "shopp", code=7)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CIVITAS_SHM_DIR", str(shell.runs))
 
@@ -188,9 +202,14 @@ def test_a_client_hears_that_the_host_was_killed_and_goes_on_with_the_resumed_ru
                 await asyncio.to_thread(started.communicate)
                 with pytest.raises(RunNotFound, match="no live run named 'shop'"):
                     await connect("shop").ask("first", {})
+                dead = json.loads(shell.do("delays", "list", "--json").stdout)
+                assert (dead["alive"], [one["id"] for one in dead["delayed"]]) == (False, [later["id"]])
+                assert "run --name shop --resume" in shell.do("delays", "cancel", later["id"], code=8).stderr
                 again = shell.popen("run", topology, "--resume")
                 assert (await client.ask("first", {"n": 10})).payload["n"] == 10
                 assert (await asyncio.to_thread(blocking.ask, "first", {"n": 11})).payload["n"] == 11
+                assert "1 delayed message" in shell.do("delays", "cancel", "--all").stdout
+                assert "shop has no messages" in shell.do("delays", "list").stdout
                 await asyncio.to_thread(shell.do, "stop", "shop")
                 with pytest.raises((TransportClosed, RunNotFound)):
                     await connect("shop").ask("first", {"n": 12})

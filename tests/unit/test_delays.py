@@ -26,7 +26,7 @@ from civitas_shm import (
     Supervisor,
 )
 from civitas_shm.clock import ManualClock
-from civitas_shm.delay_store import FileDelays, MemoryDelays, Store, count_delayed
+from civitas_shm.delay_store import FileDelays, MemoryDelays, Store, count_delayed, list_delayed
 from civitas_shm.delays import Delays
 from civitas_shm.letters import Note
 from civitas_shm.messages import HEADER, new_header
@@ -387,6 +387,39 @@ def test_a_resumed_run_keeps_the_times_and_who_looks_counts_them(tmp_path: Path)
     assert sorted(world.got()) == [2, 3]
     world.pass_time(50.0)
     assert sorted(world.got()) == [1, 2, 3, 3, 3]
+
+
+def test_who_looks_from_outside_sees_what_waits_and_takes_it_back(world: World) -> None:
+    world.send({"n": 1}, delay=100.0)
+    world.send({"n": 2}, to="b", delay=2.0, every=30.0, ttl=5.0, key="k")
+    world.send({"n": 3}, at=world.clock.wall_s() + 50)
+    first, last = world.keeper.page(0, 2)
+    second, end = world.keeper.page(last, 2)
+    assert world.keeper.page(end, 2) == ([], end)
+    assert world.keeper.total == 3
+    now_s = world.clock.wall_s()
+    assert [round(one["due_s"] - now_s) for one in first + second] == [100, 2, 50]
+    two = first[1]
+    assert (two["recipient"], two["sender"], two["type"], two["key"]) == ("b", "s", "message", "k")
+    assert (two["every_s"], two["ttl_s"], two["payload_bytes"]) == (30.0, 5.0, len(encode({"n": 2})))
+    if world.directory is not None:
+        fields = ("id", "recipient", "key", "every_s", "payload_bytes")
+        looked = list_delayed(world.directory)
+        assert [[one[field] for field in fields] for one in looked] == [
+            [one[field] for field in fields] for one in first + second
+        ]
+    ids = [one["id"] for one in first + second]
+    outcomes = world.keeper.take_back([ids[0], ids[1], "no id", ids[0]])
+    assert outcomes[ids[1]] is None
+    assert "no delayed message has this id" in str(outcomes["no id"])
+    world.pass_time(200.0)
+    assert (world.got("a"), world.got("b")) == ([3], [])
+    world.send({"n": 4}, to="b", delay=1.0, key="k")  # the key is free again
+    world.keep(resumed=world.directory is not None)
+    world.pass_time(1.0)
+    assert world.got("b") == ([4] if world.directory is not None else [])
+    world.keeper.close()
+    assert "the run is stopping" in str(world.keeper.take_back([ids[2]])[ids[2]])
 
 
 def test_an_empty_store_leaves_no_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from civitas_shm.control.decide import Answer, HandOver, Letter, Stop, decide, may_ask
+from civitas_shm.control.decide import Answer, HandOver, Later, Letter, Stop, decide, may_ask
 from civitas_shm.control.protocol import (
     IDS_MAX,
     PROTOCOL,
@@ -18,6 +18,8 @@ from civitas_shm.control.protocol import (
     DeadList,
     DeadReplay,
     DeadShow,
+    DelaysCancel,
+    DelaysList,
     Refusal,
     Request,
     States,
@@ -35,7 +37,8 @@ def body(**fields: Any) -> bytes:
 @pytest.mark.parametrize(
     "request_",
     [Status(), Topology(salt="s"), States(agent="a"), StopRun(now=True), StopRun(drain="all"),
-     DeadList(skip=5), DeadShow(id="01a"), DeadReplay(ids=["a"]), DeadDrop(ids=[]), Connect()],
+     DeadList(skip=5), DeadShow(id="01a"), DeadReplay(ids=["a"]), DeadDrop(ids=[]), Connect(),
+     DelaysList(after=7), DelaysCancel(ids=["a"])],
 )  # fmt: skip
 def test_what_is_sent_is_what_is_read(request_: Request) -> None:
     assert read_request(msgspec.msgpack.encode(request_), "1.0") == request_
@@ -127,3 +130,12 @@ def test_a_client_is_handed_over_while_the_run_runs_and_comes_again_while_it_sta
         assert isinstance(refused, Refusal)
         assert refused.kind == "busy"
         assert state in refused.text
+
+
+@pytest.mark.parametrize("request_", [DelaysList(), DelaysCancel(ids=["a"])])
+def test_delayed_messages_are_looked_at_once_the_run_has_read_them(request_: Request) -> None:
+    assert decide(request_, "running") == Later(request_)
+    assert decide(request_, "stopping") == Later(request_)
+    refused = decide(request_, "starting")
+    assert isinstance(refused, Refusal)
+    assert refused.kind == "busy"
