@@ -21,7 +21,7 @@ from .log_lines import LogLines, line_printer
 from .port_bus import PortBus
 from .process import AgentProcess
 from .program import Program
-from .snapshot import AgentSnapshot, ProcessSnapshot, RuntimeSnapshot
+from .snapshot import AgentSnapshot, ProcessSnapshot, RuntimeSnapshot, state_word
 from .topology.model import AgentSpec, TopologySpec
 from .transport import MailboxStats, load_transport
 
@@ -231,15 +231,12 @@ class HostedRun:
 
     def _agent_readings(self) -> list[AgentSnapshot]:
         known = {agent.name: agent for agent in self._last_snapshot.agents}
-        return [
-            replace(
-                known.get(stats.name, AgentSnapshot(stats.name)),
-                queue=stats.waiting,
-                handled=stats.handled,
-                dropped=stats.dropped,
-            )
-            for stats in self._stats()
-        ]
+        found = []
+        for stats in self._stats():
+            agent = known.get(stats.name, AgentSnapshot(stats.name))
+            state = state_word(agent.state, stats.suspended_since_s)
+            found.append(replace(agent, queue=stats.waiting, handled=stats.handled, dropped=stats.dropped, state=state))
+        return found
 
     def _stats(self) -> list[MailboxStats]:
         port = self._client.port

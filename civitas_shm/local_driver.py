@@ -230,6 +230,9 @@ class LocalDriver:
         self._spawn(work())
         return True
 
+    def suspended(self, agent: str) -> bool:
+        return agent in self._mailboxes and self._port.stats(self._mailboxes[agent]).suspended_since_s > 0
+
     def later(self, delay_s: float, work: Callable[[], None]) -> object:
         return self._loop.call_later(delay_s, work)
 

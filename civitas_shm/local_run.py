@@ -25,7 +25,7 @@ from .port_bus import PortBus
 from .process import AgentProcess
 from .program import Program
 from .redaction import keep_secret
-from .snapshot import AgentSnapshot, ProcessSnapshot, RuntimeSnapshot
+from .snapshot import AgentSnapshot, ProcessSnapshot, RuntimeSnapshot, state_word
 from .supervision import report_children
 from .topology.model import AgentSpec, TopologySpec
 from .topology.secrecy import secrets_of
@@ -253,7 +253,7 @@ class LocalRun:
                     rate_per_s=(stats.handled - handled_before) / passed_s if passed_s > 0 else None,
                     handler_p50_us=stats.handler_p50_us,
                     restarts=child.restarts,
-                    state="running" if child.status == "ready" else child.status,
+                    state=state_word(child.status, stats.suspended_since_s),
                 )
             )
         return tuple(found)

@@ -92,6 +92,10 @@ class RequestsDriver(Protocol):
         """Order this life of a child to do it; `Requests.steered` is told what came of it. False: it is not there."""
         ...
 
+    def suspended(self, agent: str) -> bool:
+        """Whether it takes no messages until somebody resumes it."""
+        ...
+
     def later(self, delay_s: float, work: Callable[[], None]) -> object: ...
 
 
@@ -282,7 +286,7 @@ class Requests:
     # --- what is asked for only -------------------------------------------------------------------------------------
 
     def _status(self, supervisor: str, answer: Answer) -> None:
-        status = status_of_supervisor(self._driver.tree, supervisor, self._driver.now_s)
+        status = status_of_supervisor(self._driver.tree, supervisor, self._driver.now_s, self._driver.suspended)
         if status is None:
             known = ", ".join(map(repr, self._driver.tree.supervisors))
             answer("MessageRoutingError", f"No supervisor is named {supervisor!r}; there are {known}.")

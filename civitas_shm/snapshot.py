@@ -11,6 +11,13 @@ from dataclasses import dataclass, field
 __all__ = ["AgentSnapshot", "ProcessSnapshot", "RuntimeSnapshot"]
 
 
+def state_word(state: str, suspended_since_s: float) -> str:
+    """What an agent is in, as people read it: `ready`, as supervision has it, is `running`, or `suspended`."""
+    if state not in ("ready", "running", "suspended"):
+        return state
+    return "suspended" if suspended_since_s else "running"
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessSnapshot:
     """One OS process of the run: host, caller (`main`), worker or standby."""
@@ -45,6 +52,7 @@ class AgentSnapshot:
     """Median handler time in microseconds."""
     restarts: int = 0
     state: str = "running"
+    """`starting`, `running`, `suspended`, `stopping`, `waiting` (for its backoff), `down`, `gone`."""
     supervisor: str = ""
     dropped: int = 0
     """Messages that its full mailbox dropped for newer ones, as `overflow` says."""

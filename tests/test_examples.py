@@ -69,6 +69,13 @@ def test_ping_pong_plays_every_round_and_ends_by_itself(transport: str, tmp_path
     assert "300 round trips" in output
 
 
+def test_the_examples_own_tests_pass_with_the_plug_in_that_users_have(tmp_path: Path) -> None:
+    """In a pytest of their own, which has none of this project's settings."""
+    plugins = ["-p", "civitas_shm.testing.plugin", "-p", "no:cacheprovider"]
+    output = run("-m", "pytest", "-q", "-ra", *plugins, "-c", os.devnull, "--rootdir", EXAMPLES, EXAMPLES, cwd=tmp_path)
+    assert re.search(r"^5 passed in ", output, re.MULTILINE), output
+
+
 def test_every_example_is_listed_in_the_readme_of_the_examples() -> None:
     listed = set(re.findall(r"\]\((\w+)/", (EXAMPLES / "README.md").read_text()))
     assert listed == {path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "__pycache__"}

@@ -35,6 +35,7 @@ from ..control.protocol import (
 )
 from ..dead_letters import store_of
 from ..letters import count_letters
+from ..snapshot import state_word
 from ..supervision import report_children
 from ..topology.model import Drain, TopologySpec
 from ..topology.shown import show
@@ -136,12 +137,13 @@ class HostDesk:
         if driver is None:
             return []
         waiting = self._memory.waiting()
+        suspended = {one.name: one.suspended_since_s for one in self._memory.stats()}
         return [
             AgentState(
                 name=child.name,
                 supervisor=child.supervisor,
                 process=driver.homes.process_of(child.name).name,
-                state="running" if child.status == "ready" else child.status,
+                state=state_word(child.status, suspended.get(child.agent, 0.0)),
                 restarts=child.restarts,
                 waiting=waiting.get(child.agent, 0),
                 spawned=driver.tree.children[child.name].dynamic is not None,

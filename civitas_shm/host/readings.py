@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 
 from ..placement import MAIN
-from ..snapshot import AgentSnapshot, ProcessSnapshot, RuntimeSnapshot
+from ..snapshot import AgentSnapshot, ProcessSnapshot, RuntimeSnapshot, state_word
 from ..supervision import Tree
 from ..supervision.state import ChildState, ChildStatus
 from ..transport import MailboxStats, RunMemory
@@ -114,7 +114,7 @@ class Readings:
             rate_per_s=rate,
             handler_p50_us=stats.handler_p50_us if stats else None,
             restarts=sum(self._driver.restarts.get(child.key, 0) for child in children),
-            state=agent_state(children),
+            state=state_word(agent_state(children), stats.suspended_since_s if stats else 0.0),
             supervisor=children[0].supervisor if children else "",
         )
 

@@ -160,5 +160,8 @@ class Hands:
     def judge(self, wanted: AddChild, then: Callable[[str], None]) -> None:
         self._driver.judge(wanted, then)
 
+    def suspended(self, agent: str) -> bool:
+        return any(one.name == agent and one.suspended_since_s > 0 for one in self._memory.stats())
+
     def later(self, delay_s: float, work: Callable[[], None]) -> object:
         return self._loop.call_later(delay_s, work)

@@ -5,6 +5,7 @@ Rules of this file: reads a tree; words and keys are Civitas's (`ProcessStatus`)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from .policy import in_window
@@ -22,6 +23,9 @@ STATUS_OF: Final = {
 }
 """One word of `ProcessStatus` for each status of a child."""
 
+SUSPENDED: Final = "SUSPENDED"
+RUNNING: Final = "RUNNING"
+
 _PHASES: Final = {
     Phase.DOWN: "INITIALIZING",
     Phase.UP: "RUNNING",
@@ -34,11 +38,13 @@ _PHASES: Final = {
 }
 
 
-def status_of_supervisor(tree: Tree, name: str, now_s: float) -> dict[str, Any] | None:
+def status_of_supervisor(
+    tree: Tree, name: str, now_s: float, suspended: Callable[[str], bool] = lambda agent: False
+) -> dict[str, Any] | None:
     """Its limits, its budget and its children in start order; None when there is no such supervisor.
 
     A replica is a child of its own, `name#0`. `crashes_in_window` of a dynamic supervisor is that of all its children,
-    each of which has a budget of its own.
+    each of which has a budget of its own. `suspended`: whether an agent takes no messages, which its memory knows.
     """
     supervisor = tree.supervisors.get(name)
     if supervisor is None:
@@ -54,13 +60,14 @@ def status_of_supervisor(tree: Tree, name: str, now_s: float) -> dict[str, Any] 
                 {"name": key, "kind": "supervisor", "status": _PHASES[below.phase], "restart_count": restarts}
             )
         elif child is not None:
+            status = STATUS_OF[child.status]
             if child.dynamic is not None:
                 counted.append(child.dynamic.counted)
             children.append(
                 {
                     "name": key,
                     "kind": "agent",
-                    "status": STATUS_OF[child.status],
+                    "status": SUSPENDED if status == RUNNING and suspended(child.agent) else status,
                     "restart_count": restart_count(tree, key),
                 }
             )

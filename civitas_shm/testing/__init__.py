@@ -2,7 +2,8 @@
 
 - the pytest plug-in (`plugin`) has the fixture `runtime`, a `RuntimeUnderTest`, and runs `async def` tests that use it;
 - `Probe` is an agent that records what it gets and answers as told;
-- `models.FakeModelServer` is a model service that says what a test wants.
+- `models.FakeModelServer` is a model service that says what a test wants;
+- `TransportContract` is the tests that a transport of your own has to pass.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ if TYPE_CHECKING:
     from .manual_time import ManualTime
     from .models import FakeModelServer
     from .probe import Probe
+    from .transport_contract import TransportContract
     from .under_test import RuntimeUnderTest
 
-__all__ = ["FakeModelServer", "ManualTime", "Probe", "RuntimeUnderTest"]
+__all__ = ["FakeModelServer", "ManualTime", "Probe", "RuntimeUnderTest", "TransportContract"]
 
 _HOMES: Final = {
     "FakeModelServer": ".models",
     "ManualTime": ".manual_time",
     "Probe": ".probe",
     "RuntimeUnderTest": ".under_test",
+    "TransportContract": ".transport_contract",
 }
 
 if not TYPE_CHECKING:  # a type checker that saw this function would believe in every misspelt name

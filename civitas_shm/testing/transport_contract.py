@@ -11,10 +11,12 @@ must *not* come is told by something that is sent behind it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+from ..errors import MessageRoutingError
 from ..formats import MsgpackSerializer, Serializer
 from ..messages import Message
 from ..transport import Transport
@@ -162,6 +164,86 @@ class TransportContract:
             for data in (b"bad", b"good"):
                 await transport.publish(AGENT, data)
             assert await came.get() == b"good"
+
+        self.play(scene)
+
+    def test_a_handler_that_waits_delays_no_other_address(self) -> None:
+        async def scene(transport: Transport) -> None:
+            began, goes_on, came = asyncio.Event(), asyncio.Event(), asyncio.Queue[bytes]()
+
+            async def slow(data: bytes) -> None:
+                began.set()
+                await goes_on.wait()
+                await came.put(data)
+
+            await transport.subscribe("slow", slow)
+            await transport.subscribe(AGENT, came.put)
+            await transport.wait_ready()
+            await transport.publish("slow", b"slow")
+            await began.wait()
+            await transport.publish(AGENT, b"other")
+            assert await came.get() == b"other"
+            async with self.answering(transport, "asked"):
+                await transport.request("asked", self.question(1), COMES_S)
+            goes_on.set()
+            assert await came.get() == b"slow"
+
+        self.play(scene)
+
+    def test_a_handler_may_ask(self) -> None:
+        async def scene(transport: Transport) -> None:
+            came: asyncio.Queue[Any] = asyncio.Queue()
+
+            async def asks(data: bytes) -> None:
+                await came.put(MsgpackSerializer().deserialize(await transport.request(AGENT, data, COMES_S)).payload)
+
+            await transport.subscribe("asks", asks)
+            async with self.answering(transport):
+                await transport.publish("asks", self.question(5))
+                assert await came.get() == {"n": 5}
+
+        self.play(scene)
+
+    def test_a_large_message_and_an_empty_one_arrive_whole(self) -> None:
+        async def scene(transport: Transport) -> None:
+            came: asyncio.Queue[bytes] = asyncio.Queue()
+            await transport.subscribe(AGENT, came.put)
+            await transport.wait_ready()
+            for data in (bytes(range(256)) * 4096, b""):
+                await transport.publish(AGENT, data)
+                assert await came.get() == data
+
+        self.play(scene)
+
+    def test_after_wait_ready_the_first_message_is_not_lost(self) -> None:
+        async def scene(transport: Transport) -> None:
+            for number in range(10):
+                came: asyncio.Queue[bytes] = asyncio.Queue()
+                await transport.subscribe(f"fresh-{number}", came.put)
+                await transport.wait_ready()
+                await transport.publish(f"fresh-{number}", b"first")
+                assert await came.get() == b"first"
+
+        self.play(scene)
+
+    def test_what_it_has_of_the_optional_methods_works(self) -> None:
+        async def scene(transport: Transport) -> None:
+            came: asyncio.Queue[bytes] = asyncio.Queue()
+            await transport.subscribe("leaves", came.put)
+            await transport.subscribe(AGENT, came.put)
+            await transport.wait_ready()
+            wait_subscribed = getattr(transport, "wait_subscribed", None)
+            if wait_subscribed is not None:
+                await wait_subscribed("leaves", timeout=COMES_S)
+            unsubscribe = getattr(transport, "unsubscribe", None)
+            if unsubscribe is None:
+                return
+            await unsubscribe("leaves")
+            await unsubscribe("nobody")
+            with contextlib.suppress(MessageRoutingError):  # one that knows may say so
+                await transport.publish("leaves", b"late")
+            await transport.publish(AGENT, b"last")
+            assert await came.get() == b"last"
 
         self.play(scene)
 

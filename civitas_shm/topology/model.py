@@ -69,6 +69,10 @@ PLUGIN_HINTS: Final[dict[tuple[str, str], str]] = {
     'pip install "litellm>=1.100,<2" mcp (it is no extra, see docs/plugins.md)',
     ("model", "gemini"): "use type: openai with base_url: "
     "https://generativelanguage.googleapis.com/v1beta/openai/ and api_key: ${GEMINI_API_KEY}",
+    (
+        "exporter",
+        "console",
+    ): "exporters come with a later version; until then spans go to your OpenTelemetry SDK",
     ("state", "postgres"): "write a StateStore of your own, five methods (docs/state.md), and name it by its path",
     ("state", "mysql"): "write a StateStore of your own, five methods (docs/state.md), and name it by its path",
     ("model", "mistral"): "use type: openai with base_url: https://api.mistral.ai/v1 and api_key: ${MISTRAL_API_KEY}",

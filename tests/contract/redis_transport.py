@@ -20,7 +20,8 @@ class RedisTransport:
     def __init__(self, serializer: Serializer, url: str) -> None:
         self._serializer = serializer
         self._url = url
-        self._handlers: dict[str, Handler] = {}
+        self._queues: dict[str, asyncio.Queue[bytes]] = {}
+        self._readers: list[asyncio.Task[None]] = []
         self._confirmed: dict[str, asyncio.Event] = {}
         self._reply_queues: dict[str, asyncio.Future[bytes]] = {}
         self._listener: asyncio.Task[None] | None = None
@@ -35,14 +36,17 @@ class RedisTransport:
     async def stop(self) -> None:
         if self._listener is None:
             return
-        self._listener.cancel()
-        await asyncio.gather(self._listener, return_exceptions=True)
+        for task in (tasks := [self._listener, *self._readers]):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._listener = None
+        self._readers.clear()
         await self._pubsub.aclose()  # type: ignore[no-untyped-call]
         await self._redis.aclose()
 
     async def subscribe(self, address: str, handler: Handler) -> None:
-        self._handlers[address] = handler
+        queue = self._queues[address] = asyncio.Queue()  # so that one that waits delays nobody else
+        self._readers.append(asyncio.create_task(self._read(address, queue, handler)))
         confirmed = self._confirmed[address] = asyncio.Event()
         await self._pubsub.subscribe(f"civitas:{address}")
         await confirmed.wait()
@@ -82,7 +86,11 @@ class RedisTransport:
                 if reply is not None and not reply.done():
                     reply.set_result(data)
             elif event["type"] == "message":
-                try:
-                    await self._handlers[address](event["data"])
-                except Exception:
-                    logging.getLogger(__name__).exception("the handler of %r failed", address)
+                self._queues[address].put_nowait(event["data"])
+
+    async def _read(self, address: str, queue: asyncio.Queue[bytes], handler: Handler) -> None:
+        while True:
+            try:
+                await handler(await queue.get())
+            except Exception:
+                logging.getLogger(__name__).exception("the handler of %r failed", address)

@@ -23,8 +23,8 @@ from civitas_shm.bus import MessageBus
 from civitas_shm.components import ComponentSet, build_component_set
 from civitas_shm.formats import JsonSerializer, MsgpackSerializer, Serializer
 from civitas_shm.registry import LocalRegistry
+from civitas_shm.testing import TransportContract, transport_contract
 from civitas_shm.testing.probe import Probe
-from civitas_shm.testing.transport_contract import TransportContract
 from civitas_shm.transport import Transport
 from civitas_shm_transports.addresses import InProcessTransport
 
@@ -47,6 +47,47 @@ class TestRedisTransport(TransportContract):
         from .redis_transport import RedisTransport
 
         return RedisTransport(serializer, self._url)
+
+
+class OneAfterAnother(InProcessTransport):
+    """A handler that waits delays every address, as a transport does that has one loop for all that comes."""
+
+    async def start(self) -> None:
+        await super().start()
+        self._turn = asyncio.Lock()
+
+    async def subscribe(self, address: str, handler: Any) -> None:
+        async def in_turn(data: bytes) -> None:
+            async with self._turn:
+                await handler(data)
+
+        await super().subscribe(address, in_turn)
+
+
+class Shortens(InProcessTransport):
+    """Large messages do not arrive whole."""
+
+    async def publish(self, address: str, data: bytes) -> None:
+        await super().publish(address, data[:65536])
+
+
+@pytest.mark.parametrize(
+    ("broken", "test"),
+    [
+        (OneAfterAnother, "test_a_handler_that_waits_delays_no_other_address"),
+        (Shortens, "test_a_large_message_and_an_empty_one_arrive_whole"),
+    ],
+)
+def test_the_contract_finds_a_transport_that_breaks_it(
+    broken: type[InProcessTransport], test: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Contract(TransportContract):
+        def new_transport(self, serializer: Serializer) -> Transport:
+            return broken(serializer)
+
+    monkeypatch.setattr(transport_contract, "COMES_S", 0.2)  # what does not come need not be waited for
+    with pytest.raises((AssertionError, TimeoutError)):
+        getattr(Contract(), test)()
 
 
 # --- a run over it ------------------------------------------------------------------------------------------------

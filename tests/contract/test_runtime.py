@@ -223,6 +223,34 @@ def test_an_agent_is_restarted_on_request_with_what_waits_and_at_no_cost(anywher
     anywhere.play(tree, scene)
 
 
+def test_whoever_looks_sees_that_an_agent_is_suspended(anywhere: Anywhere) -> None:
+    async def seen(runtime: Runtime) -> list[str]:
+        (reading,) = (one for one in runtime.snapshot().agents if one.name == "e")
+        status = (await runtime.ask("root", {}, message_type="civitas.supervision.status")).payload
+        (child,) = status["children"]
+        (line,) = (line for line in runtime.print_tree().splitlines() if " e (" in line)
+        return [
+            reading.state.upper(),
+            runtime.get_agent("e").status.name,
+            child["status"],
+            line[line.index("(") + 1 : -1],
+        ]
+
+    async def scene(runtime: Runtime) -> None:
+        await runtime.ask("e", {})
+
+        async def read() -> bool:  # the host's first reading is there
+            return (await seen(runtime)) == ["RUNNING"] * 4
+
+        await until(read)
+        await runtime.suspend("e", "a look at it")
+        assert await seen(runtime) == ["SUSPENDED"] * 4
+        await runtime.resume("e", "ada")
+        assert await seen(runtime) == ["RUNNING"] * 4
+
+    anywhere.play(lambda: Supervisor("root", [Echo("e", process="one")]), scene)
+
+
 def test_an_agent_knows_how_long_it_lives_and_how_much_it_has_done(anywhere: Anywhere) -> None:
     async def scene(runtime: Runtime) -> None:
         first = await runtime.call("m", {})
