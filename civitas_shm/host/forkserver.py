@@ -146,7 +146,7 @@ def main(argv: list[str]) -> int:
     sys.argv = ["civitas-shm worker"]
     from . import worker
 
-    return worker.main(born, host_pid)
+    return worker.main(born, host_pid, preload.transport)
 
 
 def _serve(sock: socket.socket, host_pid: int, fork_away: Callable[[], tuple[bool, int]] | None) -> WorkerFds | None:

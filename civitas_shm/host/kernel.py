@@ -50,6 +50,9 @@ _NAME_BYTES: Final = 15
 _REPARENT_POLL_S: Final = 50e-6
 """Where no event tells of it. (The end of a pipe would be seen before the re-parenting, the pidfd's is after it.)"""
 
+_COUNTERS_BYTES_MAX: Final = 1 << 16
+"""Of a file of counters: /proc/vmstat has 5 KB."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -257,11 +260,14 @@ class OomKills:
 
 def counted(path: str | os.PathLike[str], key: str) -> int | None:
     """The number behind a key in a file of such lines; None when it is not there, or cannot be read just now."""
-    with contextlib.suppress(OSError), open(path, encoding="ascii") as lines:
-        for line in lines:
-            name, _, value = line.partition(" ")
-            if name == key:
-                return int(value)
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # not `open`: read at every death, and its layers cost more
+        try:
+            text = b"\n" + os.read(fd, _COUNTERS_BYTES_MAX)
+        finally:
+            os.close(fd)
+        _, found, behind = text.partition(b"\n%b " % key.encode())
+        return int(behind.split(None, 1)[0]) if found else None
     return None
 
 

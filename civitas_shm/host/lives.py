@@ -65,12 +65,12 @@ class Lives:
         seat = self._seat_of(child)
         resident = Resident(child, incarnation, spec)
         seat.residents[spec.name] = resident
+        mailbox = self._homes.begin_life(spec.name, incarnation)
         if seat.worker is None and seat.name != MAIN:
             self._processes.start(seat)
-        # Not only once the process is ready: the order waits in its socket, and one way to it and back is saved.
         if seat.ready:
             self._limit_start(seat, resident)
-        mailbox = self._homes.begin_life(spec.name, incarnation)
+        # Not only once the process is ready: the order waits in its socket, right behind the slot.
         self._processes.order(seat, StartAgent(msgspec.to_builtins(spec), mailbox, incarnation))
 
     def limit_starts(self, seat: Seat) -> None:

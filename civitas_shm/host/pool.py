@@ -140,6 +140,7 @@ class Pool:
             worker = self._exec(exec_env)
         elif self._standbys:
             worker = self._standbys.pop(0)
+            _put_on(worker, order.cpus)
             self._loop.call_later(REPLENISH_AFTER_S, self.replenish)
         else:
             worker = self._fork()
@@ -148,15 +149,15 @@ class Pool:
         worker.limit_memory(memory_max_bytes)
         if worker.connected:
             worker.output.process = order.process
-        self.order(worker, order)
+        self.order(worker, order, soon=True)  # what its agents are told comes right behind
         return worker
 
-    def order(self, worker: Worker, message: ToWorker) -> None:
-        """Send it an order; one to a process that is about to be seen dead is lost with it."""
+    def order(self, worker: Worker, message: ToWorker, *, soon: bool = False) -> None:
+        """Send it an order; one to a process that is about to be seen dead is lost with it. `soon`: see `wire`."""
         if not worker.pid:
             worker.unheard.append(message)
         if worker.connected and (worker.pid or self._groups is None):
-            worker.channel.send(message)
+            worker.channel.send(message, soon=soon)
 
     def kill(self, worker: Worker, because: str) -> None:
         """SIGKILL, also when it is stopped. `on_death` follows; the first reason stays."""
@@ -436,3 +437,10 @@ class Pool:
         self._on_death(worker, exit_)
         self._loop.call_later(REPLENISH_AFTER_S, self.replenish)
         self._leftovers.after_death()
+
+
+def _put_on(standby: Worker, cpus: Sequence[int]) -> None:
+    """While it sleeps: it wakes up on a core that it may use, instead of moving there on its way."""
+    if cpus and standby.pid:
+        with contextlib.suppress(OSError):  # it has died; or the cores are not ours any more, which it says itself
+            os.sched_setaffinity(standby.pid, cpus)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import array
 import asyncio
 import functools
+import itertools
 import os
 import socket
 import struct
@@ -34,6 +35,9 @@ QUEUE_BYTES_MAX: Final = 4 << 20
 
 FDS_MAX: Final = 253
 """SCM_MAX_FD of the kernel: descriptors in one message."""
+
+_BUFFERS_MAX: Final = 16
+"""Messages in one write."""
 
 _LENGTH: Final = struct.Struct("<I")
 _READ_BYTES: Final = 1 << 16
@@ -156,6 +160,8 @@ class Channel(Generic[T]):
         self._queued_bytes = 0
         self._fds: deque[int] = deque()
         self._closed = False
+        self._held = False
+        """The queue is to be written soon; until then nothing waits for the peer."""
         self._emptied: asyncio.Future[None] | None = None
         self.dropped = 0
         """Droppable messages that the peer did not read in time."""
@@ -166,10 +172,13 @@ class Channel(Generic[T]):
     def closed(self) -> bool:
         return self._closed
 
-    def send(self, message: msgspec.Struct, fds: Sequence[int] = (), *, droppable: bool = False) -> bool:
+    def send(
+        self, message: msgspec.Struct, fds: Sequence[int] = (), *, droppable: bool = False, soon: bool = False
+    ) -> bool:
         """Queue one message and write what can be written. False when it was dropped or the connection is over.
 
-        The descriptors are duplicated for the queue, so the caller may close its own at once.
+        The descriptors are duplicated for the queue, so the caller may close its own at once. `soon`: written with the
+        next message, or at the end of this turn: the peer, which wakes up at the first byte, then finds both.
         """
         if self._closed:
             return False
@@ -186,10 +195,11 @@ class Channel(Generic[T]):
             self._queue.append((data[:1], [os.dup(fd) for fd in fds[:FDS_MAX]]))
             data, fds = data[1:], fds[FDS_MAX:]
         self._queue.append((data, [os.dup(fd) for fd in fds]))
-        if idle:
-            self._writable()
-            if self._queue:
-                self._loop.add_writer(self._sock.fileno(), self._write_on)
+        if idle and soon:
+            self._held = True
+            self._loop.call_soon(self._let_go)
+        elif idle or self._held:
+            self._let_go(first=idle)
         return not self._closed
 
     async def drained(self, timeout_s: float) -> bool:
@@ -252,6 +262,16 @@ class Channel(Generic[T]):
             self._on_message(message, [self._fds.popleft() for _ in range(count)])
         return True
 
+    def _let_go(self, *, first: bool = False) -> None:
+        """Write what was held back, or the first message of a queue; the loop goes on with what does not go at once."""
+        if (first or self._held) and not self._closed:
+            self._held = False
+            self._writable()
+            if self._queue:
+                self._loop.add_writer(self._sock.fileno(), self._write_on)
+            else:
+                self._tell_drained()
+
     def _write_on(self) -> None:
         self._writable()
         if not self._queue and not self._closed:
@@ -261,8 +281,9 @@ class Channel(Generic[T]):
     def _writable(self) -> None:
         while self._queue:
             data, fds = self._queue[0]
+            behind = itertools.takewhile(lambda other: not other[1], itertools.islice(self._queue, 1, _BUFFERS_MAX))
             try:
-                sent = self._sock.sendmsg([data], _ancillary(fds))
+                sent = self._sock.sendmsg([data, *(other for other, _ in behind)], _ancillary(fds))
             except (BlockingIOError, InterruptedError):
                 return
             except (ConnectionError, BrokenPipeError):
@@ -272,10 +293,12 @@ class Channel(Generic[T]):
                 return
             _close_all(fds)
             self._queued_bytes -= sent
-            if sent == len(data):
+            self._queue[0] = (data, ())
+            while self._queue and sent >= (length := len(self._queue[0][0])):
                 self._queue.popleft()
-            else:
-                self._queue[0] = (data[sent:], ())
+                sent -= length
+            if sent:
+                self._queue[0] = (self._queue[0][0][sent:], ())
 
     def _forget_queue(self) -> None:
         for _, fds in self._queue:

@@ -70,6 +70,11 @@ class TransportModule:
     """`create(name, plan, *, run_dir, fresh, resume) -> RunMemory` when multi_process, else `create() -> Port`."""
     attach: Callable[[dict[str, Any], list[int]], Port] | None = None
     """`attach(spec, fds) -> Port` in a worker; None unless multi_process."""
+    approach: Callable[[list[int]], Callable[[dict[str, Any]], Port]] | None = None
+    """`attach(spec, fds)` as `approach(fds)(spec)`, for a process that waits for its slot: the first step does what can
+    be done without one, and nothing that anybody could notice. None: there is no such step."""
+    stage: Callable[[str], AbstractContextManager[tuple[list[int], dict[str, Any], int]]] | None = None
+    """A run of this process alone, with one mailbox, to rehearse in: descriptors and spec for `attach`, the mailbox."""
     limits: dict[str, int] = field(default_factory=dict)
     layout_version: int | None = None
     """Of the shared memory; processes of different ones cannot share a run. None: it has none."""

@@ -198,3 +198,62 @@ def test_a_queue_is_written_on_as_the_peer_reads_and_drained_waits_for_it() -> N
         right.channel.close()
 
     asyncio.run(test())
+
+
+def test_what_is_said_soon_comes_with_what_is_said_next_or_at_the_end_of_the_turn() -> None:
+    async def play() -> None:
+        loop = asyncio.get_running_loop()
+        mine, its = wire.socket_pair()
+        channel: Channel[Any] = Channel(loop, mine, FromWorker, lambda message, fds: None, lambda error: None)
+        its.setblocking(False)
+        decoder: FrameDecoder[Any] = FrameDecoder(FromWorker)
+
+        def heard() -> list[Any]:
+            try:
+                return wire.receive(its, decoder)[0]
+            except BlockingIOError:
+                return []
+
+        assert channel.send(Ready(1), soon=True)
+        assert heard() == []
+        assert channel.send(Ready(2), soon=True)
+        assert heard() == [Ready(1), Ready(2)], "one wake-up for both"
+        assert channel.send(Ready(3), soon=True)
+        assert await channel.drained(5.0)
+        assert heard() == [Ready(3)]
+        assert channel.send(Ready(4), soon=True)
+        await asyncio.sleep(0)
+        assert heard() == [Ready(4)]
+        assert channel.send(Ready(5))
+        assert heard() == [Ready(5)]
+        channel.close()
+        its.close()
+
+    asyncio.run(play())
+
+
+def test_messages_that_go_in_one_write_arrive_whole_and_in_order_however_little_of_it_is_taken() -> None:
+    async def play() -> None:
+        loop = asyncio.get_running_loop()
+        mine, its = wire.socket_pair()
+        mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        said = [StartAgent({"text": "x" * (n * 37 % 3000)}, n, 1) for n in range(60)]
+        got: list[Any] = []
+        done = loop.create_future()
+
+        def on_message(message: Any, fds: list[int]) -> None:
+            got.append(message)
+            if len(got) == len(said):
+                done.set_result(None)
+
+        writer: Channel[Any] = Channel(loop, mine, FromWorker, lambda message, fds: None, lambda error: None)
+        for message in said:
+            assert writer.send(message, soon=True)
+        reader: Channel[Any] = Channel(loop, its, StartAgent, on_message, lambda error: None)
+        async with asyncio.timeout(30):
+            await done
+        assert got == said
+        writer.close()
+        reader.close()
+
+    asyncio.run(play())

@@ -382,3 +382,72 @@ def test_more_mailboxes_than_a_run_has_is_a_sentence(tmp_path: Path, make_run: A
             run.mailbox("three")
     finally:
         run.end()
+
+
+# --- in two steps -----------------------------------------------------------------------------------------------------
+
+
+def without_slot(run: Any) -> Any:
+    directory, cells, mail, _, *rest = run.memory.fds()
+    return _shm.Port(directory, cells, mail, rest[: len(rest) // 2], rest[len(rest) // 2 :])
+
+
+def segments_of(run: Any) -> list[bytes]:
+    directory, cells, mail, _, *rest = run.memory.fds()
+    return [os.pread(fd, 1 << 20, 0) for fd in (directory, cells, mail, *rest[: len(rest) // 2])]
+
+
+def test_a_port_without_a_slot_changes_nothing_and_is_closed_for_everything(run: Any) -> None:
+    a = run.port(1)
+    mailbox = run.mailbox("box")
+    assert a.post(mailbox, b"x", "t", mailbox) == SENT
+    before = segments_of(run)
+    standby = without_slot(run)
+    for operation in (
+        lambda: standby.post(mailbox, b"", "t", mailbox),
+        lambda: standby.take(mailbox),
+        lambda: standby.listen(mailbox, True),
+        lambda: standby.poll(0, True),
+        lambda: standby.set_slot(2, 1, 1, 0),
+    ):
+        with pytest.raises(TransportClosed, match="no slot of the run yet"):
+            operation()
+    standby.close()
+    assert segments_of(run) == before
+    with pytest.raises(TransportClosed, match="has left the run"):
+        standby.take(mailbox)
+
+
+def test_a_port_that_enters_is_the_process_of_its_slot(run: Any) -> None:
+    a, old = run.port(1), run.port(2)
+    mailbox = run.mailbox("box")
+    standby = without_slot(run)
+    assert a.post(mailbox, b"before", "t", mailbox) == SENT
+    old.listen(mailbox, True)
+    assert old.take(mailbox) is not None
+    run.die(2)
+    incarnation = run.memory.incarnation(2) + 1
+    run.memory.attach_spec(2, incarnation, 0)
+    standby.enter(2, incarnation)
+    standby.listen(mailbox, True)
+    assert a.post(mailbox, b"after", "t", mailbox) == SENT
+    assert [take(standby, mailbox) for _ in range(2)] == [b"before", b"after"]
+    assert standby.post(mailbox, b"own arena", "t", mailbox) == SENT
+    assert take(standby, mailbox) == b"own arena"
+    with pytest.raises(RuntimeError, match="that has a slot"):
+        standby.enter(2, incarnation)
+    standby.close()
+
+
+@pytest.mark.parametrize(
+    ("slot", "late", "reason"), [(2, 1, "no longer that of its incarnation"), (9, 0, "slot 9 of 4")]
+)
+def test_a_port_that_may_not_enter_stays_outside(run: Any, slot: int, late: int, reason: str) -> None:
+    standby = without_slot(run)
+    run.memory.attach_spec(2, 5, 0)
+    before = segments_of(run)
+    with pytest.raises(ValueError, match=reason):
+        standby.enter(slot, 5 - late)
+    assert segments_of(run) == before
+    with pytest.raises(RuntimeError, match="closed"):
+        standby.enter(2, 5)

@@ -14,8 +14,9 @@ from civitas_shm.transport import TransportModule
 from . import _shm
 from .memory import create
 from .segments import is_held
+from .stage import stage
 from .survey import find_runs, hold, remove_stale, run_directory, stale_runs
-from .transport import attach
+from .transport import approach, attach
 
 __all__ = ["find_runs", "remove_stale", "stale_runs", "transport"]
 
@@ -27,6 +28,8 @@ def transport() -> TransportModule:
         multi_process=True,
         create=create,
         attach=attach,
+        approach=approach,
+        stage=stage,
         limits={"slots": _shm.SLOTS_MAX, "mailboxes": _shm.MAILBOXES_MAX, "layout": _shm.LAYOUT_VERSION},
         layout_version=_shm.LAYOUT_VERSION,
         find_runs=find_runs,

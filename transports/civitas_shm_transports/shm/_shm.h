@@ -6,7 +6,7 @@
  * numbers (see civitas_shm/transport.py), exceptions are for misuse and for a run that cannot be attached.
  *
  *   _shmmodule.c      the module: tables, and what needs no Port
- *   _shm_life.c       attach, close, detach
+ *   _shm_life.c       approach, enter, close, detach
  *   _shm_values.c     str of names and types, headers
  *   _shm_sending.c    post, post_ask, post_reply
  *   _shm_receiving.c  take, release, listen, poll, replies, waiting for room
@@ -40,8 +40,10 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     cv_port port;
-    bool open, spinning;
-    int mail_fd, arena_fd;
+    bool mapped; /* the run is; perhaps to be looked at only */
+    bool open;   /* and it is the process of a slot */
+    bool spinning;
+    int mail_fd, arena_fds[CV_SLOTS_MAX];
     mailbox_view *views;              /* by mailbox */
     PyObject *type_cache[TYPE_CACHE]; /* str of recent message types, by a hash of their bytes */
     PyObject *closed_error;           /* civitas_shm.errors.TransportClosed */
@@ -53,10 +55,11 @@ typedef struct {
     PyObject *done, *set_result;      /* names of the future's methods */
 } PortObject;
 
-/* Between attach and close. False: TransportClosed is set. */
+/* Between enter and close. False: TransportClosed is set. */
 static inline bool is_open(PortObject *self) {
     if (self->open) return true;
     if (self->closed_text) PyErr_SetObject(self->closed_error, self->closed_text);
+    else if (self->mapped) PyErr_SetString(self->closed_error, "This process has no slot of the run yet.");
     else PyErr_SetString(self->closed_error,
                     "This process has left the run (stopped, or a forked child): nothing can be sent or received here.");
     return false;
@@ -127,7 +130,7 @@ static inline cv_mailbox *mailbox_at(PortObject *self, uint32_t mailbox) {
     PORT_FAST(add_mailbox) PORT_FAST(set_readers) PORT_FAST(close_lanes)                /* host */       \
     PORT_FAST(begin_life) PORT_PLAIN(last_incarnation)                                                   \
     PORT_FAST(set_slot) PORT_FAST(slot) PORT_FAST(recover) PORT_PLAIN(ring_all) PORT_PLAIN(safety_poll)  \
-    PORT_FAST(close) PORT_PLAIN(detach)                                                 /* life */
+    PORT_FAST(enter) PORT_FAST(close) PORT_PLAIN(detach)                                /* life */
 
 #define PORT_FAST(name) PyObject *port_##name##_py(PyObject *object, PyObject *const *args, Py_ssize_t n);
 #define PORT_PLAIN(name) PyObject *port_##name##_py(PyObject *object, PyObject *unused);
@@ -142,7 +145,7 @@ PyObject *module_fork_away(PyObject *module, PyObject *unused);
 
 /* --- _shm_life.c ---------------------------------------------------------------------------------------------------- */
 
-/* Port(directory_fd, cells_fd, mail_fd, arena_fds, door_fds, slot, incarnation) */
+/* Port(directory_fd, cells_fd, mail_fd, arena_fds, door_fds[, slot, incarnation]) */
 PyObject *port_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
 void port_dealloc(PyObject *object);
 

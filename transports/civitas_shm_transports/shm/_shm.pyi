@@ -27,10 +27,11 @@ class Port:
         mail_fd: int,
         arena_fds: Sequence[int],
         door_fds: Sequence[int],
-        slot: int,
-        incarnation: int,
+        slot: int = ...,
+        incarnation: int = ...,
         /,
     ) -> Port: ...
+    def enter(self, slot: int, incarnation: int, /) -> None: ...
     def post(
         self,
         mailbox: int,

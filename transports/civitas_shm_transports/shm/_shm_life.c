@@ -1,8 +1,13 @@
-/* Attach, close, detach: where a process's view of the run is mapped and let go. */
+/* Approach, enter, close, detach: where a process's view of the run is mapped and let go. */
 #include "_shm.h" /* Python.h comes before every header of the system */
 
 #include <sys/mman.h>
 #include <sys/stat.h>
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+#define POPULATE_MAX (16ull << 20) /* of the mailboxes: thousands of them cost more page tables than the first look at a few */
 
 static void unmap(cv_run *run) {
     if (run->directory) munmap(run->directory, run->directory_size);
@@ -21,8 +26,9 @@ static void leave(PortObject *self) {
     Py_CLEAR(self->wake);
     Py_CLEAR(self->forgetful);
     Py_CLEAR(self->stranger);
-    if (!self->open) return;
     self->open = false;
+    if (!self->mapped) return;
+    self->mapped = false;
     port_leave(&self->port);
     free(self->views);
     self->views = NULL;
@@ -48,7 +54,7 @@ PyObject *port_close_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
 /* detach(): in a forked child. The mappings are gone there (MADV_DONTFORK), so nothing may be touched or unmapped. */
 PyObject *port_detach_py(PyObject *object, PyObject *unused) {
     (void)unused;
-    ((PortObject *)object)->open = false;
+    ((PortObject *)object)->open = ((PortObject *)object)->mapped = false;
     Py_RETURN_NONE;
 }
 
@@ -116,73 +122,125 @@ static bool fill_fds(PyObject *sequence, int *fds, Py_ssize_t want) {
     return true;
 }
 
-/* Port(directory_fd, cells_fd, mail_fd, arena_fds, door_fds, slot, incarnation) */
+/* Have the pages of what every process looks at first in its page tables, as far as there is memory behind them. */
+static void populate(cv_run *run) {
+    uint64_t mail = at_acquire(cv_mail_end(run));
+    if (mail > run->mail_size) mail = run->mail_size;
+    if (mail > POPULATE_MAX) mail = POPULATE_MAX;
+    /* A kernel before 5.14 does not know it: the pages come one by one then, when they are needed. */
+    madvise(run->directory, run->directory_size, MADV_POPULATE_READ);
+    madvise(run->cells, run->cells_size, MADV_POPULATE_READ);
+    madvise(run->mail, mail & ~(uint64_t)(CV_PAGE - 1), MADV_POPULATE_READ);
+}
+
+/* Map the run, its arenas to be read. False: an exception is set, and what was mapped is in `run`. */
+static bool approach(PortObject *self, int directory_fd, int cells_fd, int mail_fd, PyObject *arena_fds, PyObject *door_fds) {
+    cv_run *run = &self->port.run;
+    int arenas[CV_SLOTS_MAX];
+    if (!(run->directory = map_segment(directory_fd, CV_KIND_DIRECTORY, NULL, &run->directory_size))) return false;
+    cv_segment head;
+    memcpy(&head, run->directory, sizeof head);
+    run->slots = head.slots;
+    run->mailboxes = head.mailboxes;
+    if (run->directory_size != cv_directory_size(head.slots, head.mailboxes)) {
+        PyErr_SetString(PyExc_ValueError, "segment refused: its size does not fit its counts");
+        return false;
+    }
+    if (!fill_fds(arena_fds, arenas, head.slots) || !fill_fds(door_fds, run->door, head.slots)) return false;
+    if (!(run->cells = map_segment(cells_fd, CV_KIND_CELLS, head.run_id, &run->cells_size))) return false;
+    if (!(run->mail = map_segment(mail_fd, CV_KIND_MAIL, head.run_id, &run->mail_size))) return false;
+    struct stat st; /* all arenas are as large as the first one: what is no arena is refused by who begins to write there */
+    if (fstat(arenas[0], &st) < 0) return PyErr_SetFromErrno(PyExc_OSError);
+    for (unsigned i = 0; i < head.slots; i++) {
+        run->arena_size[i] = (uint64_t)st.st_size;
+        if (!(run->arena[i] = map_peer(arenas[i], run->arena_size[i]))) return false;
+    }
+    if (run->cells_size < cv_cells_size(head.mailboxes)) {
+        PyErr_SetString(PyExc_ValueError, "segment refused: the cells are too few");
+        return false;
+    }
+    memcpy(&run->seed, head.run_id, 8);
+    run->seed = cv_bytes_mix(run->seed, head.run_id, 2);
+    self->mail_fd = mail_fd;
+    for (unsigned i = 0; i < head.slots; i++) self->arena_fds[i] = arenas[i];
+    return true;
+}
+
+/* Become the process of a slot: from here on this process writes. False: an exception is set. */
+static bool enter(PortObject *self, unsigned slot, uint64_t incarnation) {
+    cv_run *run = &self->port.run;
+    cv_segment head;
+    memcpy(&head, run->directory, sizeof head);
+    if (slot >= run->slots) {
+        PyErr_Format(PyExc_ValueError, "slot %u of %u", slot, run->slots);
+        return false;
+    }
+    const char *why = cv_segment_refuse(run->arena[slot], run->arena_size[slot], CV_KIND_ARENA, head.run_id);
+    if (why) {
+        PyErr_Format(PyExc_ValueError, "segment refused: %s", why);
+        return false;
+    }
+    if (mprotect(run->arena[slot], run->arena_size[slot], PROT_READ | PROT_WRITE)) return PyErr_SetFromErrno(PyExc_OSError);
+    madvise(run->arena[slot], run->arena_size[slot], MADV_DONTFORK);
+    run->me = slot;
+    run->incarnation = incarnation;
+    /* A process has the lock of its slot by now. Its host may have died meanwhile, and another one have the run. */
+    cv_slot *mine = cv_slot_at(run, slot);
+    if (slot && (at_load(&mine->incarnation) != incarnation || at_load(&mine->state) != CV_SLOT_LIVE)) {
+        PyErr_Format(PyExc_ValueError, "slot %u is no longer that of its incarnation %llu", slot,
+                     (unsigned long long)incarnation);
+        return false;
+    }
+    self->port.random = run->seed ^ cv_now_ns(CLOCK_REALTIME) ^ (uint64_t)getpid() << 40 ^ incarnation << 20 ^ slot;
+    self->views = calloc(run->mailboxes, sizeof *self->views);
+    self->open = true;
+    if (!self->views || port_attach(&self->port, self->arena_fds[slot])) {
+        PyErr_NoMemory();
+        return false;
+    }
+    return true;
+}
+
+/* Port(directory_fd, cells_fd, mail_fd, arena_fds, door_fds[, slot, incarnation]): without a slot it is open for nothing,
+ * and changes nothing, until `enter`. */
 PyObject *port_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    int directory_fd, cells_fd, mail_fd, arenas[CV_SLOTS_MAX];
-    unsigned slot;
-    unsigned long long incarnation;
+    int directory_fd, cells_fd, mail_fd;
+    unsigned slot = CV_SLOTS_MAX;
+    unsigned long long incarnation = 0;
     PyObject *arena_fds, *door_fds;
-    if ((kwargs && PyDict_Size(kwargs)) || !PyArg_ParseTuple(args, "iiiOOIK", &directory_fd, &cells_fd, &mail_fd,
+    if ((kwargs && PyDict_Size(kwargs)) || !PyArg_ParseTuple(args, "iiiOO|IK", &directory_fd, &cells_fd, &mail_fd,
                                                             &arena_fds, &door_fds, &slot, &incarnation))
         return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "Port takes positional arguments");
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     PortObject *self = (PortObject *)allocate(type, 0);
     if (!self) return NULL;
-    cv_run *run = &self->port.run;
+    self->mapped = true;
     PyObject *errors = PyImport_ImportModule("civitas_shm.errors");
     self->closed_error = errors ? PyObject_GetAttrString(errors, "TransportClosed") : NULL;
     Py_XDECREF(errors);
     self->done = PyUnicode_InternFromString("done");
     self->set_result = PyUnicode_InternFromString("set_result");
-    if (!self->closed_error || !self->done || !self->set_result) goto fail;
-    if (!(run->directory = map_segment(directory_fd, CV_KIND_DIRECTORY, NULL, &run->directory_size))) goto fail;
-    cv_segment head;
-    memcpy(&head, run->directory, sizeof head);
-    run->slots = head.slots;
-    run->mailboxes = head.mailboxes;
-    run->me = slot;
-    run->incarnation = incarnation;
-    if (slot >= head.slots) {
-        PyErr_Format(PyExc_ValueError, "slot %u of %u", slot, head.slots);
-        goto fail;
+    if (!self->closed_error || !self->done || !self->set_result ||
+        !approach(self, directory_fd, cells_fd, mail_fd, arena_fds, door_fds) ||
+        (PyTuple_Size(args) > 5 && !enter(self, slot, incarnation))) {
+        Py_DECREF(self);
+        return NULL;
     }
-    if (run->directory_size != cv_directory_size(head.slots, head.mailboxes)) {
-        PyErr_SetString(PyExc_ValueError, "segment refused: its size does not fit its counts");
-        goto fail;
-    }
-    if (!fill_fds(arena_fds, arenas, head.slots) || !fill_fds(door_fds, run->door, head.slots)) goto fail;
-    if (!(run->cells = map_segment(cells_fd, CV_KIND_CELLS, head.run_id, &run->cells_size))) goto fail;
-    if (!(run->mail = map_segment(mail_fd, CV_KIND_MAIL, head.run_id, &run->mail_size))) goto fail;
-    if (!(run->arena[slot] = map_segment(arenas[slot], CV_KIND_ARENA, head.run_id, &run->arena_size[slot])))
-        goto fail;
-    for (unsigned i = 0; i < head.slots; i++) {
-        run->arena_size[i] = run->arena_size[slot];
-        if (i != slot && !(run->arena[i] = map_peer(arenas[i], run->arena_size[i]))) goto fail;
-    }
-    if (run->cells_size < cv_cells_size(head.mailboxes)) {
-        PyErr_SetString(PyExc_ValueError, "segment refused: the cells are too few");
-        goto fail;
-    }
-    /* A process has the lock of its slot by now. Its host may have died meanwhile, and another one have the run. */
-    cv_slot *mine = cv_slot_at(run, slot);
-    if (slot && (at_load(&mine->incarnation) != incarnation || at_load(&mine->state) != CV_SLOT_LIVE)) {
-        PyErr_Format(PyExc_ValueError, "slot %u is no longer that of its incarnation %llu", slot, incarnation);
-        goto fail;
-    }
-    memcpy(&run->seed, head.run_id, 8);
-    run->seed = cv_bytes_mix(run->seed, head.run_id, 2);
-    self->mail_fd = mail_fd;
-    self->arena_fd = arenas[slot];
-    self->port.random = run->seed ^ cv_now_ns(CLOCK_REALTIME) ^ (uint64_t)getpid() << 40 ^ incarnation << 20 ^ slot;
-    self->views = calloc(head.mailboxes, sizeof *self->views);
-    self->open = true;
-    if (!self->views || port_attach(&self->port, self->arena_fd)) {
-        PyErr_NoMemory();
-        goto fail;
-    }
+    if (!self->open) populate(&self->port.run);
     return (PyObject *)self;
-fail:
-    if (!self->open) unmap(run);
-    Py_DECREF(self);
+}
+
+/* enter(slot, incarnation): of a Port that was made without a slot, once. What it raises leaves the Port closed. */
+PyObject *port_enter_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
+    PortObject *self = (PortObject *)object;
+    uint32_t slot;
+    uint64_t incarnation;
+    if (!count_is(n, 2, 2, "enter") || !as_u32(args[0], "slot", &slot) || !as_u64(args[1], &incarnation)) return NULL;
+    if (self->open || !self->mapped) {
+        PyErr_SetString(PyExc_RuntimeError, "enter() was called on a Port that has a slot, or is closed.");
+        return NULL;
+    }
+    if (enter(self, slot, incarnation)) Py_RETURN_NONE;
+    leave(self);
     return NULL;
 }

@@ -33,7 +33,7 @@ from civitas_shm.transport import (
 
 from . import _shm
 from .orders import Orders
-from .recycling import SLOT_LIVE, Recycler
+from .recycling import SLOT_DEAD, SLOT_LIVE, Recycler
 from .room import mapped_place, room_text
 from .segments import RunDirectory, RunFiles, Segments, UnreadableRun, new_run_files, runs_directory
 from .transport import OVERFLOW, WAIT_KINDS, read_stats
@@ -44,8 +44,6 @@ __all__ = ["ShmRunMemory", "create"]
 CONTROL_CAPACITY: Final = 63
 REPLY_CAPACITY: Final = 2 * _shm.REPLY_PLACES - 1
 """Twice as many places as asks at once: late replies of forgotten asks take places too, until they are collected."""
-
-SLOT_DEAD: Final = 2
 
 TYPE_STOPPED: Final = "civitas.error"
 

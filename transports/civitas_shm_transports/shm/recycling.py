@@ -14,9 +14,10 @@ from typing import Final
 
 from . import _shm
 
-__all__ = ["SLOT_LIVE", "Recycler"]
+__all__ = ["SLOT_DEAD", "SLOT_LIVE", "Recycler"]
 
 SLOT_LIVE: Final = 1
+SLOT_DEAD: Final = 2
 
 RESERVE_SHARE: Final = 2
 """Half of all mailboxes are kept ready: agents may come faster than loops turn on a busy machine."""

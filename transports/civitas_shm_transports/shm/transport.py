@@ -38,7 +38,7 @@ from civitas_shm.transport import (
 from . import _shm
 from .room import mapped_place, room_text
 
-__all__ = ["ShmPort", "attach", "read_stats"]
+__all__ = ["ShmPort", "approach", "attach", "read_stats"]
 
 SPIN_SLICE_NS: Final = 4_000
 """One look of a spinning poll; a callback that is ready here waits at most this long for it."""
@@ -368,6 +368,20 @@ def read_stats(native: _shm.Port, mailbox: int) -> MailboxStats:
     )
 
 
+def approach(fds: list[int]) -> Callable[[dict[str, Any]], ShmPort]:
+    """`attach` in two steps: map a run's segments for whatever slot it may be, changing nothing there; what is returned
+    becomes its process, once. ValueError in either step, BlockingIOError in the second."""
+    native = _shm.Port(*_of_native(fds))
+
+    def enter(spec: dict[str, Any]) -> ShmPort:
+        slot = int(spec["slot"])
+        _prove_life(fds, slot)
+        native.enter(slot, int(spec["incarnation"]))
+        return _port(native, spec, fds)
+
+    return enter
+
+
 def attach(spec: dict[str, Any], fds: list[int]) -> ShmPort:
     """Join a run: map its segments as the process of `spec["slot"]`, after taking the lock that proves we live.
 
@@ -375,9 +389,20 @@ def attach(spec: dict[str, Any], fds: list[int]) -> ShmPort:
     stay open for the life of the process: closing any descriptor of the lock file would release the lock.
     ValueError when a segment does not check out; BlockingIOError when another process holds the slot.
     """
+    slot = int(spec["slot"])
+    _prove_life(fds, slot)
+    return _port(_shm.Port(*_of_native(fds), slot, int(spec["incarnation"])), spec, fds)
+
+
+def _of_native(fds: list[int]) -> tuple[int, int, int, list[int], list[int]]:
+    directory, cells, mail, _, *rest = fds
+    return directory, cells, mail, rest[: len(rest) // 2], rest[len(rest) // 2 :]
+
+
+def _prove_life(fds: list[int], slot: int) -> None:
+    fcntl.lockf(fds[3], fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
+
+
+def _port(native: _shm.Port, spec: dict[str, Any], fds: list[int]) -> ShmPort:
     slot, slots = int(spec["slot"]), int(spec["slots"])
-    directory, cells, mail, locks = fds[:4]
-    arenas, doors = fds[4 : 4 + slots], fds[4 + slots : 4 + 2 * slots]
-    fcntl.lockf(locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
-    native = _shm.Port(directory, cells, mail, arenas, doors, slot, int(spec["incarnation"]))
-    return ShmPort(native, slot, slots, doors[slot], int(spec["spin_ns"]))
+    return ShmPort(native, slot, slots, fds[4 + slots + slot], int(spec["spin_ns"]))

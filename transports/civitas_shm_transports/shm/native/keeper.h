@@ -61,13 +61,15 @@ __attribute__((no_sanitize("address", "thread", "undefined"))) static int cv_kee
     const uint64_t awaited = 1ull << (CV_KEEPER_SIGNAL - 1);
     cv_raw_call(SYS_prctl, PR_SET_PDEATHSIG, CV_KEEPER_SIGNAL, 0, 0);
     cv_raw_call(SYS_prctl, PR_SET_NAME, (long)"civ-keeper", 0, 0);
-    cv_raw_call(SYS_sched_setscheduler, 0, SCHED_IDLE, (long)&none, 0); /* unmapping gives way to everything */
     cv_raw_call(SYS_close_range, 0, (long)~0u, 0, 0);
     /* Looked at after the signal was asked for: a death before that is not told. The signal may also be somebody's. */
     while (cv_raw_call(SYS_getppid, 0, 0, 0, 0) == kept.process)
         cv_raw_call(SYS_rt_sigtimedwait, (long)&awaited, 0, 0, sizeof awaited);
-    if (cv_raw_call(SYS_getppid, 0, 0, 0, 0) == kept.parent) /* else that is gone too, and nobody is in a hurry */
+    if (cv_raw_call(SYS_getppid, 0, 0, 0, 0) == kept.parent) {
+        cv_raw_call(SYS_sched_setscheduler, 0, SCHED_IDLE, (long)&none, 0); /* unmapping gives way to everything */
         cv_raw_call(SYS_nanosleep, (long)&linger, 0, 0, 0);
+    } /* else that is gone too: nobody takes this place, and whoever adopts the run wants all of them gone. Not as idle
+       * either, and not from the beginning: who has become that may never be anything else again. */
     cv_raw_call(SYS_exit_group, 0, 0, 0, 0);
     return 0;
 }
