@@ -321,9 +321,10 @@ _AGENT_KWARGS: Final = ("mailbox_size", "max_retries", "shutdown_timeout", "hand
 
 
 def _member(kind: type[E], value: str | E, what: str) -> E:
+    word = value.casefold() if isinstance(value, str) else value  # as in a topology, upper and lower case are one
     try:
-        return kind(value)
-    except ValueError:
+        return next(one for one in kind if one is value or one.value.casefold() == word)
+    except StopIteration:
         raise ValueError(f"{what} is {value!r}; it must be {', '.join(one.value for one in kind)}") from None
 
 

@@ -17,7 +17,7 @@ from civitas_shm import seat as seat_module
 from civitas_shm.errors import AgentError, ErrorAction, MessageValidationError
 from civitas_shm.events import AgentEvent, AgentExited, AgentFailed, AgentStarted, DeadLetter, StopRuntime
 from civitas_shm.messages import LANE_CONTROL, LANE_NORMAL, Message
-from civitas_shm.notices import DOWN, encode_notice
+from civitas_shm.notices import CHILD_TERMINATED, CORRECTION, DOWN, HALT, encode_fields, encode_notice
 from civitas_shm.process import AgentProcess, ProcessStatus
 from civitas_shm.runner import AgentRunner
 from civitas_shm.serializer import encode
@@ -592,6 +592,89 @@ async def with_three(it: Stage) -> Gated:
     while not agent.seen:
         await asyncio.sleep(0)
     return agent
+
+
+class Statuses(AgentProcess):
+    """Notes its status at every step of its life."""
+
+    def __init__(self) -> None:
+        super().__init__("agent")
+        self.noted = [self.status]
+        self.gate = asyncio.Event()
+        self.hooks: list[str] = []
+
+    async def on_start(self) -> None:
+        self.noted.append(self.status)
+
+    async def handle(self, message: Message) -> None:
+        self.noted.append(self.status)
+        if message.type == "wait":
+            await self.gate.wait()
+            self.noted.append(self.status)
+        if message.type == "fail":
+            raise ValueError("seven")
+        self.hooks.append(message.type)
+
+    async def on_down(self, name: str, reason: str) -> None:
+        self.hooks.append(f"on_down({name})")
+
+    async def on_child_terminated(self, name: str, reason: str) -> None:
+        self.hooks.append(f"on_child_terminated({name})")
+
+    async def on_correction(self, message: Message) -> None:
+        self.hooks.append(f"on_correction({message.payload['severity']})")
+
+    async def on_stop(self) -> None:
+        self.noted.append(self.status)
+
+
+def test_an_agent_has_a_status_at_every_step_of_its_life() -> None:
+    async def scene(it: Stage) -> None:
+        agent = Statuses()
+        await it.start(agent)
+        await it.send("agent", kind="wait")
+        while len(agent.noted) < 3:
+            await asyncio.sleep(0)
+        stopping = asyncio.create_task(it.runner.stop("agent"))
+        while agent.status is ProcessStatus.RUNNING:
+            await asyncio.sleep(0)
+        agent.gate.set()
+        await stopping
+        words = [status.value for status in agent.noted]
+        assert words == ["INITIALIZING", "INITIALIZING", "RUNNING", "STOPPING", "STOPPED"]
+
+    play(scene)
+
+    async def crash(it: Stage) -> None:
+        agent = Statuses()
+        await it.start(agent)
+        await it.send("agent", kind="fail")
+        await it.event(AgentFailed)
+        assert [status.value for status in agent.noted[2:]] == ["RUNNING", "CRASHED"]
+
+    play(crash)
+
+
+def test_what_the_runtime_says_comes_to_hooks_and_never_to_handle() -> None:
+    async def scene(it: Stage) -> None:
+        agent = Statuses()
+        await it.start(agent)
+        mailbox = it.port.resolve("agent")
+
+        def say(kind: str, data: bytes) -> None:
+            it.port.post(mailbox, data, kind, SENDER_PROGRAM, None, LANE_CONTROL, 0)
+
+        say(DOWN, encode_notice("x", "crashed"))
+        say(CHILD_TERMINATED, encode_notice("y", "restarts_exhausted"))
+        say(CORRECTION, encode_fields({"severity": "nudge", "reason": "a little"}))
+        await it.send("agent", kind="work")
+        while len(agent.hooks) < 4:
+            await asyncio.sleep(0)
+        say(HALT, encode_fields({"reason": "enough"}))
+        assert (await it.event(AgentExited)).reason == "finished"
+        assert agent.hooks == ["on_down(x)", "on_child_terminated(y)", "on_correction(nudge)", "work"]
+
+    play(scene)
 
 
 def test_a_stop_finishes_the_message_in_hand_and_leaves_the_others() -> None:

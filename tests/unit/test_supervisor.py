@@ -35,6 +35,17 @@ class Named(AgentProcess):
 # --- declarations -------------------------------------------------------------------------------------------------
 
 
+def test_a_supervisor_has_what_it_was_given_with_words_as_enums() -> None:
+    child = Worker("a")
+    plain = Supervisor("s")
+    assert (plain.strategy, plain.backoff) == (RestartStrategy.ONE_FOR_ONE, BackoffPolicy.CONSTANT)
+    assert (plain.max_restarts, plain.restart_window, plain.backoff_base, plain.backoff_max) == (3, 60.0, 1.0, 60.0)
+    given = Supervisor("t", [child], "rest_for_one", 5, 7.0, "Exponential", 0.5, 9.0)
+    assert (given.name, list(given.children)) == ("t", [child])
+    assert (given.strategy, given.backoff) == (RestartStrategy.REST_FOR_ONE, BackoffPolicy.EXPONENTIAL)
+    assert (given.max_restarts, given.restart_window, given.backoff_base, given.backoff_max) == (5, 7.0, 0.5, 9.0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
