@@ -15,9 +15,10 @@ Guarantees:
 - told once; told again only if it is still there AGAIN readings later (its process was stopped, say).
 
 What is not found: circles through an agent with replicas (another replica may answer), through waits for memory (any of
-many receivers may give it back), or through what a handler awaits by other means than `await` and `asyncio.gather`
-(`asyncio.wait`, a TaskGroup, `shield`, threads of its own: it may be a race, which goes on without the one that is
-stuck). These end at their deadlines.
+many receivers may give it back), through a writer that waits for the credits of a stream (whatever task holds the
+stream may read on, one that has not begun to, too: what its reader's handler waits for proves nothing), or through what
+a handler awaits by other means than `await` and `asyncio.gather` (`asyncio.wait`, a TaskGroup, `shield`, threads of its
+own: it may be a race, which goes on without the one that is stuck). These end at their deadlines.
 """
 
 from __future__ import annotations
