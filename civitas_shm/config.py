@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any, Final, Literal
 
 from .errors import ConfigurationError
+from .topology.bridged import LINKS, asked_for, nats_at, nats_url_problem
 from .topology.model import TopologySpec
 from .topology.suggest import did_you_mean
 from .transport import known_transports
@@ -36,7 +37,7 @@ VARIABLES: Final[dict[str, str]] = {
     "CIVITAS_SHM_SERIALIZER": "`Settings.serializer`: `msgpack` or `json`, where a `ComponentSet` is given none",
     "AGENCY_SERIALIZER": "Civitas's name for it; `CIVITAS_SHM_SERIALIZER` goes before it",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "`Settings.otel_endpoint`, and what your OpenTelemetry SDK makes of it",
-    "NATS_URL": "`Settings.nats_url`; the transport that uses it comes with a later version",
+    "NATS_URL": "`bridge: {servers}` of a bridge over NATS, and `Settings.nats_url`; `--nats-url` goes before it",
     "ANTHROPIC_API_KEY": "key of `type: anthropic` where its `config` has none",
     "OPENAI_API_KEY": "key of `type: openai` where its `config` has none",
     "CIVITAS_STATE_KEY": "key of an encrypted state store that is given none",
@@ -116,7 +117,7 @@ def transport_of(environ: Mapping[str, str]) -> str | None:
     """The transport that the environment asks for, or None. ConfigurationError when this installation has none such."""
     word = environ.get(TRANSPORT) or None
     if word is not None and "." not in word:
-        known = known_transports()
+        known = [*known_transports(), *LINKS]
         if word not in known:
             raise ConfigurationError(f"{TRANSPORT} is {word!r}{did_you_mean(word, known)}.")
     return word
@@ -137,15 +138,21 @@ WORKERS_MAX: Final = 126
 
 
 def with_environment(
-    spec: TopologySpec, environ: Mapping[str, str], asked_transport: str | None = None
+    spec: TopologySpec,
+    environ: Mapping[str, str],
+    asked_transport: str | None = None,
+    asked_nats_url: str | None = None,
 ) -> TopologySpec:
-    """The topology as the environment changes it: transport, unless one is asked for, log level and log format."""
+    """The topology as the environment changes it: transport and NATS servers, unless they are asked for, log level and
+    log format."""
     transport = asked_transport or transport_of(environ)
-    return replace(
-        spec,
-        transport=spec.transport if transport is None else replace(spec.transport, type=transport),
-        logging=spec.logging.overridden(environ),
-    )
+    if transport is not None:
+        spec = asked_for(spec, transport)
+    if url := asked_nats_url or environ.get("NATS_URL"):
+        if problem := nats_url_problem(url):
+            raise ConfigurationError(f"{'--nats-url' if asked_nats_url else 'NATS_URL'}: {problem}.")
+        spec = nats_at(spec, url)
+    return replace(spec, logging=spec.logging.overridden(environ))
 
 
 settings: Settings

@@ -140,6 +140,14 @@ class Failures:
         await self._bury(message, token, cause, "")
         await asyncio.sleep(0)  # many of them delay no neighbour
 
+    async def bury(self, message: Message, token: int, cause: str) -> None:
+        """Put it with the dead letters: nobody will have it."""
+        self._agent.log.error(
+            "message %s of type %r from %r for %r was put aside: %s",
+            message.id, message.type, message.sender, message.recipient, cause,
+        )  # fmt: skip
+        await self._bury(message, token, cause, "")
+
     async def _bury(self, message: Message, token: int, cause: str, traceback: str) -> None:
         """Instead of a release. Waits for room for the traceback, but not long: the letter is worth more."""
         assert message.header is not None

@@ -29,6 +29,7 @@ __all__ = [
     "FLAGS_AT",
     "FLAG_ASK",
     "FLAG_FAILED",
+    "FLAG_FOREIGN",
     "FLAG_MORTAL",
     "FLAG_REPEATED",
     "FLAG_REPLY",
@@ -44,6 +45,7 @@ __all__ = [
     "Cause",
     "Message",
     "cause_of",
+    "foreign_header",
     "is_system_type",
     "new_header",
     "cause_from",
@@ -71,6 +73,8 @@ FLAG_REPEATED: Final = 8
 """The handler that sent it had run before, so this may have come before."""
 FLAG_MORTAL: Final = 16
 """`deadline_ns` is the end of its own life (its ttl), not of an asker's patience."""
+FLAG_FOREIGN: Final = 32
+"""It came from an agent of another host, which has no mailbox here: its name stands beside the type."""
 
 # Byte offsets of what is read alone, without unpacking all of the header.
 FLAGS_AT: Final = 19
@@ -157,14 +161,23 @@ def new_header(
     payload_len: int = 0,
     seq: int = 0,
     hops: int = 0,
+    id: bytes | None = None,
 ) -> bytes:
     """A header made in Python: what transports without native code use. `check`, `granules`, `position` stay 0."""
     span = os.urandom(8)
     trace, parent = (cause[_TRACE], cause[_SPAN]) if cause else (os.urandom(16), bytes(8))
     return HEADER.pack(
-        0, 0, payload_len, 0, 1, flags, mailbox, 0, lane, 0, hops, _uuid7_bytes(), sender, priority,
+        0, 0, payload_len, 0, 1, flags, mailbox, 0, lane, 0, hops, id or _uuid7_bytes(), sender, priority,
         correlation, deadline_ns, time.time_ns(), trace, span, parent, seq, 0, 0,
     )  # fmt: skip
+
+
+def foreign_header(id: bytes, trace: bytes, span: bytes, *, repeated: bool) -> Cause:
+    """A header for `cause` of a message from another host: its id, its trace, its span."""
+    header = bytearray(HEADER.size)
+    header[ID_AT], header[_TRACE], header[_SPAN] = id, trace, span
+    header[FLAGS_AT] = FLAG_FOREIGN | (FLAG_REPEATED if repeated else 0)
+    return bytes(header)
 
 
 def cause_from(trace_id: str, span_id: str) -> Cause | None:

@@ -19,6 +19,8 @@ from functools import partial
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from .directory import Directory
 from .errors import (
     AgentError,
@@ -29,6 +31,7 @@ from .errors import (
     DeserializationError,
     MailboxFull,
     MessageDropped,
+    MessageRoutingError,
     MessageValidationError,
     PayloadTooLarge,
     SpawnError,
@@ -38,8 +41,9 @@ from .petitions import PETITIONS, Supervise, answer_of
 from .registry import RunRegistry
 from .retrying import Retry, tried
 from .roster import Roster
-from .serializer import decode, decode_dict, encode
+from .serializer import Encoded, decode, decode_dict, encode
 from .transport import (
+    BRIDGE,
     CLOSED,
     FULL,
     NO_MEMORY,
@@ -58,7 +62,7 @@ from .waits import NEVER_NS, Expired, Waits
 if TYPE_CHECKING:
     from .streams.places import Streams
 
-__all__ = ["ASK_TIMEOUT_S", "SEND_TIMEOUT_S", "PortBus", "nobody_supervises"]
+__all__ = ["ASK_TIMEOUT_S", "SEND_TIMEOUT_S", "UNROUTABLE", "PortBus", "nobody_supervises"]
 
 SEND_TIMEOUT_S: Final = 30.0
 """How long `send` waits for room in a full mailbox unless told otherwise."""
@@ -71,6 +75,9 @@ YIELD_POSTS: Final = 64
 """As many as one batch of an agent: sending delays the neighbours no more than handling does."""
 
 TYPES_REMEMBERED: Final = 1000
+UNROUTABLE: Final = "_unroutable"
+"""Type of a failed reply: the bridge has found nobody who has the name that was asked."""
+
 NAMES_REMEMBERED: Final = 20_000
 """More than there can be mailboxes."""
 
@@ -94,6 +101,7 @@ class _Committed(Coroutine[Any, Any, None]):
 
 
 COMMITTED: Final = _Committed()
+_pack: Final = msgspec.msgpack.Encoder().encode
 
 
 class PortBus:
@@ -173,7 +181,7 @@ class PortBus:
             self.check_type(message_type)
         mailbox = self._mailboxes.get(recipient, -1)
         if mailbox < 0:
-            mailbox = self._lookup(recipient)
+            mailbox, recipient, payload = self._routed(recipient, payload)
         data = encode(payload)
         lane = LANE_PRIORITY if priority > 0 else LANE_NORMAL
         expires_ns = 0 if ttl_s is None else monotonic_ns() + _ttl_ns(ttl_s)
@@ -271,9 +279,9 @@ class PortBus:
                 answer = await self._petition(recipient, payload, message_type, timeout, sender)
                 return Message(type="reply", sender=recipient, recipient=asker, payload=answer)
             self.check_type(message_type)
-        mailbox = self._mailboxes.get(recipient, -1)
+        mailbox, to = self._mailboxes.get(recipient, -1), recipient
         if mailbox < 0:
-            mailbox = self._lookup(recipient)
+            mailbox, to, payload = self._routed(recipient, payload)
         data = encode(payload)
         lane = LANE_PRIORITY if priority > 0 else LANE_NORMAL
         now_ns = monotonic_ns()
@@ -296,9 +304,7 @@ class PortBus:
                     mailbox, data, message_type, sender, future, deadline_ns, cause, lane, priority
                 )
 
-            correlation = await self._when_room(
-                mailbox, recipient, attempt, deadline_ns, len(data), message_type, sender
-            )
+            correlation = await self._when_room(mailbox, to, attempt, deadline_ns, len(data), message_type, sender)
         waits = self.waits
         due_ns = deadline_ns or NEVER_NS - 1
         waits.asks[correlation] = (due_ns, future, mailbox, message_type, now_ns)
@@ -337,6 +343,8 @@ class PortBus:
 
     def failure_of(self, recipient: str, message_type: str, mailbox: int, reply_type: str, data: bytes) -> CivitasError:
         """What a failed reply says."""
+        if reply_type == UNROUTABLE:
+            return MessageRoutingError(str(decode_dict(data).get("text")))
         if reply_type == REPLY_DROPPED and not data:
             stats = self.port.stats(mailbox)
             return MessageDropped(recipient, message_type, stats.overflow, stats.capacity, stats.dropped)
@@ -393,6 +401,19 @@ class PortBus:
         return correlation, posted
 
     # --- looking up -----------------------------------------------------------------------------------------------
+
+    def _routed(self, recipient: str, payload: Payload | Encoded) -> tuple[int, str, Any]:
+        """(mailbox, whose it is, payload): its own; or the bridge's, for a name that this host has not, with both in
+        one payload. MessageRoutingError: nobody has the name, and there is no bridge."""
+        known = self.port.resolve(recipient) >= 0 or recipient.startswith("_")
+        if known or (bridge := self._bridge()) < 0:
+            return self._lookup(recipient), recipient, payload
+        return bridge, BRIDGE, Encoded(_pack({"to": recipient, "payload": encode(payload)}))
+
+    def _bridge(self) -> int:
+        """The mailbox of what goes to other hosts; -1: there is none."""
+        mailbox = self._mailboxes.get(BRIDGE, -1)
+        return mailbox if mailbox >= 0 or self.port.resolve(BRIDGE) < 0 else self._lookup(BRIDGE)
 
     def _lookup(self, recipient: str) -> int:
         """The mailbox of a name; remembered, because it changes only when it is closed."""

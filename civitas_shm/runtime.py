@@ -13,11 +13,12 @@ import itertools
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Never, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from .config import with_environment, workers_of
 from .directing import Directing
@@ -36,8 +37,10 @@ from .secrets import SecretsFirst, SecretsProvider
 from .state import StateStore
 from .steering import Steering
 from .supervisor import Supervisor, spec_of
+from .topology.bridged import bridge_of, with_bridge
 from .topology.model import (
     AgentSpec,
+    BridgeSpec,
     LoggingSpec,
     PluginSpec,
     PluginsSpec,
@@ -86,7 +89,8 @@ class Runtime(Messaging, Directing, Steering, Looking):
         state_store: StateStore | PluginSpec | str | None = None,
         serializer: Serializer | None = None,
         components: ComponentSet | None = None,
-        **later: Never,
+        bridge: BridgeSpec | None = None,
+        **addresses: Any,
     ) -> None:
         """`name` of the run (default: the script's name and the pid); `processes`, `pool`, `stop` as in a topology.
 
@@ -97,10 +101,11 @@ class Runtime(Messaging, Directing, Steering, Looking):
         an object, too (those that come with this package are built anew in each process), or a name: sqlite, redis,
         an entry point's, an import path; it goes before that of `plugins`. `components`: a transport of your own and
         what goes with it, `serializer`: how messages become bytes; both of one process (docs/transports.md).
-        `later`: what Civitas has for ZeroMQ, NATS and telemetry is refused by name (ConfigurationError), else it is a
-        TypeError.
+        `bridge`: how agents of other hosts are reached; `transport="nats"` is "shm" with such a bridge, whose
+        `addresses` may be given as Civitas has them (`nats_servers`, `nats_jetstream`).
+        What Civitas has for telemetry is refused by name (ConfigurationError).
         """
-        _refuse(later)
+        transport, bridge = bridge_of(transport, bridge, _addresses(addresses))
         self._supervisor = Supervisor("root") if supervisor is None else supervisor
         self._classes: Mapping[str, type[AgentProcess]] = {}
         self._from_objects = True
@@ -108,7 +113,8 @@ class Runtime(Messaging, Directing, Steering, Looking):
             supervision=spec_of(self._supervisor, portable=False),
             processes=list(processes),
             pool=pool or PoolSpec(),
-            transport=TransportSpec(transport) if isinstance(transport, str) else transport,
+            transport=transport,
+            bridge=bridge,
             stop=stop or StopSpec(),
             logging=LoggingSpec().overridden(os.environ),
             plugins=plugins or PluginsSpec(),
@@ -296,7 +302,7 @@ class Runtime(Messaging, Directing, Steering, Looking):
                 raise ConfigurationError(
                     f"{option} needs worker processes; transport {self._given.transport.type!r} has none."
                 )
-        spec = self._with_log_format(self._given)
+        spec = self._with_bridge(self._with_log_format(self._given), own_process=False)
         build = self._builder(at_once=spec.supervision.agents())
         bus = None if self._components is None else self._components.bus
         return LocalRun(
@@ -310,6 +316,13 @@ class Runtime(Messaging, Directing, Steering, Looking):
             program=self._program,
             bus=bus,
         )
+
+    def _with_bridge(self, spec: TopologySpec, *, own_process: bool) -> TopologySpec:
+        """Who this host is, is made up here: of the run's name and a number that no other run has."""
+        if spec.bridge is None:
+            return spec
+        host = f"{_NOT_IN_A_NAME.sub('-', self._name.lower())[:40]}-{os.urandom(6).hex()}"
+        return with_bridge(spec, host, time.time_ns(), os.urandom(16).hex(), own_process=own_process)
 
     def _with_log_format(self, spec: TopologySpec) -> TopologySpec:
         if self._log_format is None:
@@ -348,7 +361,7 @@ class Runtime(Messaging, Directing, Steering, Looking):
         from .host.client import HostOptions  # Linux only
         from .hosted_run import HostedRun
 
-        spec = self._portable()
+        spec = self._with_bridge(self._portable(), own_process=True)
         store = self._objects["state_store"]
         if store is not None and (state := portable_store(store)) is not None:
             spec = replace(spec, plugins=replace(spec.plugins, state=state))
@@ -380,22 +393,15 @@ class Runtime(Messaging, Directing, Steering, Looking):
         return replace(given, supervision=spec_of(self._supervisor, portable=True), import_paths=paths)
 
 
-def _refuse(later: Mapping[str, Any]) -> None:
-    for name, given in later.items():
-        if name in ("metrics", "exporters"):
-            if given is None:
-                continue
+def _addresses(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is left for the bridge; what Civitas has for counts and spans is refused by name."""
+    for name in ("metrics", "exporters"):
+        if given.get(name) is not None:
             raise ConfigurationError(
                 f"Runtime({name}=...): counts, times and exporters of spans are not supported yet. Spans go to the "
                 "OpenTelemetry SDK of your program, where it has one; Runtime.snapshot() counts messages and restarts."
             )
-        transport = name.partition("_")[0]
-        if transport in ("zmq", "nats"):
-            raise ConfigurationError(
-                f"Runtime({name}=...): the transport {transport!r} is not supported yet. Processes of one machine need "
-                "no addresses: leave these out, and say transport='shm'."
-            )
-        raise TypeError(f"Runtime() has no argument {name!r}")
+    return {name: value for name, value in given.items() if name not in ("metrics", "exporters")}
 
 
 def _looked_up(secrets: SecretsProvider | None) -> Mapping[str, str]:

@@ -50,7 +50,7 @@ from .state import StateKeeper, StateKind, StateStore
 from .suspension import Pausing, Suspension
 from .topology.model import AgentSpec, Drain
 from .tracebacks import error_text, format_exception
-from .transport import Delivery
+from .transport import BRIDGE, Delivery
 from .user_code import CANCEL_GRACE_S, UserCode, awaited
 
 __all__ = ["BATCH_MESSAGES", "BATCH_S", "Seat"]
@@ -118,6 +118,7 @@ class Seat(Pausing):
         """While flagged: whether the state is to be saved as well."""
         self._suspension = Suspension(self, kept)
         self._deaf = False
+        self._dying: asyncio.Task[None] | None = None
         attachment = Attachment(
             bus,
             mailbox,
@@ -152,6 +153,9 @@ class Seat(Pausing):
             self._decode = typed.expected(agent.handle, Message) or decode
             if has_batches(agent):
                 self._turns = Batches.of(self).work
+            elif agent.name == BRIDGE:
+                agent._take_seat(self)  # type: ignore[attr-defined]
+                self._on_ready = agent._messages_wait  # type: ignore[attr-defined, method-assign]
             await self._keeper.restore()
             self._suspension.restore()
         except Exception as error:  # noqa: BLE001 - an annotation, damage, or a store of the user's
@@ -481,6 +485,12 @@ class Seat(Pausing):
         self.agent.log.error("on_stop failed:\n%s", format_exception(failure))
         if isinstance(failure, asyncio.CancelledError) and _cancelled():
             raise failure
+
+    def _fail_soon(self, error: BaseException) -> None:
+        """From a callback, where nothing can be awaited."""
+        if not self._ended:
+            self._draining = "current"
+            self._dying = self._loop.create_task(self._fail(error, "handle", None), context=self._context)
 
     def _report(self, event: AgentEvent) -> None:
         try:

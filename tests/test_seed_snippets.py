@@ -38,18 +38,21 @@ RUNS = {
     "001_switching_1.yaml": "Transports, Switching transports: one process",
 }
 
-ZMQ = ["the transport 'zmq' is not supported yet"]
-NATS = ["the transport 'nats' is not supported yet"]
+ZMQ = ["a bridge of type 'zmq' is not supported yet"]
+ELSEWHERE = {
+    "000_level_3.yaml": "Deployment, Level 3: NATS, and state in SQLite: process/test_bridge.py",
+    "001_nats.py.txt": "Transports, Level 3, programmatic: NATS",
+    "001_nats.yaml": "Transports, Level 3: NATS",
+}
+"""What needs a server, and runs where there is one, or is read here."""
+NATS = ["'jetstream: true' is not supported yet"]
 
 WAITS = {
     "000_compose.yaml": ("Deployment, Level 4: what `deploy` generates; no topology", ["unknown key 'services'"]),
     "000_level_2.yaml": ("Deployment, Level 2: ZeroMQ", ZMQ),
-    "000_level_3.yaml": ("Deployment, Level 3: NATS, and state in SQLite", NATS),
     "000_switching_2.yaml": ("Deployment, Switching between levels: ZeroMQ", ZMQ),
     "000_switching_3.yaml": ("Deployment, Switching between levels: NATS", NATS),
     "001_jetstream.yaml": ("Transports, JetStream: NATS", NATS),
-    "001_nats.py.txt": ("Transports, Level 3, programmatic: NATS", NATS),
-    "001_nats.yaml": ("Transports, Level 3: NATS", NATS),
     "001_switching_2.yaml": ("Transports, Switching transports: ZeroMQ", ZMQ),
     "001_switching_3.yaml": ("Transports, Switching transports: NATS", NATS),
     "001_worker.py.txt": ("Transports, Worker processes: of ZeroMQ and NATS", ["cannot import name 'Worker'"]),
@@ -91,7 +94,9 @@ class Summarizer(AgentProcess):
 
 
 def test_the_list_is_complete() -> None:
-    assert sorted([*RUNS, *WAITS]) == sorted(path.name for path in SEEDS.iterdir() if path.name != "README.md")
+    assert sorted([*RUNS, *ELSEWHERE, *WAITS]) == sorted(
+        path.name for path in SEEDS.iterdir() if path.name != "README.md"
+    )
 
 
 @pytest.mark.process
@@ -189,6 +194,15 @@ def test_the_custom_transport_of_the_document_is_wired_as_it_says() -> None:
     assert [agent.name for agent in names["runtime"].all_agents()] == ["echo"]
     assert names["components"].bus.transport is names["transport"]
     assert names["runtime"]._components is names["components"]
+
+
+def test_a_system_over_nats_is_read_as_shared_memory_and_a_bridge() -> None:
+    declared = load_topology_text((SEEDS / "001_nats.yaml").read_text() + BESIDE, agent_types=["Echo"])
+    said = play("001_nats.py.txt")["runtime"]._given
+    assert declared.transport.type == said.transport.type == "shm"
+    for bridge in (declared.bridge, said.bridge):
+        assert bridge is not None
+        assert (bridge.type, bridge.options) == ("nats", {"servers": "nats://localhost:4222"})
 
 
 # --- what waits -------------------------------------------------------------------------------------------------------

@@ -17,10 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
-__all__ = ["BRIDGE", "FRAME_BYTES_MAX", "Link", "LinkEvents", "LinkSettings", "LinkState"]
-
-BRIDGE: Final = "_bridge"
-"""Name of the agent that is the bridge of a run; its mailbox is the outbox. Its process bears this name as well."""
+__all__ = ["FRAME_BYTES_MAX", "Link", "LinkEvents", "LinkSettings", "LinkState"]
 
 FRAME_BYTES_MAX: Final = 64 << 20
 """No frame is larger, whatever the link could carry: what is received is held in memory."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from .options import ChaosType, RunNameType, refuse, topology_options, topology_path
+from .options import ChaosType, RunNameType, topology_options, topology_path
 
 if TYPE_CHECKING:
     from ..host.protocol import Chaos
@@ -46,16 +46,11 @@ __all__ = ["command"]
 @click.option(
     "-p",
     "--process",
-    hidden=True,
-    expose_value=False,
-    callback=refuse("one `run` starts and watches every process of the topology; leave it out"),
+    metavar="NAME",
+    help="Of a system over nats: only the group of this name; `supervisor`: only what names none.",
 )
-@click.option(
-    "--nats-url",
-    hidden=True,
-    expose_value=False,
-    callback=refuse("the transport nats comes with a later version; leave it out"),
-)
+@click.option("--all", "everything", is_flag=True, help="Of a system over nats: all groups, in this one run.")
+@click.option("--nats-url", metavar="URL", help="Instead of the topology's servers, and of NATS_URL.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -73,6 +68,9 @@ def command(
     as_json: bool,
     detached: bool,
     log_format: str | None,
+    process: str | None,
+    everything: bool,
+    nats_url: str | None,
 ) -> None:
     """Run a topology. Ctrl-C or SIGTERM stops it in order, a second one at once."""
     if events is not None and not Path(events).absolute().parent.is_dir():
@@ -82,7 +80,10 @@ def command(
     from ..config import workers_of
     from .prepare import prepare
 
-    spec = prepare(topology_path(topology, topology_option), overrides, transport, name)
+    if process is not None and everything:
+        raise click.UsageError("--process starts one group, --all all of them; give one of them")
+    path = topology_path(topology, topology_option)
+    spec = prepare(path, overrides, transport, name, nats_url, process, everything=everything)
     spec = replace(spec, logging=logging_of(spec.logging, quiet, log_format))
     workers = workers_of(os.environ) if workers is None else workers
     service = None

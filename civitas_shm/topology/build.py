@@ -7,14 +7,17 @@ machine (whether a core exists is `placement`'s question) or imports the user's 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any, Final
 
 from ..supervision.policy import significance_problem
 from . import schema
+from .bridged import LINKS, nats_url_problem
 from .check import Checker, value_text
 from .keytypes import class_path_problem
 from .model import (
     AgentSpec,
+    BridgeSpec,
     DynamicSpec,
     LoggingSpec,
     PoolSpec,
@@ -37,7 +40,9 @@ MAIN: Final = "main"
 HOST: Final = "host"
 """The supervising process; no agents run in it."""
 
-TRANSPORTS_NOT_YET: Final = frozenset(["zmq", "nats"])
+BRIDGES: Final[dict[str, type[schema.Block]]] = {"nats": schema.NatsBridge}
+"""Blocks of `bridge:` by its type."""
+LINKS_NOT_YET: Final = frozenset(LINKS) - set(BRIDGES)
 NODES_NOT_YET: Final = frozenset(["http_gateway", "topology_server", "topology_agent", "mcp_server"])
 """Node types of the original that a later version brings."""
 
@@ -82,11 +87,17 @@ class Builder:
         processes = self._processes(data.get("processes"))
         supervision = self._root(data)
         self._processes_of_agents(processes)
+        transport, bridge = self._transport(data.get("transport"))
+        if data.get("bridge") is not None:
+            if bridge is not None:
+                self.checker.at_key(("bridge",), "transport names a bridge already; keep one of them")
+            bridge = self._bridge(data["bridge"], ("bridge",))
         return TopologySpec(
             supervision=supervision,
             processes=processes,
             pool=self._pool(data.get("pool")),
-            transport=self._transport(data.get("transport")),
+            transport=transport,
+            bridge=bridge,
             stop=self._stop(data.get("stop")),
             watch=self._watch(data.get("watch")),
             logging=self._logging(data.get("logging")),
@@ -358,29 +369,85 @@ class Builder:
                 text = f"the process {block.process!r} is not declared under processes{hint}"
                 self.checker.at_value((*path, "process"), text)
 
-    def _transport(self, data: Any) -> TransportSpec:
+    def _transport(self, data: Any) -> tuple[TransportSpec, BridgeSpec | None]:
+        """A transport that is a bridge's type is shared memory, and that bridge: keys of both stand in it."""
         path: Path = ("transport",)
         if isinstance(data, str):
             data, at = {"type": data}, path
         else:
             at = ("transport", "type")
         kind = data.get("type") if isinstance(data, dict) else None
-        not_yet = isinstance(kind, str) and kind in TRANSPORTS_NOT_YET
-        if not_yet:
-            self.checker.at_value(at, f"the transport {kind!r} is not supported yet; use shm or in_process")
-        block = self.checker.block(schema.Transport, data, path, hidden=self._keys_of_later(data) if not_yet else ())
+        if isinstance(kind, str) and kind in LINKS and isinstance(data, dict):
+            ours = {key for key in data if key in schema.Transport.model_fields and key != "type"}
+            theirs = {key: value for key, value in data.items() if key not in ours}
+            bridge = self._bridge(theirs, path, at)
+            block = self.checker.block(schema.Transport, {key: data[key] for key in ours}, path)
+            return TransportSpec() if block is None else TransportSpec(
+                **block.model_dump() | {"type": "shm"}
+            ), bridge and replace(bridge, groups=True)
+        block = self.checker.block(schema.Transport, data, path)
         if block is None:
-            return TransportSpec()
-        if not not_yet and "." not in block.type:
-            known = self.transports()
+            return TransportSpec(), None
+        if "." not in block.type:
+            known = [*self.transports(), *LINKS]
             if block.type not in known:
                 self.checker.at_value(at, f"the transport {block.type!r} is unknown{did_you_mean(block.type, known)}")
-        return TransportSpec(**block.model_dump())
+        return TransportSpec(**block.model_dump()), None
 
-    @staticmethod
-    def _keys_of_later(data: Any) -> list[str]:
-        """One problem is enough for `transport: {type: nats, servers: ...}`."""
-        return [key for key in data if key in schema.Transport.NOT_YET]
+    def _bridge(self, data: Any, path: Path, at: Path | None = None) -> BridgeSpec | None:
+        """The block of a bridge. `at`: where its type stands."""
+        if isinstance(data, str):
+            data, at = {"type": data}, path
+        mapping = self.checker.mapping(data, path)
+        if mapping is None:
+            return None
+        kind = mapping.get("type")
+        at = (*path, "type") if at is None else at
+        if kind is None:
+            self.checker.at_value(path, "the key 'type' is missing")
+            return None
+        if not isinstance(kind, str) or kind in LINKS_NOT_YET:
+            text = f"a bridge of type {kind!r} is not supported yet" if isinstance(kind, str) else "should be a word"
+            self.checker.at_value(at, text)
+            return None
+        if "." in kind:  # a link of one's own
+            return BridgeSpec(kind, {key: value for key, value in mapping.items() if key != "type"})
+        if kind not in BRIDGES:
+            self.checker.at_value(at, f"the bridge {kind!r} is unknown{did_you_mean(kind, LINKS)}")
+            return None
+        block = self.checker.block(BRIDGES[kind], mapping, path)
+        if block is None:
+            return None
+        options = {key: value for key, value in block.model_dump(exclude_unset=True).items() if key != "type"}
+        if kind == "nats":
+            self._nats(options, path)
+        return BridgeSpec(kind, options)
+
+    def _nats(self, options: dict[str, Any], path: Path) -> None:
+        """What only shows across its keys."""
+        if options.pop("jetstream", False):
+            self.checker.at_key((*path, "jetstream"), "'jetstream: true' is not supported yet; remove it")
+        options.pop("stream_name", None)
+        servers = options.get("servers", "")
+        given = servers if isinstance(servers, list) else [servers]
+        if not all(isinstance(one, str) for one in given):
+            self.checker.at_value(
+                (*path, "servers"), f"should be an address or a list of them, not {value_text(servers)}"
+            )
+        elif problem := next((text for one in given if (text := nats_url_problem(one))), None):
+            self.checker.at_value((*path, "servers"), problem)
+        tls = options.get("tls")
+        if tls is not None and not isinstance(tls, bool):
+            block = self.checker.block(schema.NatsTls, tls, (*path, "tls"))
+            if block is not None:
+                options["tls"] = block.model_dump(exclude_none=True) or True
+                if (block.cert is None) != (block.key is None):
+                    self.checker.at_value((*path, "tls"), "cert and key belong together")
+        if (options.get("user") is None) != (options.get("password") is None):
+            self.checker.at_value(path, "user and password belong together")
+        ways = [key for key in ("user", "token", "nkey", "credentials") if options.get(key)]
+        if len(ways) > 1:
+            self.checker.at_value(path, f"{' and '.join(ways)} are different ways to log in; keep one")
 
     def _pool(self, data: Any) -> PoolSpec:
         block = self.checker.block(schema.Pool, data, ("pool",))

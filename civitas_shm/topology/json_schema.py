@@ -31,6 +31,8 @@ BLOCKS: Final[tuple[tuple[str, type[schema.Block]], ...]] = (
     ("`processes`: one of them", schema.Process),
     ("`pool`", schema.Pool),
     ("`transport`", schema.Transport),
+    ("`bridge`", schema.NatsBridge),
+    ("`bridge`: `tls`", schema.NatsTls),
     ("`stop`", schema.Stop),
     ("`watch`", schema.Watch),
     ("`logging`", schema.Logging),
@@ -57,6 +59,13 @@ _STORES: Final = {
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _VARIABLE: Final = {"type": "string", "pattern": r"\$\{"}
 """Stands where a number or a word is wanted."""
+
+_OWN_LINK: Final = {
+    "type": "object",
+    "properties": {"type": {"type": "string", "pattern": r"\."}},
+    "required": ["type"],
+}
+"""A link of one's own: its keys are its affair."""
 
 _BOUNDS: Final = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
 """pydantic's own words, which come through where a validator stands before a bound."""
@@ -96,6 +105,10 @@ def json_schema() -> dict[str, Any]:
     blocks["Quotas"] = _object(schema.Quotas)
     blocks["InMemoryConfig"] = _object(schema.InMemoryConfig)
     _put_together(blocks)
+    blocks["TransportAndBridge"] = {
+        **blocks["NatsBridge"],
+        "properties": {**blocks["Transport"]["properties"], **blocks["NatsBridge"]["properties"]},
+    }
     blocks["Child"] = _child()
     blocks["ModuleClass"] = _module_class(blocks["Agent"])
     top = blocks.pop("Top")
@@ -156,7 +169,10 @@ def _put_together(blocks: dict[str, dict[str, Any]]) -> None:
     nests: dict[tuple[str, str], dict[str, Any]] = {
         ("Top", "supervision"): _ref("Supervisor"),
         ("Top", "supervisor"): _ref("Supervisor"),
-        ("Top", "transport"): {"anyOf": [word, *_ref("Transport", null=True)["anyOf"]]},
+        ("Top", "transport"): {"anyOf": [word, _ref("TransportAndBridge"), *_ref("Transport", null=True)["anyOf"]]},
+        ("Top", "bridge"): {"anyOf": [word, _OWN_LINK, *_ref("NatsBridge", null=True)["anyOf"]]},
+        ("NatsBridge", "servers"): {"anyOf": [word, {"type": "array", "items": word}]},
+        ("NatsBridge", "tls"): {"anyOf": [{"type": "boolean"}, *_ref("NatsTls", null=True)["anyOf"]]},
         ("Top", "processes"): {"type": ["object", "null"], "additionalProperties": _ref("Process", null=True)},
         ("Top", "plugins"): _ref("Plugins", null=True),
         ("Supervisor", "children"): {"type": "array", "items": _ref("Child"), "minItems": 1},

@@ -21,6 +21,7 @@ __all__ = [
     "LOG_LEVELS",
     "PLUGIN_HINTS",
     "AgentSpec",
+    "BridgeSpec",
     "DeliveryMode",
     "DynamicSpec",
     "LoggingSpec",
@@ -273,6 +274,20 @@ class TransportSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class BridgeSpec:
+    """How agents of other hosts are reached."""
+
+    type: str
+    """A word of `bridged.LINKS`, or the import path of a module with `link(settings)`."""
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
+    """Those of its link, and `outbox`. Not shown: passwords stand in it."""
+    groups: bool = False
+    """`process:` names a group that is started apart, perhaps elsewhere and several times: `run --process NAME`."""
+    expected: list[str] = field(default_factory=list)
+    """Agents of this system that run elsewhere: a message to one that is not there waits in the outbox."""
+
+
+@dataclass(frozen=True, slots=True)
 class WatchSpec:
     """What the host does about processes that do not go on."""
 
@@ -320,6 +335,7 @@ class TopologySpec:
     processes: list[ProcessSpec] = field(default_factory=list)
     pool: PoolSpec = field(default_factory=PoolSpec)
     transport: TransportSpec = field(default_factory=TransportSpec)
+    bridge: BridgeSpec | None = None
     stop: StopSpec = field(default_factory=StopSpec)
     watch: WatchSpec = field(default_factory=WatchSpec)
     logging: LoggingSpec = field(default_factory=LoggingSpec)
@@ -346,6 +362,7 @@ class TopologySpec:
             processes=[ProcessSpec(**item) for item in plain["processes"]],
             pool=PoolSpec(**plain["pool"]),
             transport=TransportSpec(**plain["transport"]),
+            bridge=None if plain.get("bridge") is None else BridgeSpec(**plain["bridge"]),
             stop=StopSpec(**plain["stop"]),
             watch=WatchSpec(**plain["watch"]),
             logging=LoggingSpec(**plain["logging"]),

@@ -57,6 +57,8 @@ __all__ = [
     "ModelConfig",
     "Plugin",
     "Plugins",
+    "NatsBridge",
+    "NatsTls",
     "Pool",
     "Price",
     "Process",
@@ -96,8 +98,7 @@ class Top(Block):
     """The top level. Blocks are checked one by one."""
 
     NOT_YET = frozenset(
-        {"audit", "bridge", "deploy", "gateway", "hosts", "mcp", "nats", "presidium", "security", "state"}
-        | {"telemetry"}
+        {"audit", "deploy", "gateway", "hosts", "mcp", "nats", "presidium", "security", "state"} | {"telemetry"}
     )
 
     name: RunName = ""
@@ -108,6 +109,8 @@ class Top(Block):
     """The supervision tree, see `supervision`. The one key that must be there."""
     supervisor: Any = None
     """Another word for `supervision`."""
+    bridge: Any = None
+    """How agents of other hosts are reached, see `bridge`."""
     processes: Any = None
     """Processes by name, see `processes`: only those that need more than a name."""
     pool: Any = None
@@ -296,10 +299,8 @@ class Pool(Block):
 class Transport(Block):
     """`transport:`; `transport: shm` is short for `transport: {type: shm}`."""
 
-    NOT_YET = frozenset(["pub_addr", "sub_addr", "start_proxy", "servers", "jetstream", "stream_name"])
-
     type: Text = "in_process"
-    """`in_process`: all agents in one process; `shm`: in many, over shared memory; or a transport of your own."""
+    """`in_process`; `shm`: many processes; `nats`: `shm` and a `bridge`, its keys beside; or one of your own."""
     segments: Annotated[Literal["named", "memfd"], AsText] = "named"
     """`named`: messages outlive all processes (`run --resume`); `memfd`: they end with the run."""
     arena_mb: Annotated[Whole, Field(ge=1, le=1 << 20)] = 256
@@ -308,6 +309,46 @@ class Transport(Block):
     """Agents that the run has room for, spawned ones included."""
     options: FreeMapping = {}
     """For a transport of your own."""
+
+
+class NatsTls(Block):
+    """`tls:` of `bridge: {type: nats}`."""
+
+    ca: Text | None = None
+    """File with the certificate of who has signed the server's. Default: those that this system trusts."""
+    cert: Text | None = None
+    """File with this host's own certificate, where the server wants one."""
+    key: Text | None = None
+    """File with its key."""
+
+
+class NatsBridge(Block):
+    """`bridge: {type: nats, ...}`; `transport: {type: nats, ...}` is shared memory and this bridge."""
+
+    type: Literal["nats"]
+    """Says what this is."""
+    servers: Any = "nats://localhost:4222"
+    """One address, several with commas between, or a list; `tls://` for TLS. `--nats-url` and `NATS_URL` go before."""
+    user: Text | None = None
+    """Where the server wants user and password."""
+    password: Text | None = None
+    """Of that user."""
+    token: Text | None = None
+    """Where it wants a token."""
+    nkey: Text | None = None
+    """File with the seed of an nkey."""
+    credentials: Text | None = None
+    """File with JWT and seed (`.creds`)."""
+    tls: Any = None
+    """`true`, or a mapping, see `tls`."""
+    outbox: Annotated[Whole, Field(ge=1, le=1_000_000)] = 10_000
+    """Messages for other hosts that may wait; then senders wait for room."""
+    embedded: Flag = False
+    """`run` starts a server for itself, on this machine and for its time."""
+    jetstream: Flag = False
+    """Not yet `true`."""
+    stream_name: Text = "AGENCY"
+    """Of `jetstream`."""
 
 
 class Stop(Block):

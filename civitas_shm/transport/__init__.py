@@ -21,6 +21,7 @@ from .loading import BUILTIN_TRANSPORTS, TransportModule, known_transports, load
 from .memory import Burials, DelayPort, RunMemory
 from .port import Port, Sink
 from .values import (
+    BRIDGE,
     CLOSED,
     DELAYS,
     FULL,
@@ -47,6 +48,7 @@ from .values import (
 )
 
 __all__ = [
+    "BRIDGE",
     "BUILTIN_TRANSPORTS",
     "CLOSED",
     "DELAYS",

@@ -72,7 +72,7 @@ class Port(Protocol):
         mailbox: int,
         payload: bytes,
         type: str,
-        sender: int,
+        sender: int | str,
         cause: Cause | None = None,
         lane: int = 2,
         priority: int = 0,
@@ -82,8 +82,9 @@ class Port(Protocol):
         """Commit one message. Returns SENT, FULL, CLOSED, NO_MEMORY or TOO_LARGE; the bytes are copied.
 
         `expires_ns`: from then on (CLOCK_MONOTONIC; 0: never) no handler gets it any more, see `take`.
-        `sender` is the sender's own mailbox. `cause` is the header of the message being handled: trace id and parent
-        span are taken from it.
+        `sender` is the sender's own mailbox; or the name of an agent of another host, then the message keeps the id
+        that its `cause` has (`messages.foreign_header`), and type and name have 4,000 bytes at most.
+        `cause` is the header of the message being handled: trace id and parent span are taken from it.
         """
         ...
 
@@ -92,7 +93,7 @@ class Port(Protocol):
         mailbox: int,
         payload: bytes,
         type: str,
-        sender: int,
+        sender: int | str,
         future: asyncio.Future[Reply] | Sink,
         deadline_ns: int,
         cause: Cause | None = None,
@@ -123,7 +124,7 @@ class Port(Protocol):
         ...
 
     def post_reply(
-        self, cause: Cause, payload: bytes, type: str, sender: int, failed: bool = False, seq: int = 0, /
+        self, cause: Cause, payload: bytes, type: str, sender: int | str, failed: bool = False, seq: int = 0, /
     ) -> bool:
         """Answer the message whose header is `cause`. Never waits: the asker keeps a place for it.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 __all__ = [
+    "BRIDGE",
     "CLOSED",
     "DELAYS",
     "FULL",
@@ -57,6 +58,9 @@ SLOT_FIRST_WORKER: Final = 2
 
 STRIKES_MAX: Final = 15
 """As far as strikes are counted: four bits beside each message in hand. The most that `max_deliveries` may be."""
+
+BRIDGE: Final = "_bridge"
+"""The mailbox of what goes to other hosts, of the agent that is the bridge (`bridging`)."""
 
 DELAYS: Final = "_delays"
 """The mailbox of orders of delayed messages, which the run itself reads."""

@@ -194,3 +194,22 @@ def test_settings_cost_no_pydantic() -> None:
     code = "import civitas_shm.config, sys; print([m for m in ('yaml', 'pydantic') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_nats_url_goes_before_the_topology_and_an_option_before_both() -> None:
+    spec = load_topology_text(
+        "transport: {type: nats, servers: 'nats://file:1', token: t}\nsupervision: {children: [{name: a, type: m.A}]}"
+    )
+
+    def servers(environ: dict[str, str], **asked: str) -> object:
+        bridge = with_environment(spec, environ, **asked).bridge
+        assert bridge is not None
+        assert bridge.options["token"] == "t"
+        return bridge.options["servers"]
+
+    assert servers({}) == "nats://file:1"
+    assert servers({"NATS_URL": "nats://environment:2"}) == "nats://environment:2"
+    assert servers({"NATS_URL": "nats://environment:2"}, asked_nats_url="tls://flag:3") == "tls://flag:3"
+    assert with_environment(spec, {}, "shm").bridge is None
+    with pytest.raises(ConfigurationError, match="NATS_URL: 'x:y' is no address"):
+        with_environment(spec, {"NATS_URL": "x:y"})

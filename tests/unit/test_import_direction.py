@@ -26,7 +26,7 @@ DOCUMENT = ROOT / "docs" / "architecture.md"
 
 THIRD_PARTY = {
     "msgspec", "msgpack", "yaml", "pydantic", "rich", "rich-click", "click", "psutil", "uvloop", "posix_ipc", "pytest",
-    "zmq",
+    "zmq", "nats",
 }  # fmt: skip
 """Words of the table's last column that name a package; `rich-click` is imported as `rich_click`."""
 

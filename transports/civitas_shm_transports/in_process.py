@@ -20,7 +20,9 @@ from civitas_shm.errors import TransportClosed
 from civitas_shm.messages import (
     FLAG_ASK,
     FLAG_FAILED,
+    FLAG_FOREIGN,
     FLAG_MORTAL,
+    FLAG_REPEATED,
     FLAG_REPLY,
     FLAGS_AT,
     HEADER,
@@ -68,7 +70,7 @@ _ID: Final = slice(32, 48)
 _LANE: Final = 28
 _HISTOGRAM_SIZE: Final = 32
 
-_Entry = tuple[bytes, str, int, bytes, int]
+_Entry = tuple[bytes, str, int | str, bytes, int]
 """(header, type, sender, payload, delivery count to hand over with)."""
 
 
@@ -302,7 +304,9 @@ class InProcessPort:
     def names(self) -> list[str]:
         return [n for n, mailbox in self._by_name.items() if n != DELAYS and not self._mailboxes[mailbox].closed]
 
-    def _sender(self, sender: int) -> str:
+    def _sender(self, sender: int | str) -> str:
+        if isinstance(sender, str):
+            return sender
         return "_runtime" if sender == SENDER_PROGRAM else self._mailboxes[sender].spec.name
 
     # --- sending --------------------------------------------------------------------------------------------------
@@ -312,7 +316,7 @@ class InProcessPort:
         mailbox: int,
         payload: bytes,
         type: str,
-        sender: int,
+        sender: int | str,
         cause: Cause | None = None,
         lane: int = 2,
         priority: int = 0,
@@ -323,11 +327,12 @@ class InProcessPort:
         outcome = self._admit(box, payload, lane)
         if outcome != SENT:
             return outcome
+        known, flags, id = self._identity(sender, cause)
         header = new_header(
-            mailbox=mailbox, lane=lane, sender=sender, priority=priority, cause=cause, payload_len=len(payload),
-            flags=FLAG_MORTAL if expires_ns else 0, deadline_ns=expires_ns,
+            mailbox=mailbox, lane=lane, sender=known, priority=priority, cause=cause, payload_len=len(payload),
+            flags=flags | (FLAG_MORTAL if expires_ns else 0), deadline_ns=expires_ns, id=id,
         )  # fmt: skip
-        self._commit(box, (header, type, sender, payload, 1), lane, sender)
+        self._commit(box, (header, type, sender, payload, 1), lane, known)
         return SENT
 
     def post_ask(
@@ -335,7 +340,7 @@ class InProcessPort:
         mailbox: int,
         payload: bytes,
         type: str,
-        sender: int,
+        sender: int | str,
         future: asyncio.Future[Reply] | Sink,
         deadline_ns: int,
         cause: Cause | None = None,
@@ -349,15 +354,25 @@ class InProcessPort:
         if outcome != SENT:
             return outcome
         correlation = self.new_correlation()
+        known, flags, id = self._identity(sender, cause)
         header = new_header(
-            mailbox=mailbox, flags=FLAG_ASK, lane=lane, sender=sender, priority=priority, correlation=correlation,
-            deadline_ns=deadline_ns, cause=cause, payload_len=len(payload), seq=seq,
+            mailbox=mailbox, flags=FLAG_ASK | flags, lane=lane, sender=known, priority=priority,
+            correlation=correlation, deadline_ns=deadline_ns, cause=cause, payload_len=len(payload), seq=seq, id=id,
         )  # fmt: skip
-        self._asks[correlation] = (future, sender)
-        if sender != SENDER_PROGRAM:
-            self._mailboxes[sender].asking = mailbox
-        self._commit(box, (header, type, sender, payload, 1), lane, sender)
+        self._asks[correlation] = (future, known)
+        if known != SENDER_PROGRAM:
+            self._mailboxes[known].asking = mailbox
+        self._commit(box, (header, type, sender, payload, 1), lane, known)
         return correlation
+
+    @staticmethod
+    def _identity(sender: int | str, cause: Cause | None) -> tuple[int, int, bytes | None]:
+        """(sender in the header, flags, id): of what comes from another host, those that it had there."""
+        if isinstance(sender, int):
+            return sender, 0, None
+        if cause is None:
+            return SENDER_PROGRAM, FLAG_FOREIGN, None
+        return SENDER_PROGRAM, FLAG_FOREIGN | cause[FLAGS_AT] & FLAG_REPEATED, cause[_ID]
 
     def forget(self, correlation: int) -> None:
         self._end_ask(correlation)
@@ -379,12 +394,12 @@ class InProcessPort:
         return future
 
     def post_reply(
-        self, cause: Cause, payload: bytes, type: str, sender: int, failed: bool = False, seq: int = 0
+        self, cause: Cause, payload: bytes, type: str, sender: int | str, failed: bool = False, seq: int = 0
     ) -> bool:
         self._check_open()
         return self._answer(cause, type, sender, payload, failed, seq)
 
-    def _answer(self, cause: Cause, type: str, sender: int, payload: bytes, failed: bool, seq: int = 0) -> bool:
+    def _answer(self, cause: Cause, type: str, sender: int | str, payload: bytes, failed: bool, seq: int = 0) -> bool:
         correlation, deadline_ns = _CORRELATION_AND_DEADLINE.unpack_from(cause, _CORRELATION)
         if not correlation:
             return False
@@ -392,9 +407,10 @@ class InProcessPort:
         if future is None or future.done() or (deadline_ns and time.monotonic_ns() > deadline_ns):
             self.replies_dropped += 1
             return False
-        flags = FLAG_REPLY | (FLAG_FAILED if failed else 0)
+        known, foreign, _ = self._identity(sender, None)
+        flags = FLAG_REPLY | foreign | (FLAG_FAILED if failed else 0)
         header = new_header(
-            flags=flags, sender=sender, correlation=correlation, cause=cause, payload_len=len(payload), seq=seq
+            flags=flags, sender=known, correlation=correlation, cause=cause, payload_len=len(payload), seq=seq
         )
         future.set_result((correlation, header, type, self._sender(sender), payload, failed))
         return True

@@ -295,14 +295,19 @@ def test_many_agents_with_messages_are_cut_short() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "said", "code"),
     [
-        (["--process", "worker"], "one `run` starts and watches every process of the topology"),
-        (["-p", "supervisor"], "one `run` starts and watches every process of the topology"),
-        (["--nats-url", "nats://x"], "the transport nats comes with a later version"),
+        (["--process", "worker"], "one `run` starts and watches every process of this topology", 3),
+        (["-p", "supervisor"], "one `run` starts and watches every process of this topology", 3),
+        (["--transport", "nats", "--process", "wroker"], "no agent has process 'wroker'; did you mean 'worker'?", 3),
+        (["--transport", "nats", "--process", "worker", "--all"], "give one of them", 2),
+        (["--transport", "nats", "--nats-url", "host:4222"], "--nats-url: 'host:4222' is no address of a server", 3),
     ],
 )
-def test_options_of_civitas_that_have_no_place_here_are_refused_with_the_reason(option: list[str], said: str) -> None:
-    result = CliRunner().invoke(app, ["run", *option], env={"COLUMNS": "200"})
-    assert result.exit_code == 2
-    assert said in result.stderr
+def test_a_part_that_is_none_is_refused_with_the_reason(
+    tmp_path: Path, option: list[str], said: str, code: int
+) -> None:
+    path = tmp_path / "topology.yaml"
+    path.write_text("supervision:\n  children:\n  - {name: a, type: m.A}\n  - {name: b, type: m.B, process: worker}\n")
+    result = CliRunner().invoke(app, ["run", str(path), *option], env={"COLUMNS": "300"})
+    assert (said in result.stderr.replace("\n", " "), result.exit_code) == (True, code), result.stderr

@@ -262,7 +262,7 @@ TABLE = [
     ("[]", "1:1: should be a mapping with the key 'supervision', not a list"),
     ("transport: shm", "1:1: the key 'supervision' is missing"),
     (MINIMAL + "suprvision: 1", "2:1: suprvision: unknown key 'suprvision'; did you mean 'supervision'?"),
-    (MINIMAL + "1: 2", "2:1: [1]: unknown key '1'; allowed: logging, name, plugins, pool, processes, stop, "),
+    (MINIMAL + "1: 2", "2:1: [1]: unknown key '1'; allowed: bridge, logging, name, plugins, pool, processes, stop, "),
     (MINIMAL + "gateway: {}", "2:1: gateway: 'gateway' is not supported yet; remove it"),
     (MINIMAL + "security: {}", "2:1: security: 'security' is not supported yet; remove it"),
     (MINIMAL + "supervisor: {}", "2:1: supervisor: 'supervision' and 'supervisor' are the same block"),
@@ -410,13 +410,25 @@ TABLE = [
     ("transport: smh\n" + MINIMAL, "1:12: transport: the transport 'smh' is unknown; did you mean 'shm'?"),
     (
         "transport: {type: nats, servers: x}\n" + MINIMAL,
-        "1:19: transport.type: the transport 'nats' is not supported yet",
+        "1:34: transport.servers: 'x' is no address of a server; it looks like nats://host:4222 or tls://host:4222",
     ),
-    ("transport: zmq\n" + MINIMAL, "1:12: transport: the transport 'zmq' is not supported yet; use shm or in_process"),
+    ("transport: {type: nats, server: x}\n" + MINIMAL, "1:25: transport.server: unknown key 'server'; did you mean"),
+    (
+        "transport: {type: nats, jetstream: true}\n" + MINIMAL,
+        "1:25: transport.jetstream: 'jetstream: true' is not supported yet; remove it",
+    ),
+    ("transport: zmq\n" + MINIMAL, "1:12: transport: a bridge of type 'zmq' is not supported yet"),
     *(
-        (f"transport: {{type: shm, {key}: 1}}\n" + MINIMAL, f"1:24: transport.{key}: {key!r} is not supported yet")
+        (f"transport: {{type: shm, {key}: 1}}\n" + MINIMAL, f"1:24: transport.{key}: unknown key {key!r}")
         for key in ("pub_addr", "sub_addr", "start_proxy", "servers", "jetstream", "stream_name")
     ),
+    ("bridge: {servers: 'nats://a'}\n" + MINIMAL, "1:9: bridge: the key 'type' is missing"),
+    ("bridge: {type: nast}\n" + MINIMAL, "1:16: bridge.type: the bridge 'nast' is unknown; did you mean 'nats'?"),
+    ("transport: nats\nbridge: nats\n" + MINIMAL, "2:1: bridge: transport names a bridge already; keep one of them"),
+    ("bridge: {type: nats, user: u}\n" + MINIMAL, "1:9: bridge: user and password belong together"),
+    ("bridge: {type: nats, token: t, nkey: f}\n" + MINIMAL, "1:9: bridge: token and nkey are different ways to log in"),
+    ("bridge: {type: nats, tls: {cert: f}}\n" + MINIMAL, "1:27: bridge.tls: cert and key belong together"),
+    ("bridge: {type: nats, servers: ['nats://a', 1]}\n" + MINIMAL, "1:31: bridge.servers: should be an address or a"),
     *(
         (MINIMAL + f"{key}: {{}}", f"2:1: {key}: {key!r} is not supported yet; remove it")
         for key in ("mcp", "audit", "nats", "deploy", "telemetry", "presidium")

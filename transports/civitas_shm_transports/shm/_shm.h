@@ -156,6 +156,7 @@ bool as_header(PyObject *object, cv_header *h, bool *present);
 /* New references, or NULL with an exception; bytes in shared memory may change under us, so both decode private copies. */
 PyObject *name_of(PortObject *self, uint32_t mailbox);
 PyObject *type_of(PortObject *self, const uint8_t *at, size_t size);
+void type_and_sender(PortObject *self, const mb_message *m, PyObject **type, PyObject **sender);
 /* A sequence of slots as a set, and back as a list; what is beyond the slots of the run is an IndexError, or left out. */
 bool as_slots(PortObject *self, PyObject *sequence, cv_set *out);
 PyObject *slots_of(PortObject *self, cv_set set);

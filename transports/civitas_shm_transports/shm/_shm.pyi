@@ -37,7 +37,7 @@ class Port:
         mailbox: int,
         payload: bytes,
         type: str,
-        sender: int,
+        sender: int | str,
         cause: bytes | None = None,
         lane: int = 2,
         priority: int = 0,
@@ -49,7 +49,7 @@ class Port:
         mailbox: int,
         payload: bytes,
         type: str,
-        sender: int,
+        sender: int | str,
         future: Any,
         deadline_ns: int,
         cause: bytes | None = None,
@@ -59,7 +59,7 @@ class Port:
         /,
     ) -> int: ...
     def post_reply(
-        self, cause: bytes | None, payload: bytes, type: str, sender: int, failed: bool = False, seq: int = 0, /
+        self, cause: bytes | None, payload: bytes, type: str, sender: int | str, failed: bool = False, seq: int = 0, /
     ) -> bool: ...
     def new_correlation(self) -> int: ...
     def take(self, mailbox: int, done: int = -1, /) -> _Message | None: ...

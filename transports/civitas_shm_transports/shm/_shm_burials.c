@@ -110,9 +110,13 @@ static PyObject *letter_of(PortObject *self, uint32_t mailbox, cv_mailbox *m, un
         else memset(&message.header, 0, sizeof message.header);
     }
     const cv_header *h = &message.header;
-    PyObject *type = sound ? type_of(self, message.body, h->type_len) : PyUnicode_FromString("");
-    PyObject *sender = sound ? name_of(self, h->sender) : PyUnicode_FromString("");
-    PyObject *tuple = NULL;
+    PyObject *type, *sender, *tuple = NULL;
+    if (sound) {
+        type_and_sender(self, &message, &type, &sender);
+    } else {
+        type = PyUnicode_FromString("");
+        sender = PyUnicode_FromString("");
+    }
     if (type && sender)
         tuple = Py_BuildValue("IIIIy#OOy#OO", cv_handle(run, mailbox), entry, cv_meta_deliveries(meta), cv_meta_strikes(meta), h,
                               (Py_ssize_t)sizeof *h, type, sender, sound ? (const char *)message.body + h->type_len : "",

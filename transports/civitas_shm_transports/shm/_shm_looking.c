@@ -115,8 +115,8 @@ PyObject *port_in_hand_py(PyObject *object, PyObject *const *args, Py_ssize_t n)
         if (cv_meta_state(meta) != CV_HAND_RUNNING || lane >= CV_LANES ||
             !mb_read(run, mailbox, lane, cv_meta_position(meta), cv_word_ref(word), &message))
             continue;
-        PyObject *type = type_of(self, message.body, message.header.type_len);
-        PyObject *sender = name_of(self, message.header.sender);
+        PyObject *type, *sender;
+        type_and_sender(self, &message, &type, &sender);
         PyObject *tuple = type && sender ? Py_BuildValue("IIIy#OOIOIIO", e, cv_meta_reader(meta), cv_meta_deliveries(meta),
                                                          &message.header, (Py_ssize_t)sizeof message.header, type, sender,
                                                          message.header.payload_len,

@@ -8,8 +8,8 @@
 static PyObject *message_tuple(PortObject *self, PyObject *first, const mb_message *m, PyObject *last) {
     PyObject *tuple = PyTuple_New(6);
     PyObject *header = PyBytes_FromStringAndSize((const char *)&m->header, sizeof m->header);
-    PyObject *type = type_of(self, m->body, m->header.type_len);
-    PyObject *sender = name_of(self, m->header.sender);
+    PyObject *type, *sender;
+    type_and_sender(self, m, &type, &sender);
     PyObject *payload =
         PyBytes_FromStringAndSize((const char *)m->body + m->header.type_len, (Py_ssize_t)m->header.payload_len);
     if (!tuple || !first || !header || !type || !sender || !payload || !last) {

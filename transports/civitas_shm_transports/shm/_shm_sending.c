@@ -15,6 +15,36 @@ static bool fill_post(port_post *post, PyObject *payload, PyObject *type) {
     return true;
 }
 
+#define FOREIGN_MAX 4096 /* bytes of type and name of a sender at another host, together */
+
+/* A mailbox; or the name of an agent of another host, which goes behind the type. `place` lives as long as the post. */
+static bool fill_sender(port_post *post, PyObject *sender, char place[FOREIGN_MAX]) {
+    if (!PyUnicode_Check(sender)) return as_u32(sender, "sender", &post->sender);
+    Py_ssize_t size;
+    const char *name = PyUnicode_AsUTF8AndSize(sender, &size);
+    if (!name) return false;
+    if ((uint64_t)size > FOREIGN_MAX - 2 || post->type_len > FOREIGN_MAX - 2 - (uint64_t)size) {
+        PyErr_Format(PyExc_ValueError, "type and name of a sender at another host have more than %d bytes", FOREIGN_MAX);
+        return false;
+    }
+    memcpy(place, post->type, post->type_len);
+    memcpy(place + post->type_len, name, (size_t)size);
+    place[post->type_len + (uint64_t)size] = (char)(size & 0xff);
+    place[post->type_len + (uint64_t)size + 1] = (char)(size >> 8);
+    post->type = place;
+    post->type_len += (uint64_t)size + 2;
+    post->sender = UINT32_MAX; /* SENDER_PROGRAM: no cell counts it */
+    post->flags |= CV_FLAG_FOREIGN;
+    return true;
+}
+
+/* What comes from another host keeps the id that it had there, and whether it may have come before. */
+static void keep_identity(port_post *post) {
+    if (!(post->flags & CV_FLAG_FOREIGN) || !post->cause) return;
+    post->id = (const uint64_t *)(const void *)post->cause->id;
+    post->flags |= post->cause->flags & CV_FLAG_REPEATED;
+}
+
 static bool fill_optional(port_post *post, PyObject *const *args, Py_ssize_t n, Py_ssize_t at, cv_header *cause) {
     bool present;
     uint32_t lane = CV_LANE_NORMAL;
@@ -45,11 +75,13 @@ PyObject *port_post_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     PortObject *self = (PortObject *)object;
     port_post post = {0};
     cv_header cause;
+    char name[FOREIGN_MAX];
     if (!is_open(self) || !count_is(n, 4, 8, "post") || !as_recipient(args[0], &post) ||
-        !fill_post(&post, args[1], args[2]) || !as_u32(args[3], "sender", &post.sender) ||
+        !fill_post(&post, args[1], args[2]) || !fill_sender(&post, args[3], name) ||
         !fill_optional(&post, args, n, 4, &cause) || (n > 7 && !as_u64(args[7], &post.deadline_ns)))
         return NULL;
     if (post.deadline_ns) post.flags |= CV_FLAG_MORTAL;
+    keep_identity(&post);
     cv_effect *handler = port_handler(&self->port, &post);
     int rc = handler ? port_send_once(&self->port, &post, handler) : port_send(&self->port, &post);
     if (self->port.forgetful) tell_forgetful(self);
@@ -62,11 +94,13 @@ PyObject *port_post_ask_py(PyObject *object, PyObject *const *args, Py_ssize_t n
     PortObject *self = (PortObject *)object;
     port_post post = {.flags = CV_FLAG_ASK};
     cv_header cause;
+    char name[FOREIGN_MAX];
     if (!is_open(self) || !count_is(n, 6, 10, "post_ask") || !as_recipient(args[0], &post) ||
-        !fill_post(&post, args[1], args[2]) || !as_u32(args[3], "sender", &post.sender) ||
+        !fill_post(&post, args[1], args[2]) || !fill_sender(&post, args[3], name) ||
         !as_u64(args[5], &post.deadline_ns) || !fill_optional(&post, args, n, 6, &cause) || (n > 9 && !as_u32(args[9], "seq", &post.seq)))
         return NULL;
     if (!self->pending) return PyErr_Format(PyExc_RuntimeError, "post_ask before bind");
+    keep_identity(&post);
     if (PyDict_Size(self->pending) >= (Py_ssize_t)PORT_REPLY_PLACES) return PyLong_FromLong(PORT_NO_MEMORY);
     cv_port *port = &self->port;
     post.correlation = cv_correlation(port->run.me, port->run.incarnation, ++port->asks);
@@ -118,8 +152,9 @@ PyObject *port_post_reply_py(PyObject *object, PyObject *const *args, Py_ssize_t
     port_post post = {0};
     cv_header cause;
     bool present;
+    char name[FOREIGN_MAX];
     if (!is_open(self) || !count_is(n, 4, 6, "post_reply") || !as_header(args[0], &cause, &present) ||
-        !fill_post(&post, args[1], args[2]) || !as_u32(args[3], "sender", &post.sender))
+        !fill_post(&post, args[1], args[2]) || !fill_sender(&post, args[3], name))
         return NULL;
     if (!present) Py_RETURN_FALSE;
     if (n > 4) {

@@ -68,6 +68,24 @@ PyObject *type_of(PortObject *self, const uint8_t *at, size_t size) {
     return made;
 }
 
+/* New references, or NULL. Of a message from another host both stand in the place of the type. */
+void type_and_sender(PortObject *self, const mb_message *m, PyObject **type, PyObject **sender) {
+    size_t size = m->header.type_len, name = 0;
+    if (!(m->header.flags & CV_FLAG_FOREIGN)) {
+        *type = type_of(self, m->body, size);
+        *sender = name_of(self, m->header.sender);
+        return;
+    }
+    if (size >= 2) name = (size_t)m->body[size - 2] | (size_t)m->body[size - 1] << 8;
+    if (size < 2 || name > size - 2) { /* damaged: no reader is told more than there is */
+        *type = PyUnicode_FromString("");
+        *sender = PyUnicode_FromString("?");
+        return;
+    }
+    *type = type_of(self, m->body, size - 2 - name);
+    *sender = type_of(self, m->body + size - 2 - name, name);
+}
+
 bool as_slots(PortObject *self, PyObject *sequence, cv_set *out) {
     *out = (cv_set){{0}};
     Py_ssize_t n = PySequence_Size(sequence);

@@ -298,7 +298,8 @@ _Static_assert(offsetof(cv_header, id) == 32 && offsetof(cv_header, trace_id) ==
 /* The reader field of a FULL word: somebody waits for the answer. A FULL word has no reader. */
 enum { CV_ASKS = 1 };
 enum { CV_FLAG_ASK = 1, CV_FLAG_REPLY = 2, CV_FLAG_FAILED = 4, CV_FLAG_REPEATED = 8,
-       CV_FLAG_MORTAL = 16 /* deadline_ns is the end of its own life, not of an asker's patience */ };
+       CV_FLAG_MORTAL = 16, /* deadline_ns is the end of its own life, not of an asker's patience */
+       CV_FLAG_FOREIGN = 32 /* from an agent of another host: behind the type stand its name and, u16, the name's length */ };
 #define CV_STREAM (1u << 31) /* in `seq` of a question: it wants a stream; messages.py STREAM_BIT is the same */
 #define CV_LANE_STATE 3u /* in `lane` of a chunk that holds committed state instead of a message */
 #define CV_LANE_LOG 4u   /* … that holds what a handler has sent: digests, 8 bytes each */
