@@ -63,7 +63,7 @@ def topology_options(function: Function) -> Function:
                 type=OverrideType(),
                 help="Change the config of an agent for this time; may be repeated.",
             ),
-            click.option("--transport", metavar="NAME", help="Instead of the topology's: shm, in_process."),
+            click.option("--transport", metavar="NAME", help="Instead of the topology's: shm, in_process, nats."),
             click.option("--workers", type=click.IntRange(1, 126), metavar="N", help="Processes of the pool."),
         ]
     ):

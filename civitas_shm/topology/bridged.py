@@ -79,8 +79,7 @@ def nats_at(spec: TopologySpec, url: str) -> TopologySpec:
     """With these servers in place of those in the file: `--nats-url`, `NATS_URL`. Nothing for another bridge."""
     if spec.bridge is None or spec.bridge.type != "nats":
         return spec
-    options = {key: value for key, value in spec.bridge.options.items() if key != "embedded"}
-    return replace(spec, bridge=replace(spec.bridge, options=options | {"servers": url}))
+    return replace(spec, bridge=replace(spec.bridge, options=spec.bridge.options | {"servers": url}))
 
 
 def with_bridge(spec: TopologySpec, host: str, epoch: int, key: str, *, own_process: bool) -> TopologySpec:

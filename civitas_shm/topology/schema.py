@@ -325,6 +325,8 @@ class NatsTls(Block):
 class NatsBridge(Block):
     """`bridge: {type: nats, ...}`; `transport: {type: nats, ...}` is shared memory and this bridge."""
 
+    NOT_YET = frozenset(["embedded"])
+
     type: Literal["nats"]
     """Says what this is."""
     servers: Any = "nats://localhost:4222"
@@ -343,8 +345,6 @@ class NatsBridge(Block):
     """`true`, or a mapping, see `tls`."""
     outbox: Annotated[Whole, Field(ge=1, le=1_000_000)] = 10_000
     """Messages for other hosts that may wait; then senders wait for room."""
-    embedded: Flag = False
-    """`run` starts a server for itself, on this machine and for its time."""
     jetstream: Flag = False
     """Not yet `true`."""
     stream_name: Text = "AGENCY"

@@ -425,6 +425,7 @@ TABLE = [
     ("bridge: {servers: 'nats://a'}\n" + MINIMAL, "1:9: bridge: the key 'type' is missing"),
     ("bridge: {type: nast}\n" + MINIMAL, "1:16: bridge.type: the bridge 'nast' is unknown; did you mean 'nats'?"),
     ("transport: nats\nbridge: nats\n" + MINIMAL, "2:1: bridge: transport names a bridge already; keep one of them"),
+    ("bridge: {type: nats, embedded: true}\n" + MINIMAL, "1:22: bridge.embedded: 'embedded' is not supported yet"),
     ("bridge: {type: nats, user: u}\n" + MINIMAL, "1:9: bridge: user and password belong together"),
     ("bridge: {type: nats, token: t, nkey: f}\n" + MINIMAL, "1:9: bridge: token and nkey are different ways to log in"),
     ("bridge: {type: nats, tls: {cert: f}}\n" + MINIMAL, "1:27: bridge.tls: cert and key belong together"),
