@@ -38,26 +38,25 @@ RUNS = {
     "001_switching_1.yaml": "Transports, Switching transports: one process",
 }
 
-ZMQ = ["a bridge of type 'zmq' is not supported yet"]
 ELSEWHERE = {
+    "000_level_2.yaml": "Deployment, Level 2: ZeroMQ: process/test_zmq_bridge.py",
+    "000_switching_2.yaml": "Deployment, Switching between levels: ZeroMQ",
     "000_level_3.yaml": "Deployment, Level 3: NATS, and state in SQLite: process/test_bridge.py",
     "001_nats.py.txt": "Transports, Level 3, programmatic: NATS",
     "001_nats.yaml": "Transports, Level 3: NATS",
+    "001_switching_2.yaml": "Transports, Switching transports: ZeroMQ",
+    "001_zmq.py.txt": "Transports, Level 2, programmatic: ZeroMQ",
+    "001_zmq.yaml": "Transports, Level 2: ZeroMQ",
 }
-"""What needs a server, and runs where there is one, or is read here."""
+"""What needs a server or addresses, and runs where there is one, or is read here."""
 NATS = ["'jetstream: true' is not supported yet"]
 
 WAITS = {
     "000_compose.yaml": ("Deployment, Level 4: what `deploy` generates; no topology", ["unknown key 'services'"]),
-    "000_level_2.yaml": ("Deployment, Level 2: ZeroMQ", ZMQ),
-    "000_switching_2.yaml": ("Deployment, Switching between levels: ZeroMQ", ZMQ),
     "000_switching_3.yaml": ("Deployment, Switching between levels: NATS", NATS),
     "001_jetstream.yaml": ("Transports, JetStream: NATS", NATS),
-    "001_switching_2.yaml": ("Transports, Switching transports: ZeroMQ", ZMQ),
     "001_switching_3.yaml": ("Transports, Switching transports: NATS", NATS),
     "001_worker.py.txt": ("Transports, Worker processes: of ZeroMQ and NATS", ["cannot import name 'Worker'"]),
-    "001_zmq.py.txt": ("Transports, Level 2, programmatic: ZeroMQ", ZMQ),
-    "001_zmq.yaml": ("Transports, Level 2: ZeroMQ", ZMQ),
 }
 """Where it stands and what it waits for, and what is said of it. The FAQ, 002, has no snippets."""
 
@@ -203,6 +202,23 @@ def test_a_system_over_nats_is_read_as_shared_memory_and_a_bridge() -> None:
     for bridge in (declared.bridge, said.bridge):
         assert bridge is not None
         assert (bridge.type, bridge.options) == ("nats", {"servers": "nats://localhost:4222"})
+
+
+ADDRESSES = {"pub_addr": "tcp://127.0.0.1:5559", "sub_addr": "tcp://127.0.0.1:5560", "start_proxy": True}
+
+
+@pytest.mark.parametrize("name", ["000_switching_2.yaml", "001_switching_2.yaml", "001_zmq.yaml"])
+def test_a_system_over_zmq_is_read_as_shared_memory_and_a_bridge(name: str) -> None:
+    declared = load_topology_text((SEEDS / name).read_text() + BESIDE, agent_types=["Echo"])
+    assert declared.transport.type == "shm"
+    assert declared.bridge is not None
+    assert (declared.bridge.type, declared.bridge.options) == ("zmq", ADDRESSES)
+
+
+def test_a_program_over_zmq_is_read_as_shared_memory_and_a_bridge() -> None:
+    said = play("001_zmq.py.txt")["runtime"]._given
+    assert said.transport.type == "shm"
+    assert (said.bridge.type, said.bridge.options) == ("zmq", ADDRESSES)
 
 
 # --- what waits -------------------------------------------------------------------------------------------------------

@@ -47,9 +47,9 @@ __all__ = ["command"]
     "-p",
     "--process",
     metavar="NAME",
-    help="Of a system over nats: only the group of this name; `supervisor`: only what names none.",
+    help="Of a system over nats or zmq: only the group of this name; `supervisor`: only what names none.",
 )
-@click.option("--all", "everything", is_flag=True, help="Of a system over nats: all groups, in this one run.")
+@click.option("--all", "everything", is_flag=True, help="Of a system over nats or zmq: all groups, in this one run.")
 @click.option("--nats-url", metavar="URL", help="Instead of the topology's servers, and of NATS_URL.")
 @click.pass_context
 def command(

@@ -53,14 +53,10 @@ def bridge_of(
         kind, key = _ADDRESSES[name]
         if bridge is None or bridge.type != kind:
             raise ConfigurationError(f"Runtime({name}=...) is for transport={kind!r}, which this is not.")
-        if kind == "zmq":
-            raise ConfigurationError("a bridge of type 'zmq' is not supported yet.")
         if name == "nats_jetstream" and value:
             raise ConfigurationError(f"Runtime({name}=...) is not supported yet.")
         if key:
             options[key] = value
-    if bridge is not None and bridge.type == "zmq":
-        raise ConfigurationError("a bridge of type 'zmq' is not supported yet.")
     return given, None if bridge is None else replace(bridge, options=bridge.options | options)
 
 
@@ -133,7 +129,9 @@ def nats_url_problem(text: str) -> str | None:
 
 
 def _passwords(options: dict[str, Any]) -> list[str]:
-    """That stand in addresses."""
+    """That stand in addresses and keys."""
     servers = options.get("servers") or []
     urls = servers.split(",") if isinstance(servers, str) else servers
-    return [word for url in urls for word in (urlsplit(url.strip()).password,) if word]
+    curve = options.get("curve") or {}
+    words = [urlsplit(url.strip()).password for url in urls]
+    return [word for word in (*words, curve.get("client_secret_key")) if word]

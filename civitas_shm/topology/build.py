@@ -30,6 +30,7 @@ from .model import (
 )
 from .names import name_problem
 from .plugins import PluginReader
+from .proxied import PUB_ADDR, SUB_ADDR, address_problem
 from .suggest import did_you_mean
 from .yaml12 import Path
 
@@ -40,9 +41,8 @@ MAIN: Final = "main"
 HOST: Final = "host"
 """The supervising process; no agents run in it."""
 
-BRIDGES: Final[dict[str, type[schema.Block]]] = {"nats": schema.NatsBridge}
+BRIDGES: Final[dict[str, type[schema.Block]]] = {"nats": schema.NatsBridge, "zmq": schema.ZmqBridge}
 """Blocks of `bridge:` by its type."""
-LINKS_NOT_YET: Final = frozenset(LINKS) - set(BRIDGES)
 NODES_NOT_YET: Final = frozenset(["http_gateway", "topology_server", "topology_agent", "mcp_server"])
 """Node types of the original that a later version brings."""
 
@@ -406,9 +406,8 @@ class Builder:
         if kind is None:
             self.checker.at_value(path, "the key 'type' is missing")
             return None
-        if not isinstance(kind, str) or kind in LINKS_NOT_YET:
-            text = f"a bridge of type {kind!r} is not supported yet" if isinstance(kind, str) else "should be a word"
-            self.checker.at_value(at, text)
+        if not isinstance(kind, str):
+            self.checker.at_value(at, "should be a word")
             return None
         if "." in kind:  # a link of one's own
             return BridgeSpec(kind, {key: value for key, value in mapping.items() if key != "type"})
@@ -421,7 +420,27 @@ class Builder:
         options = {key: value for key, value in block.model_dump(exclude_unset=True).items() if key != "type"}
         if kind == "nats":
             self._nats(options, path)
+        else:
+            self._zmq(options, path)
         return BridgeSpec(kind, options)
+
+    def _zmq(self, options: dict[str, Any], path: Path) -> None:
+        """What only shows across its keys."""
+        curve = options.pop("curve", None)
+        if curve is not None:
+            block = self.checker.block(schema.ZmqCurve, curve, (*path, "curve"))
+            keys = {} if block is None else block.model_dump(exclude_none=True)
+            if block is not None and "directory" in keys and len(keys) > 1:
+                self.checker.at_value((*path, "curve"), "a directory and keys are two ways; keep one")
+            elif block is not None and "directory" not in keys and len(keys) < 3:
+                wanted = "give a directory, or server_public_key, client_public_key and client_secret_key"
+                self.checker.at_value((*path, "curve"), wanted)
+            options["curve"] = keys
+        for key, address in (("pub_addr", PUB_ADDR), ("sub_addr", SUB_ADDR)):
+            if problem := address_problem(options.get(key, address), curve is not None):
+                self.checker.at_value((*path, key), problem)
+        if options.get("pub_addr", PUB_ADDR) == options.get("sub_addr", SUB_ADDR):
+            self.checker.at_value(path, "pub_addr and sub_addr are one address; the proxy needs two")
 
     def _nats(self, options: dict[str, Any], path: Path) -> None:
         """What only shows across its keys."""

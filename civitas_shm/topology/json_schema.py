@@ -33,6 +33,8 @@ BLOCKS: Final[tuple[tuple[str, type[schema.Block]], ...]] = (
     ("`transport`", schema.Transport),
     ("`bridge`", schema.NatsBridge),
     ("`bridge`: `tls`", schema.NatsTls),
+    ("`bridge` over ZeroMQ", schema.ZmqBridge),
+    ("`bridge`: `curve`", schema.ZmqCurve),
     ("`stop`", schema.Stop),
     ("`watch`", schema.Watch),
     ("`logging`", schema.Logging),
@@ -105,10 +107,9 @@ def json_schema() -> dict[str, Any]:
     blocks["Quotas"] = _object(schema.Quotas)
     blocks["InMemoryConfig"] = _object(schema.InMemoryConfig)
     _put_together(blocks)
-    blocks["TransportAndBridge"] = {
-        **blocks["NatsBridge"],
-        "properties": {**blocks["Transport"]["properties"], **blocks["NatsBridge"]["properties"]},
-    }
+    for name in ("NatsBridge", "ZmqBridge"):
+        properties = {**blocks["Transport"]["properties"], **blocks[name]["properties"]}
+        blocks[f"TransportAnd{name}"] = {**blocks[name], "properties": properties}
     blocks["Child"] = _child()
     blocks["ModuleClass"] = _module_class(blocks["Agent"])
     top = blocks.pop("Top")
@@ -169,10 +170,16 @@ def _put_together(blocks: dict[str, dict[str, Any]]) -> None:
     nests: dict[tuple[str, str], dict[str, Any]] = {
         ("Top", "supervision"): _ref("Supervisor"),
         ("Top", "supervisor"): _ref("Supervisor"),
-        ("Top", "transport"): {"anyOf": [word, _ref("TransportAndBridge"), *_ref("Transport", null=True)["anyOf"]]},
-        ("Top", "bridge"): {"anyOf": [word, _OWN_LINK, *_ref("NatsBridge", null=True)["anyOf"]]},
+        ("Top", "transport"): {
+            "anyOf": [
+                word, _ref("TransportAndNatsBridge"), _ref("TransportAndZmqBridge"),
+                *_ref("Transport", null=True)["anyOf"],
+            ]
+        },
+        ("Top", "bridge"): {"anyOf": [word, _OWN_LINK, _ref("ZmqBridge"), *_ref("NatsBridge", null=True)["anyOf"]]},
         ("NatsBridge", "servers"): {"anyOf": [word, {"type": "array", "items": word}]},
         ("NatsBridge", "tls"): {"anyOf": [{"type": "boolean"}, *_ref("NatsTls", null=True)["anyOf"]]},
+        ("ZmqBridge", "curve"): _ref("ZmqCurve", null=True),
         ("Top", "processes"): {"type": ["object", "null"], "additionalProperties": _ref("Process", null=True)},
         ("Top", "plugins"): _ref("Plugins", null=True),
         ("Supervisor", "children"): {"type": "array", "items": _ref("Child"), "minItems": 1},

@@ -38,7 +38,7 @@ def part_of(spec: TopologySpec, process: str | None) -> TopologySpec:
     if spec.bridge is None or not spec.bridge.groups:
         raise ConfigurationError(
             "one `run` starts and watches every process of this topology, so there are no groups to be started apart; "
-            "they are with transport: nats."
+            "they are with transport: nats or zmq."
         )
     named = {agent.process for agent in spec.supervision.agents() if agent.process not in (None, MAIN)}
     if process == SUPERVISOR and SUPERVISOR not in named:

@@ -71,6 +71,8 @@ __all__ = [
     "Top",
     "Transport",
     "Watch",
+    "ZmqBridge",
+    "ZmqCurve",
 ]
 
 
@@ -300,7 +302,7 @@ class Transport(Block):
     """`transport:`; `transport: shm` is short for `transport: {type: shm}`."""
 
     type: Text = "in_process"
-    """`in_process`; `shm`: many processes; `nats`: `shm` and a `bridge`, its keys beside; or one of your own."""
+    """`in_process`; `shm`: many processes; `nats`, `zmq`: `shm` and a `bridge`, its keys beside; or one of your own."""
     segments: Annotated[Literal["named", "memfd"], AsText] = "named"
     """`named`: messages outlive all processes (`run --resume`); `memfd`: they end with the run."""
     arena_mb: Annotated[Whole, Field(ge=1, le=1 << 20)] = 256
@@ -349,6 +351,36 @@ class NatsBridge(Block):
     """Not yet `true`."""
     stream_name: Text = "AGENCY"
     """Of `jetstream`."""
+
+
+class ZmqCurve(Block):
+    """`curve:` of a bridge over ZeroMQ: who may take part, and nobody else reads it."""
+
+    directory: Text | None = None
+    """Where the four keys are; made there, where the proxy is started. The others get all but `server_secret_key`."""
+    server_public_key: Text | None = None
+    """In place of a directory, where no proxy is started: the proxy's key."""
+    client_public_key: Text | None = None
+    """The one key of all hosts."""
+    client_secret_key: Text | None = None
+    """Its secret: say `${NAME}`."""
+
+
+class ZmqBridge(Block):
+    """`bridge: {type: zmq, ...}`; `transport: {type: zmq, ...}` is shared memory and this bridge."""
+
+    type: Literal["zmq"]
+    """Says what this is."""
+    pub_addr: Text = "tcp://127.0.0.1:5559"
+    """Of the proxy: where hosts send to. `ipc://PATH` on one machine; beyond it `curve` is needed."""
+    sub_addr: Text = "tcp://127.0.0.1:5560"
+    """... where they are sent from."""
+    start_proxy: Flag = True
+    """Start the proxy when there is none; of several hosts on one machine the first one does."""
+    curve: Any = None
+    """Encryption and who may take part, see `curve`."""
+    outbox: Annotated[Whole, Field(ge=1, le=1_000_000)] = 10_000
+    """Messages for other hosts that may wait; then senders wait for room."""
 
 
 class Stop(Block):

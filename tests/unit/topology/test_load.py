@@ -417,7 +417,14 @@ TABLE = [
         "transport: {type: nats, jetstream: true}\n" + MINIMAL,
         "1:25: transport.jetstream: 'jetstream: true' is not supported yet; remove it",
     ),
-    ("transport: zmq\n" + MINIMAL, "1:12: transport: a bridge of type 'zmq' is not supported yet"),
+    ("transport: {type: zmq, pub_adr: x}\n" + MINIMAL, "1:24: transport.pub_adr: unknown key 'pub_adr'; did you mean"),
+    (
+        "transport: {type: zmq, pub_addr: 'tcp://10.0.0.1:1'}\n" + MINIMAL,
+        "1:34: transport.pub_addr: 'tcp://10.0.0.1:1' is",
+    ),
+    ("bridge: {type: zmq, sub_addr: 'tcp://127.0.0.1:5559'}\n" + MINIMAL, "1:9: bridge: pub_addr and sub_addr are one"),
+    ("bridge: {type: zmq, curve: {}}\n" + MINIMAL, "1:28: bridge.curve: give a directory, or server_public_key"),
+    ("bridge: {type: zmq, curve: {directory: d, client_secret_key: k}}\n" + MINIMAL, "1:28: bridge.curve: a directory"),
     *(
         (f"transport: {{type: shm, {key}: 1}}\n" + MINIMAL, f"1:24: transport.{key}: unknown key {key!r}")
         for key in ("pub_addr", "sub_addr", "start_proxy", "servers", "jetstream", "stream_name")
