@@ -48,7 +48,7 @@ log: Final = logging.getLogger("civitas_shm.bridge")
 class _Peer:
     """What is to be said to one host."""
 
-    __slots__ = ("answers", "epoch", "held", "host", "refused", "taken", "timer")
+    __slots__ = ("answers", "epoch", "held", "host", "late", "refused", "taken", "timer")
 
     def __init__(self, host: str, epoch: int) -> None:
         self.host = host
@@ -58,6 +58,8 @@ class _Peer:
         self.refused: list[Refusal] = []
         self.held: list[int] = []
         self.timer: asyncio.TimerHandle | asyncio.Handle | None = None
+        self.late = False
+        """The timer is one of RECEIPT_S. (Of what class it is says nothing: uvloop has its own.)"""
 
 
 class _Question:
@@ -336,12 +338,14 @@ class Inbox:
         if patient and len(peer.taken) < RECEIPTS_AT_ONCE:
             if peer.timer is None:
                 peer.timer = self._loop.call_later(RECEIPT_S, self._say, peer)
+                peer.late = True
             return
-        if isinstance(peer.timer, asyncio.TimerHandle):
+        if peer.timer is not None and peer.late:
             peer.timer.cancel()
             peer.timer = None
         if peer.timer is None:
             peer.timer = self._loop.call_soon(self._say, peer)
+            peer.late = False
 
     def _say(self, peer: _Peer) -> None:
         peer.timer = None
