@@ -116,10 +116,10 @@ def test_a_run_is_stopped_while_it_starts(shell: Shell) -> None:
 
 def test_a_stop_at_any_moment_of_a_start_ends_it_and_leaves_nothing(shell: Shell) -> None:
     topology = shell.topology("early", "Slow")
-    for n in range(12):
+    for n in range(6):
         run = shell.popen("run", "-q", topology)
         until(lambda: is_held(shell.runs / "early"))
-        time.sleep(n * 0.02)  # a start takes about 0.2 s
+        time.sleep(n * 0.04)  # a start takes about 0.2 s
         with ControlClient(shell.runs / "early", is_held) as client:
             client.ask(StopRun(), Stopping)
             assert client.wait_for_end(None)
@@ -130,7 +130,7 @@ def test_a_stop_at_any_moment_of_a_start_ends_it_and_leaves_nothing(shell: Shell
 
 def test_of_two_starts_of_one_name_one_wins_and_the_other_says_so(shell: Shell) -> None:
     topology = shell.topology("once", "Slow")
-    for _ in range(3):
+    for _ in range(2):
         both = [shell.popen("run", "-d", topology) for _ in range(2)]
         said = [run.communicate() for run in both]
         assert sorted(run.returncode for run in both) == [0, 6], said

@@ -114,12 +114,13 @@ def test_a_traceback_comes_only_when_asked_for(tmp_path: Path) -> None:
     ],
 )
 def test_exit_codes_of_what_is_wrong_before_anything_runs(
-    arguments: list[str], topology: str | None, code: int, part: str, tmp_path: Path
+    arguments: list[str], topology: str | None, code: int, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if topology is not None:
         (tmp_path / "topology.yaml").write_text(topology)
-    done = civitas(*arguments, cwd=tmp_path, COLUMNS="200")
-    assert done.returncode == code
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert done.exit_code == code
     assert part in done.stderr
     assert done.stdout == ""
 
