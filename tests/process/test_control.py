@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -158,6 +159,9 @@ def test_a_run_under_another_directory_is_found_by_its_segments_and_reached_by_i
     shell.env["CIVITAS_SHM_DIR"] = str(elsewhere)
     run = shell.popen("run", "-q", shell.topology(name, "SendsItself", config="{n: 2}"))
     until(lambda: is_held(elsewhere / name))
+    until(
+        lambda: [r["waiting"] for r in json.loads(shell.do("ps", "--json").stdout)["runs"] if r["name"] == name] == [2]
+    )
     shell.env = here
     until(lambda: "under another CIVITAS_SHM_DIR" in shell.do("ps").stderr)
     assert name not in shell.do("ps").stdout
