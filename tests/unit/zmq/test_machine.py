@@ -249,6 +249,23 @@ def test_while_the_proxy_is_away_no_lease_runs_out() -> None:
     assert a.lives == [a.machine.id]
 
 
+def test_who_is_back_at_the_proxy_first_gives_the_others_their_whole_lease() -> None:
+    network, a, b = two()
+    network.kill_proxy()
+    for end in (a, b):
+        while end.news:
+            network.hear(end)
+    network.now += 3 * peers.LEASE_S - 0.5
+    a.machine._ticked_s = network.now  # it did not stand still
+    network.connect(a)
+    while a.news:
+        network.hear(a)
+    network.now += 0.5
+    network.tick(a)
+    assert a.machine.connected
+    assert list(a.machine.directory.hosts) == ["b"]
+
+
 def test_who_leaves_in_good_order_is_gone_at_once() -> None:
     network, a, b = two()
     b.machine.leave()
