@@ -207,6 +207,26 @@ def test_the_memory_follows_the_agent_to_another_process(chain: Chain, moves: in
     assert sum(port.memory()[0] for port in chain.run.ports.values()) <= 32 << 10, "old logs were given back"
 
 
+@pytest.mark.parametrize("sends", [16, 64])
+def test_a_log_that_is_just_full_when_the_agent_moves_grows_and_harms_no_neighbour(chain: Chain, sends: int) -> None:
+    sent = [b"%d" % n for n in range(sends)]
+    chain.begin()
+    chain.send(*sent)
+    chain.again(taken=True, slot=NEIGHBOUR)
+    log = bytes(8 * sends - len("t"))  # as many granules as the log takes
+    for _ in range(2):
+        assert chain.port.post(chain.other, log, "t", 0xFFFFFFFF) == SENT
+    token, _, _, _, first, _ = chain.receiver.take(chain.other)
+    chain.receiver.release(chain.other, token)
+    chain.port.trim(0)  # the place of the first, right before the second, is free
+    chain.send(*sent, b"one more", b"and another")
+    assert chain.received(chain.other) == [first], "a message that waits beside the log is whole"
+    chain.again(slot=AGENT)
+    chain.send(*sent, b"one more", b"and another", b"end")
+    assert chain.received() == [b"one more", b"and another", b"end"]
+    assert chain.counts()[0] == sends + sends + 2
+
+
 def test_sends_beyond_the_bound_are_committed_counted_and_marked_when_repeated(chain: Chain) -> None:
     bound, beyond = _shm.EFFECT_MAX, 4
     payloads = [b"%d" % n for n in range(bound + beyond)]

@@ -159,12 +159,13 @@ static inline bool cv_effect_meets(cv_effect *e, uint64_t digest) {
 
 /* --- the log ---------------------------------------------------------------------------------------------------------- */
 
-/* A log with room for more, in this process's arena, with the entries of the last one. False: no memory. */
+/* A log with room for one more at least, in this process's arena, with the entries of the last one. False: no memory. */
 static inline bool cv_log_grow(cv_ledger *l, uint32_t mailbox, cv_effect *e) {
-    uint32_t room = e->room < CV_EFFECT_FIRST ? CV_EFFECT_FIRST : 4 * e->room;
+    /* One that lies in another arena is moved at its size, if that has room for one more. */
+    uint32_t room = e->entries < e->room ? e->room : 4 * e->room;
     mb_message log;
+    if (!e->entries || room < CV_EFFECT_FIRST) room = CV_EFFECT_FIRST;
     if (room > CV_EFFECT_MAX) room = CV_EFFECT_MAX;
-    if (!e->log && e->entries) room = e->room; /* moved from another arena */
     uint64_t size = sizeof(cv_header) + 8ull * room, limit = l->arena->limit / 8 * 7;
     cv_account *account = cv_account_of(l, mailbox);
     uint64_t ref = account ? cv_alloc(l->arena, size, limit) : 0;
