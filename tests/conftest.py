@@ -5,6 +5,7 @@ Rules of this file:
 - after each test there is no new child, no process that was started in this session and lost its parent, no new
   descriptor, no byte more in the run directory and in /dev/shm; what needs a moment to end (a killed process, say) gets
   `GRACE_S`. The look costs two milliseconds; tests/test_left_behind.py shows that it sees each of these;
+- a process of the test run that dies of a fault says where: to the stderr that it began with, whatever a test has done;
 - a tool that is not there is a skip that says what to install, and a failure where CI=true.
 """
 
@@ -100,6 +101,25 @@ def pytest_runtest_teardown() -> Generator[None, None, None]:
         return (yield)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+# --- a fault of this process --------------------------------------------------------------------------------------
+
+_first_stderr = -1
+"""A copy of the stderr that this process began with. Nothing captures it."""
+
+
+def pytest_configure() -> None:
+    global _first_stderr
+    if _first_stderr < 0:
+        _first_stderr = os.dup(2)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """pytest does this once. A session within a test (`pytester.runpytest_inprocess`) turns it off when it ends, or turns
+    it to what is captured then: twice a process died, and its stacks went into a file that nobody could read."""
+    faulthandler.enable(file=_first_stderr)
 
 
 # --- nothing is left behind ---------------------------------------------------------------------------------------

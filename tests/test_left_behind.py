@@ -1,8 +1,10 @@
-"""The look after each test sees whatever a test can leave behind: each kind is left once, and the test fails for it."""
+"""The look after each test sees whatever a test can leave behind: each kind is left once, and the test fails for it.
+What a process of the test run dies of is seen too."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -62,3 +64,30 @@ def test_what_a_test_leaves_behind_fails_it(tmp_path: Path, kind: str) -> None:
     assert done.returncode == 1, done.stdout
     assert "The test left behind, 0.3 s after its end" in done.stdout
     assert says in done.stdout
+
+
+FAULT = """
+import faulthandler
+
+pytest_plugins = "pytester"
+
+def test_a_session_within(pytester):
+    pytester.runpytest_inprocess("-p", "no:cacheprovider")
+
+def test_that_dies():
+    faulthandler._sigsegv()
+"""
+
+
+def test_a_process_that_dies_of_a_fault_says_where_also_after_a_session_within_a_test(tmp_path: Path) -> None:
+    (tmp_path / "test_dies.py").write_text(FAULT)
+    (tmp_path / "conftest.py").write_text((HERE / "conftest.py").read_text())
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    native\nfilterwarnings = ignore\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGSEGV, done.stdout
+    assert "Segmentation fault" in done.stderr
+    assert "in test_that_dies" in done.stderr
