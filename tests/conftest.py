@@ -117,8 +117,8 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """pytest does this once. A session within a test (`pytester.runpytest_inprocess`) turns it off when it ends, or turns
-    it to what is captured then: twice a process died, and its stacks went into a file that nobody could read."""
+    """pytest does this once. A session within a test (`pytester.runpytest_inprocess`) turns it to what is captured then:
+    twice a process died, and its stacks went into a file that nobody could read."""
     faulthandler.enable(file=_first_stderr)
 
 

@@ -133,6 +133,9 @@ RIGHT = [
     Case("reuse", "senders_killed", "-DKILLS=2 -DSENDS=1"),
     Case("reuse", "host_killed", "-DHOST_KILLS=1 -DKILLS=1 -DSENDS=1"),
     Case("reuse", "sender_stopped", "-DSTOPS=1 -DSENDS=1"),
+    # --- an agent ends with a message in hand ---
+    Case("leaving", "process_and_host_killed", "-DKILLS=1 -DHOST_KILLS=2"),
+    Case("leaving", "nobody_spins", "-DKILLS=1 -DHOST_KILLS=1", Search.CYCLES),
     # --- waiting for room ---
     Case("room", "two_messages_each", "-DMESSAGES=2"),
     Case("room", "reader_killed", "-DMESSAGES=1 -DREADER_KILLS=1"),
@@ -330,6 +333,12 @@ MUTANTS = [
     Case("adoption", "names_removed_first", "-DMUTANT_NAMES_REMOVED_FIRST"),
     Case("adoption", "marked_first", "-DMUTANT_MARKED_FIRST"),
     Case("adoption", "mark_removed_last", "-DMUTANT_MARK_REMOVED_LAST"),
+    # --- an agent ends with a message in hand ---
+    Case("leaving", "left_in_hand", "-DMUTANT_LEFT_IN_HAND"),
+    Case("leaving", "told_before_it_left", "-DMUTANT_TOLD_BEFORE_IT_LEFT"),
+    Case("leaving", "taken_before_it_has_ended", "-DMUTANT_NOT_WAITED_FOR"),
+    Case("leaving", "released_by_store", "-DMUTANT_RELEASED_BY_STORE"),
+    # --- a mailbox changes hands ---
     Case("reuse", "no_compare", "-DMUTANT_NO_COMPARE"),
     Case("reuse", "no_number", "-DMUTANT_NO_NUMBER"),
     Case("reuse", "no_wait", "-DMUTANT_NO_WAIT"),

@@ -451,3 +451,21 @@ def test_a_port_that_may_not_enter_stays_outside(run: Any, slot: int, late: int,
     assert segments_of(run) == before
     with pytest.raises(RuntimeError, match="closed"):
         standby.enter(2, 5)
+
+
+def test_a_ready_bit_of_no_mailbox_is_nobodys(run: Any) -> None:
+    box = run.mailbox("box", readers=(2,))
+    sender, reader = run.port(1), run.port(2)
+    reader.listen(box, True)
+    reader.poll(0, False)
+    directory = run.memory.fds()[0]
+    size = os.fstat(directory).st_size
+    before = os.pread(directory, size, 0)
+    assert sender.post(box, b"", "t", box) == SENT
+    after = os.pread(directory, size, 0)
+    words = [at for at in range(0, size, 8) if before[at : at + 8] != after[at : at + 8]]
+    (bits,) = (at for at in words if int.from_bytes(after[at : at + 8], "little") == 1 << box)
+    os.pwrite(directory, b"\xff" * 8, bits)
+    mailboxes, _, _ = reader.poll(0, False)
+    own = 1  # a process's own is looked into for replies, and not told
+    assert len(mailboxes) == run.memory._segments.files.mailboxes - own < 63

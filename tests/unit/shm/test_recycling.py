@@ -190,6 +190,60 @@ def test_what_still_has_something_in_it_is_not_given_up(hold: Hold) -> None:
         hold.turn()
 
 
+def test_what_an_agent_leaves_in_hand_in_a_process_that_lives_on_is_the_hosts(hold: Hold) -> None:
+    """Its handler was cut off: who asked is told, the message is kept, and the mailbox goes to others."""
+
+    async def play() -> None:
+        asker, reader = hold.ports[A], hold.ports[B]
+        asker.start(asyncio.get_running_loop())
+        bus = MessageBus(asker)
+        handles, kept = set(), []
+        for number in range(3 * AGENTS):
+            name = f"agent-{number}"
+            mailbox = hold.add(name)
+            handles.add(mailbox)
+            hold.memory.set_readers(mailbox, [B])
+            reader._native.listen(mailbox, True)
+            asking = asyncio.ensure_future(bus.ask(name, {"n": number}, timeout=60))
+            while (taken := reader.take(mailbox)) is None:
+                await asyncio.sleep(0)
+            reader._native.listen(mailbox, False)  # it has ended, and its handler goes on for all that it knows
+            removed = hold.memory.close_mailbox(mailbox, kept.append)
+            assert [(entry.mailbox, entry.delivery) for entry in removed] == [(mailbox, 1)]
+            with pytest.raises(AgentStopped):
+                await asking
+            reader.release(mailbox, taken[0])  # it ends now
+            hold.turn()
+        assert len(handles) == 3 * AGENTS
+        assert [letter.recipient for letter in kept] == [f"agent-{number}" for number in range(3 * AGENTS)]
+
+    asyncio.run(play())
+
+
+def test_what_a_replica_leaves_in_hand_in_a_process_that_lives_on_is_another_ones(hold: Hold) -> None:
+    mailbox = hold.add("several", replicas=2)
+    hold.memory.set_readers(mailbox, [A, B])
+    left, stays = hold.ports[A], hold.ports[B]
+    for port in (left, stays):
+        port._native.listen(mailbox, True)
+    for data in (b"1", b"2"):
+        assert stays.post(mailbox, data, "m", SENDER_PROGRAM) == SENT
+    old = left.take(mailbox)
+    mine = stays.take(mailbox)
+    assert old is not None
+    assert mine is not None
+    hold.memory.set_readers(mailbox, [B])
+    assert [entry[:2] for entry in stays._native.in_hand(mailbox)] == [(old[0], A), (mine[0], B)], "it has not ended"
+    left._native.listen(mailbox, False)
+    hold.memory.set_readers(mailbox, [B])
+    hold.turn()
+    left.release(mailbox, old[0])
+    again = stays.take(mailbox, mine[0])
+    assert again is not None
+    assert (again[4], again[5]) == (b"1", 2)
+    assert stays.take(mailbox, again[0]) is None
+
+
 @pytest.mark.parametrize("gives_up", [True, False], ids=["retired", "closed"])
 def test_the_next_host_goes_on_where_the_last_one_died(hold: Hold, gives_up: bool) -> None:
     handles = set(hold.fill()) if gives_up else {hold.come_and_go("x")}

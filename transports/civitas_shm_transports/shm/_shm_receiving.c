@@ -116,7 +116,7 @@ PyObject *port_listen_py(PyObject *object, PyObject *const *args, Py_ssize_t n) 
     self->views[mailbox].handle = cv_handle(run, mailbox);
     port_remember(&self->port, mailbox, m, on);
     if (!on) {
-        cv_set_leave(&m->listening, run->me);
+        cv_set_leave(&m->listening, run->me); /* SYNC POINT "left in hand" */
         Py_RETURN_NONE;
     }
     self->views[mailbox].taken = 0; /* a restarted agent gets its predecessor's, too */

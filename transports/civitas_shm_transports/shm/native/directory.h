@@ -203,18 +203,22 @@ static inline uint64_t cv_last_incarnation(cv_run *run) {
     return last;
 }
 
-/* Who reads from now on. In-hand entries of readers that are no longer in the set and are dead (in `dead`) go to the
- * lowest reader of the new set, which redelivers them. */
+/* Who reads from now on. In-hand entries of readers that are no longer in the set and have done with them go to the lowest
+ * reader of the new set, which redelivers them: readers that are dead (in `dead`), and those whose agent has ended in a
+ * process that lives on, which is what not listening says of one that the host does not count among the readers.
+ * SYNC POINT "left in hand". */
 static inline void cv_set_readers(cv_run *run, uint32_t mailbox, cv_set readers, cv_set dead) {
     cv_mailbox *m = cv_mailbox_at(run, mailbox);
     if (!m) return;
     if (cv_set_any(readers)) {
         unsigned heir = 0;
         while (!cv_set_has(readers, heir)) heir++;
+        const cv_set listening = cv_set_load(&m->listening);
         for (unsigned e = 0; e < CV_HAND; e++) {
             uint64_t meta = at_load(&m->hand[e].meta);
             unsigned reader = cv_meta_reader(meta);
-            if (cv_meta_state(meta) == CV_HAND_RUNNING && cv_set_has(dead, reader) && !cv_set_has(readers, reader))
+            if (cv_meta_state(meta) == CV_HAND_RUNNING && !cv_set_has(readers, reader) &&
+                (cv_set_has(dead, reader) || !cv_set_has(listening, reader)))
                 at_cas(&m->hand[e].meta, meta, cv_meta_moved(meta, heir));
         }
     }

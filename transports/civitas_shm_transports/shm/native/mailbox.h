@@ -383,17 +383,16 @@ static inline unsigned mb_begin(const cv_run *run, cv_mailbox *m, unsigned entry
     if (entry >= CV_HAND) return 0;
     uint64_t meta = at_load(&m->hand[entry].meta);
     if (cv_meta_state(meta) != CV_HAND_RUNNING || cv_meta_reader(meta) != run->me) return 0;
-    if (meta & CV_META_WAITS) meta = cv_meta_delivered(meta & ~CV_META_WAITS);
-    at_store(&m->hand[entry].meta, meta); /* SYNC POINT "running before the handler" */
-    return cv_meta_deliveries(meta);
+    uint64_t begun = meta & CV_META_WAITS ? cv_meta_delivered(meta & ~CV_META_WAITS) : meta;
+    if (!at_cas(&m->hand[entry].meta, meta, begun)) return 0; /* SYNC POINT "running before the handler" */
+    return cv_meta_deliveries(begun);
 }
 
 /* At-most-once: from here on nobody gets the message again, whatever dies. False when the entry is not this process's. */
 static inline bool mb_forgo(const cv_run *run, cv_mailbox *m, unsigned entry) {
     uint64_t meta = entry < CV_HAND ? at_load(&m->hand[entry].meta) : 0;
     if (cv_meta_state(meta) != CV_HAND_RUNNING || cv_meta_reader(meta) != run->me) return false;
-    at_store(&m->hand[entry].meta, meta | CV_META_ONCE);
-    return true;
+    return at_cas(&m->hand[entry].meta, meta, meta | CV_META_ONCE);
 }
 
 /* The handler failed and its message is to be handed over again: one strike, and how many it has then; 0 when the entry is
@@ -402,9 +401,8 @@ static inline unsigned mb_strike(const cv_run *run, cv_mailbox *m, unsigned entr
     if (entry >= CV_HAND) return 0;
     uint64_t meta = at_load(&m->hand[entry].meta);
     if (cv_meta_state(meta) != CV_HAND_RUNNING || cv_meta_reader(meta) != run->me) return 0;
-    meta = cv_meta_struck(meta, 1, 0) | CV_META_WAITS;
-    at_store(&m->hand[entry].meta, meta);
-    return cv_meta_strikes(meta);
+    uint64_t struck = cv_meta_struck(meta, 1, 0) | CV_META_WAITS;
+    return at_cas(&m->hand[entry].meta, meta, struck) ? cv_meta_strikes(struck) : 0;
 }
 
 /* Instead of a release: no handler gets the message again, it stays until the host has stored its letter. False when the
@@ -413,8 +411,7 @@ static inline bool mb_bury(const cv_run *run, cv_mailbox *m, unsigned entry) {
     if (entry >= CV_HAND) return false;
     uint64_t meta = at_load(&m->hand[entry].meta);
     if (cv_meta_state(meta) != CV_HAND_RUNNING || cv_meta_reader(meta) != run->me) return false;
-    at_store(&m->hand[entry].meta, cv_meta_in(meta, CV_HAND_BURIED)); /* SYNC POINT "given up" */
-    return true;
+    return at_cas(&m->hand[entry].meta, meta, cv_meta_in(meta, CV_HAND_BURIED)); /* SYNC POINT "given up" */
 }
 
 /* After proof of the death of `dead`, host only: what its death means for one message that it had in hand. Waits from now
@@ -436,12 +433,14 @@ static inline bool mb_discard(cv_run *run, cv_mailbox *m, unsigned entry, cv_set
     return true;
 }
 
-/* The handler has finished: the message is gone for good. False when the entry is not this process's. */
+/* The handler has finished: the message is gone for good. False when the entry is not this process's: by CAS, because a
+ * handler that outlived its agent may end at the very moment in which the host takes what the agent has left. */
 static inline bool mb_release(cv_run *run, cv_mailbox *m, unsigned entry) {
     if (entry >= CV_HAND) return false;
     uint64_t meta = at_load(&m->hand[entry].meta);
     if (cv_meta_state(meta) != CV_HAND_RUNNING || cv_meta_reader(meta) != run->me) return false;
-    at_store(&m->hand[entry].meta, cv_meta(0, 0, 0, CV_HAND_FREE)); /* SYNC POINT "waiter sees room": memory */
+    /* SYNC POINT "waiter sees room": memory */
+    if (!at_cas(&m->hand[entry].meta, meta, cv_meta(0, 0, 0, CV_HAND_FREE))) return false;
     mb_tell_waiters(run, m);
     return true;
 }

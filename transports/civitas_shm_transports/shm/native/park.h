@@ -101,6 +101,7 @@ static inline uint32_t cv_collect(cv_run *run, uint32_t *ready, uint32_t room, u
                 return n;
             }
             uint64_t word = at_xchg(&bits[w], 0);
+            if (w == words - 1 && run->mailboxes % 64) word &= (1ull << run->mailboxes % 64) - 1; /* likewise */
             while (word) {
                 ready[n++] = w * 64 + (uint32_t)__builtin_ctzll(word);
                 word &= word - 1;
