@@ -53,7 +53,7 @@ static void take_one(void) {
     if (holds || port_take(&reader, hurt, &message) != 1) return;
     in_hand = message;
     holds = true;
-    if (reader.effect[hurt]) cv_effect_begin(&reader.run, hurt, reader.effect[hurt], &message);
+    if (reader.effect[hurt]) cv_effect_begin(&reader.ledger, hurt, reader.effect[hurt], &message);
     port_begin(&reader, hurt, &message, 1);
 }
 
@@ -87,7 +87,7 @@ static void operate(unsigned operation, unsigned argument, uint16_t word) {
     case REDELIVER:
         if (m && !holds && mb_redeliver(&reader.run, m, hurt, argument % CV_HAND, &in_hand)) {
             holds = true;
-            if (reader.effect[hurt]) cv_effect_begin(&reader.run, hurt, reader.effect[hurt], &in_hand);
+            if (reader.effect[hurt]) cv_effect_begin(&reader.ledger, hurt, reader.effect[hurt], &in_hand);
         }
         break;
     case STATE: port_commit_state(&reader, hurt, holds && argument & 1 ? &in_hand.header : NULL, "state", argument % 6); break;

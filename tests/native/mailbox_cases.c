@@ -510,6 +510,47 @@ static void stores_and_trims_give_all_memory_back(void) {
 
 /* ------------------------------------------------------------------------------------------------------------------------- */
 
+/* --- what a handler has sent --------------------------------------------------------------------------------------- */
+
+/* What earlier calls leave on the stack: a reference into the arena of OTHER, everywhere. */
+__attribute__((noinline)) static void litter(void) {
+    volatile uint64_t stack[4096];
+    for (unsigned i = 0; i < 4096; i++) stack[i] = cv_ref(OTHER, 12345);
+    EXPECT(stack[17] == cv_ref(OTHER, 12345));
+}
+__attribute__((noinline)) static void begin_again(cv_port *p, const mb_message *message) { port_begin(p, box, message, 1); }
+
+static int handler_sends(cv_port *p, const mb_message *message, uint32_t to, uint64_t number) {
+    port_post post = {.mailbox = to, .sender = box, .lane = CV_LANE_NORMAL, .payload = &number, .payload_len = 8, .type = "",
+                      .cause = &message->header};
+    cv_effect *e = port_handler(p, &post);
+    EXPECT(e);
+    return port_send_once(p, &post, e);
+}
+static void log_of_another_process_is_read_and_never_written(void) {
+    begin(8, CV_BLOCK_SENDER, ONE);
+    cv_mailbox *m = cv_mailbox_at(&w.map, box);
+    uint32_t sink = world_mailbox(&w, &host, "sink", 64, CV_BLOCK_SENDER, cv_set_of(SENDER));
+    EXPECT(world_send_number(&sender, box, 7) == PORT_SENT);
+    port_remember(&reader, box, m, true);
+    mb_message message;
+    EXPECT(take_number(&reader, &message) == 7);
+    port_begin(&reader, box, &message, 1);
+    for (uint64_t n = 0; n < 3; n++) EXPECT(handler_sends(&reader, &message, sink, n) == PORT_SENT);
+    world_forget(&reader);
+    cv_slot_recover(&host.run, READER);
+    cv_set_readers(&host.run, box, cv_set_of(OTHER), ONE);
+    port_remember(&other, box, m, true);
+    EXPECT(mb_redeliver(&other.run, m, box, message.entry, &message));
+    litter();
+    begin_again(&other, &message);
+    EXPECT(other.effect[box]->entries == 3 && !other.effect[box]->log);
+    for (uint64_t n = 0; n < 4; n++) EXPECT(handler_sends(&other, &message, sink, n) == PORT_SENT);
+    EXPECT(cv_ref_arena(at_load(&m->log_ref)) == OTHER);
+    cv_ring r = world_lane(&w, sink, CV_LANE_NORMAL);
+    EXPECT(mb_waiting(&r) == 4);
+}
+
 #define CASE(name) {#name, name}
 static const struct {
     const char *name;
@@ -549,6 +590,7 @@ static const struct {
     CASE(half_closed_mailbox_reads_as_closed),
     CASE(state_larger_than_can_be_committed_twice_is_too_large),
     CASE(stores_and_trims_give_all_memory_back),
+    CASE(log_of_another_process_is_read_and_never_written),
 };
 
 int main(int argc, char **argv) {

@@ -112,7 +112,7 @@ static inline bool cv_log_read(const cv_run *run, cv_mailbox *m, uint32_t mailbo
 }
 
 /* A message is in hand from here on. Of one that has been in hand before, what its earlier lives have sent is recalled. */
-static inline void cv_effect_begin(const cv_run *run, uint32_t mailbox, cv_effect *e, const mb_message *message) {
+static inline void cv_effect_begin(const cv_ledger *l, uint32_t mailbox, cv_effect *e, const mb_message *message) {
     e->current = cv_id_low(message->header.id);
     e->entry = message->entry;
     e->deliveries = message->deliveries;
@@ -122,13 +122,16 @@ static inline void cv_effect_begin(const cv_run *run, uint32_t mailbox, cv_effec
     if (message->deliveries < 2) return;
     mb_message log;
     uint32_t room, entries;
-    if (at_load(&e->m->log_key) != cv_log_key(e) || !cv_log_read(run, e->m, mailbox, &log, &room, &entries)) return;
+    if (at_load(&e->m->log_key) != cv_log_key(e) || !cv_log_read(l->run, e->m, mailbox, &log, &room, &entries)) return;
     if (!entries || !(e->left = malloc(entries * sizeof *e->left))) return;
     memcpy(e->left, log.body, entries * sizeof *e->left);
     e->left_at = 0;
     e->left_end = e->unmet = e->entries = entries;
     e->room = room;
-    e->log = cv_ref_arena(log.ref) == run->me ? (uint64_t *)(uintptr_t)log.body : NULL;
+    /* Written on only where this process's ledger has it: other arenas are read-only here, and what could not be taken over
+     * of the own one is free to it. */
+    const cv_account *own = l->account[mailbox];
+    e->log = own && own->log_ref == log.ref ? (uint64_t *)(uintptr_t)log.body : NULL;
     e->begun = true;
 }
 

@@ -217,7 +217,7 @@ typedef struct {
     const uint8_t *body; /* type bytes, then payload: bounds checked, content untrusted */
 } mb_message;
 
-/* Check a chunk against the place it was found at. SYNC POINT "message committed". */
+/* Check a chunk against the place it was found at; fills in ref, header and body. SYNC POINT "message committed". */
 static inline bool mb_read(const cv_run *run, uint32_t mailbox, unsigned lane, uint32_t position, uint64_t ref,
                            mb_message *out) {
     const uint8_t *at = cv_chunk_at(run, ref, sizeof(cv_header));
@@ -231,6 +231,7 @@ static inline bool mb_read(const cv_run *run, uint32_t mailbox, unsigned lane, u
     at = cv_chunk_at(run, ref, size);
     if (!at) return false;
     out->body = at + sizeof *h;
+    out->ref = ref;
     return true;
 }
 
@@ -292,7 +293,6 @@ static inline int mb_take_lane(cv_run *run, cv_mailbox *m, uint32_t mailbox, uns
         if (!at_cas(slot, word, taken)) return 2; /* dropped, or another reader was faster */
         out->lane = lane;
         out->position = mb_short(r, position);
-        out->ref = ref;
         out->deliveries = 1;
         out->alone = false;
         if (!mb_read(run, mailbox, lane, out->position, ref, out)) { /* only now: before the take it could be freed */
@@ -359,9 +359,8 @@ static inline bool mb_redeliver(cv_run *run, cv_mailbox *m, uint32_t mailbox, un
     if (cv_meta_state(meta) != CV_HAND_RUNNING || cv_meta_reader(meta) != run->me) return false;
     out->lane = (unsigned)(word >> 40) & 3u;
     out->entry = entry;
-    out->ref = cv_word_ref(word);
     out->position = cv_meta_position(meta);
-    if (out->lane >= CV_LANES || !mb_read(run, mailbox, out->lane, out->position, out->ref, out)) {
+    if (out->lane >= CV_LANES || !mb_read(run, mailbox, out->lane, out->position, cv_word_ref(word), out)) {
         out->garbage = true;
         at_store(&m->hand[entry].meta, cv_meta_in(meta, CV_HAND_BURIED));
         return false;

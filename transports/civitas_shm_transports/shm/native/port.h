@@ -389,7 +389,7 @@ static inline void port_begin(cv_port *p, uint32_t mailbox, const mb_message *ms
     at_poke(&cell->busy_since_ns, now_ns);
     at_poke(&cell->bytes_in, at_peek(&cell->bytes_in) + msg->header.payload_len);
     if (msg->deliveries > 1) at_poke(&cell->redelivered, at_peek(&cell->redelivered) + 1);
-    if (p->effect[mailbox]) cv_effect_begin(&p->run, mailbox, p->effect[mailbox], msg);
+    if (p->effect[mailbox]) cv_effect_begin(&p->ledger, mailbox, p->effect[mailbox], msg);
 }
 static inline void port_end(cv_port *p, uint32_t mailbox, unsigned entry, uint64_t now_ns) {
     if (p->effect[mailbox]) cv_effect_end(p->effect[mailbox], entry);
