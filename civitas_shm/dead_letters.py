@@ -64,6 +64,7 @@ CREATE TABLE IF NOT EXISTS letters (
     header BLOB NOT NULL, payload BLOB);
 CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT OR IGNORE INTO counts VALUES ('evicted', 0);
+CREATE TABLE IF NOT EXISTS dropped (id TEXT PRIMARY KEY);
 """
 
 
@@ -89,6 +90,14 @@ class Store(Protocol):
 
     def drop(self, ids: Iterable[str]) -> int:
         """Forget them; how many were there."""
+        ...
+
+    def was_dropped(self, id_: str) -> bool:
+        """Whether somebody forgot it while no host lived, who may have died between its letter and its discard."""
+        ...
+
+    def forget_dropped(self) -> None:
+        """The next host has settled what its predecessor was about to."""
         ...
 
     def __len__(self) -> int: ...
@@ -129,6 +138,12 @@ class MemoryLetters:
         self._bytes -= sum(letter.size_bytes for letter in dropped)
         return len(dropped)
 
+    def was_dropped(self, id_: str) -> bool:
+        return False  # they end with their host
+
+    def forget_dropped(self) -> None:
+        pass
+
     def __len__(self) -> int:
         return len(self._letters)
 
@@ -139,11 +154,20 @@ class MemoryLetters:
 class FileLetters:
     """In one file of the run directory. `sqlite3.Error` when the disk is full or the file is damaged."""
 
-    def __init__(self, directory: Path, most: int = LETTERS_MAX, bytes_most: int = LETTERS_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        most: int = LETTERS_MAX,
+        bytes_most: int = LETTERS_BYTES_MAX,
+        *,
+        notes_drops: bool = False,
+    ) -> None:
+        """`notes_drops`: no host lives, and messages may still be in hand: what is dropped must not come again."""
         import sqlite3  # 4 ms, and most runs have no dead letter
 
         self._directory = directory
         self._most, self._bytes_most = most, bytes_most
+        self._notes_drops = notes_drops
         directory.mkdir(mode=0o700, exist_ok=True)
         self._path = directory / FILE
         self._path.touch(mode=0o600)
@@ -197,8 +221,20 @@ class FileLetters:
         return [_restored(*row) for row in rows]
 
     def drop(self, ids: Iterable[str]) -> int:
+        dropped = 0
         with self._transaction() as db:
-            return sum(db.execute("DELETE FROM letters WHERE id = ?", (id_,)).rowcount for id_ in ids)
+            for id_ in ids:
+                dropped += db.execute("DELETE FROM letters WHERE id = ?", (id_,)).rowcount
+                if self._notes_drops:
+                    db.execute("INSERT OR IGNORE INTO dropped VALUES (?)", (id_,))
+        return dropped
+
+    def was_dropped(self, id_: str) -> bool:
+        return bool(self._all("SELECT 1 FROM dropped WHERE id = ?", id_))
+
+    def forget_dropped(self) -> None:
+        with self._transaction() as db:
+            db.execute("DELETE FROM dropped")
 
     def __len__(self) -> int:
         return int(self._one("SELECT COUNT(*) FROM letters"))
@@ -206,7 +242,7 @@ class FileLetters:
     def close(self) -> None:
         if self._db is None:
             return
-        empty = len(self) == 0
+        empty = len(self) == 0 and not (self._notes_drops and self._one("SELECT COUNT(*) FROM dropped"))
         self._db.close()
         self._db = None
         if empty:
@@ -231,10 +267,10 @@ class FileLetters:
         return self._all(sql)[0][0]
 
 
-def store_of(directory: Path) -> FileLetters | None:
+def store_of(directory: Path, *, notes_drops: bool = False) -> FileLetters | None:
     """The letters that a run has left in its directory; None when it has left none. The caller closes it."""
     place = directory / DIRECTORY
-    return FileLetters(place) if (place / FILE).exists() else None
+    return FileLetters(place, notes_drops=notes_drops) if (place / FILE).exists() else None
 
 
 def read_letters(run_directory: Path, *, payloads: bool = False) -> list[Letter]:
@@ -298,12 +334,19 @@ class DeadLetterOffice:
         return self._store
 
     def settle(self, in_hand: Iterable[InHand]) -> int:
-        """After the death of an earlier writer: what has its letter is let go, so that nobody handles it once more."""
+        """After the death of an earlier writer: what has its letter, or had it until somebody dropped it, is let go, so
+        that nobody handles it once more, and no letter that was dropped comes back."""
         settled = 0
         for entry in in_hand:
-            if self.store.find(str(uuid.UUID(bytes=entry.header[_ID]))):
+            if self.store.find(id_ := _id_of(entry.header)) or self.store.was_dropped(id_):
                 self._memory.discard(entry.mailbox, entry.token)
                 settled += 1
+        for each in self._memory.buried():
+            if self.store.was_dropped(_id_of(each.header)):
+                self._memory.discard(each.mailbox, each.token)
+                settled += 1
+        if self._store is not None:
+            self._store.forget_dropped()
         return settled
 
     def collect(self) -> int:
@@ -427,6 +470,10 @@ class DeadLetterOffice:
             header=message.header,
             payload=None,
         )
+
+
+def _id_of(header: bytes) -> str:
+    return str(uuid.UUID(bytes=header[_ID]))
 
 
 def _note_of(message: Buried) -> Note:

@@ -117,7 +117,7 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """pytest does this once. A session within a test (`pytester.runpytest_inprocess`) turns it to what is captured then:
+    """pytest does it once. A session within a test (`pytester.runpytest_inprocess`) turns it to what is captured then:
     twice a process died, and its stacks went into a file that nobody could read."""
     faulthandler.enable(file=_first_stderr)
 

@@ -157,7 +157,7 @@ def _asking(run: str | None) -> Iterator[tuple[str, Callable[[LetterRequest], Re
             return
         stack.enter_context(transport.hold(chosen.path))
         try:
-            store = store_of(chosen.path)
+            store = store_of(chosen.path, notes_drops=chosen.waiting != 0)
         except (OSError, sqlite3.Error) as error:
             raise RunNotAnswering(f"{chosen.name}: its dead letters cannot be read: {error}.") from None
         if store is not None:

@@ -29,6 +29,13 @@ def test_case(harness: Any, case: str) -> None:
     harness.run(harness.build("mailbox_cases", "gcc", "address,undefined"), case)
 
 
+def test_no_case_goes_by_memory_that_nobody_has_written(harness: Any) -> None:
+    """What lies on the stack decided once whose a log is: by luck it was right, and a process died when it was not."""
+    program = harness.build("mailbox_cases", "clang", "memory")
+    for case in CASES:
+        harness.run(program, case)
+
+
 # --- threads ------------------------------------------------------------------------------------------------------
 
 THREADS = {

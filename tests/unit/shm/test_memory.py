@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from civitas_shm.cli import dead
+from civitas_shm.clock import SystemClock
+from civitas_shm.dead_letters import DeadLetterOffice, FileLetters
 from civitas_shm.errors import ConfigurationError, RunAlive, RunHasMessages, TransportUnavailable
+from civitas_shm.host.verdicts import Verdicts
+from civitas_shm.letters import DIRECTORY, Note
 from civitas_shm.transport import CLOSED, SENT, Buried, MailboxSpec, MemoryPlan
 from civitas_shm_transports.shm import _shm, segments
 from civitas_shm_transports.shm.memory import ShmRunMemory, create
@@ -124,6 +130,42 @@ def test_an_adopted_run_goes_on_with_what_was_in_hand_then_what_waited_and_the_s
     b.close()
     run.close(keep=False)
     assert segments_of(name) == []
+
+
+@pytest.mark.parametrize("is_buried", [False, True], ids=["in_hand", "buried"])
+def test_a_letter_that_is_dropped_while_no_host_lives_stays_dropped(
+    name: str, runs: Path, monkeypatch: pytest.MonkeyPatch, is_buried: bool
+) -> None:
+    """Its host died between letter and discard: the next one must neither hand the message over nor write it again."""
+
+    def office_of(run: ShmRunMemory) -> DeadLetterOffice:
+        return DeadLetterOffice(run, lambda: FileLetters(run.run_dir / DIRECTORY), SystemClock())
+
+    run = create(name, PLAN, run_dir=runs)
+    mailbox = run.add_mailbox(MailboxSpec("agent"))
+    run.set_readers(mailbox, [2])
+    reader = port(run, 2)
+    for data in (b"poison", b"next"):
+        assert reader.post(mailbox, data, "t", mailbox) == SENT
+    token = reader.take(mailbox)[0]
+    if is_buried:
+        reader.bury(mailbox, token)
+    reader.close()
+    in_hand = run.slot_died(2)
+    office = office_of(run)
+    office.keep(run.buried()[0] if is_buried else run.read(in_hand[0]), Note("convicted"))
+    office.close()
+    crash(run)
+    monkeypatch.setenv("CIVITAS_SHM_DIR", str(runs))
+    said = CliRunner().invoke(dead.command, ["drop", "--all", "--run", name])
+    assert "1 dead letter" in said.output, said.output
+    run = create(name, PLAN, run_dir=runs, resume=True)
+    office = office_of(run)
+    Verdicts(run, office).settle(range(PLAN.slots))
+    assert (run.in_hand(2), run.buried(), office.close(), office.written) == ([], [], 0, 0)
+    assert run.waiting() == {"agent": 1}
+    assert not (run.run_dir / DIRECTORY).exists()
+    run.close(keep=False)
 
 
 def test_a_run_is_adopted_again_and_again(name: str, runs: Path) -> None:

@@ -196,7 +196,7 @@ def test_what_an_agent_leaves_in_hand_in_a_process_that_lives_on_is_the_hosts(ho
     async def play() -> None:
         asker, reader = hold.ports[A], hold.ports[B]
         asker.start(asyncio.get_running_loop())
-        bus = MessageBus(asker)
+        bus = PortBus(asker)
         handles, kept = set(), []
         for number in range(3 * AGENTS):
             name = f"agent-{number}"
