@@ -413,13 +413,21 @@ def _listed(things: Sequence[object]) -> str:
 
 # --- shared memory -------------------------------------------------------------------------------------------------
 
-MAILBOX_FIXED_BYTES = 4096
-"""Beside its rings: header, in-hand entries, timer area, cell."""
-SLOT_BYTES = 8
-RING_SLOTS_MIN = 64
-CONTROL_CAPACITY = 64
+# Sizes of the shared-memory layout (LAYOUT.md); tests/unit/shm/test_plan.py compares them with a run that is made.
+_PAGE_BYTES = 4096
+_MAILBOX_HEAD_BYTES = 2432
+_RECORD_BYTES, _CELL_BYTES, _SLOT_HEAD_BYTES, _LINE_BYTES = 256, 512, 416, 128
+_WORD_BYTES = 8
+_RING_PLACES_MIN = 64
+_CONTROL_CAPACITY = 63
+_REPLY_CAPACITY = 2 * 4096 - 1
+"""Of the mailbox that each process has its answers in: 64 KiB."""
+_MAILBOXES_MAX = 16384
+_MAIL_STEP_BYTES = 256 << 10
+"""The mailboxes' memory is taken in pieces of this size."""
 EXTENT_BYTES = 1 << 20
-"""An arena takes memory in pieces of this size; each has one from its start."""
+"""An arena takes memory in pieces of this size; each has one from its first message."""
+ARENA_HEAD_BYTES = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,29 +445,44 @@ class MemoryEstimate:
 def plan_bytes(spec: TopologySpec, placement: Placement) -> MemoryEstimate:
     """How much shared memory this plan reserves, and how much it takes at its start.
 
-    reserved = slots * arena_mb + mailbox area (MemoryPlan.mailbox_bytes)
-    expected = arenas * EXTENT_BYTES
-             + for each agent (replicas share one mailbox): MAILBOX_FIXED_BYTES
-               + SLOT_BYTES * (ring(mailbox_size) + ring(priority capacity) + ring(CONTROL_CAPACITY))
-    ring(n)  = the power of two >= max(n, RING_SLOTS_MIN)
-    arenas   = host, main and workers; a standby takes over the arena of the slot that it is handed
+    reserved = slots * arena_mb + mailbox area (MemoryPlan.mailbox_bytes) + directory + cells
+    expected = directory and cells, for `transport.mailboxes` agents
+             + a mailbox for each agent (replicas share one), for the answers of each slot, for dead letters and for
+               delayed messages
+             + EXTENT_BYTES for each process, ARENA_HEAD_BYTES for each standby, which takes over the arena of the slot
+               that it is handed
     """
     agents = spec.supervision.agents()
-    arenas = SLOT_FIRST_WORKER + len(placement.workers)
+    arenas, slots = SLOT_FIRST_WORKER + len(placement.workers), placement.slots_needed
+    records = min(spec.transport.mailboxes + slots + 1, _MAILBOXES_MAX)
+    slot_bytes = _aligned(_SLOT_HEAD_BYTES + _aligned(records, 64) // 8, _LINE_BYTES)
+    directory = _aligned(_PAGE_BYTES + slots * slot_bytes + records * _RECORD_BYTES, _PAGE_BYTES)
+    cells = _aligned(_PAGE_BYTES + records * _CELL_BYTES, _PAGE_BYTES)
+    made = MailboxSpec("")
+    own = slots * _mailbox_bytes(slots, 1, _REPLY_CAPACITY) + _mailbox_bytes(slots, 1, 1)
+    own += _mailbox_bytes(slots, made.priority_capacity, made.capacity)
+    mail = own + sum(_mailbox_bytes(slots, made.priority_capacity, agent.mailbox_size) for agent in agents)
+    mail = _PAGE_BYTES + _aligned(mail, _MAIL_STEP_BYTES)
+    heads = (slots - arenas) * ARENA_HEAD_BYTES
     arena_bytes = spec.transport.arena_mb << 20
     return MemoryEstimate(
-        reserved_bytes=placement.slots_needed * arena_bytes + MemoryPlan().mailbox_bytes,
-        expected_bytes=arenas * EXTENT_BYTES + sum(map(_mailbox_bytes, agents)),
+        reserved_bytes=slots * arena_bytes + MemoryPlan().mailbox_bytes + directory + cells,
+        expected_bytes=directory + cells + mail + arenas * EXTENT_BYTES + heads,
         mailboxes=len(agents),
         arenas=arenas,
     )
 
 
-def _mailbox_bytes(agent: AgentSpec) -> int:
-    made = MailboxSpec(agent.name, capacity=agent.mailbox_size)
-    slots = sum(map(_ring_slots, (made.capacity, made.priority_capacity, CONTROL_CAPACITY)))
-    return MAILBOX_FIXED_BYTES + SLOT_BYTES * slots
+def _mailbox_bytes(slots: int, priority: int, capacity: int) -> int:
+    head = _MAILBOX_HEAD_BYTES + _aligned(_WORD_BYTES * slots, _LINE_BYTES)
+    places = sum(map(_ring_places, (_CONTROL_CAPACITY, priority, capacity)))
+    return _aligned(head + _WORD_BYTES * places, _LINE_BYTES)
 
 
-def _ring_slots(capacity: int) -> int:
-    return 1 << (max(capacity, RING_SLOTS_MIN) - 1).bit_length()
+def _ring_places(capacity: int) -> int:
+    """One more at least, for the word that closes a lane; a power of two."""
+    return max(_RING_PLACES_MIN, 1 << capacity.bit_length())
+
+
+def _aligned(value: int, to: int) -> int:
+    return -(-value // to) * to
