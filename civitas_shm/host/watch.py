@@ -16,14 +16,14 @@ Rules of this file:
 - nobody is asked but who gives reason to: a probe (a bit in shared memory, taken by the loop when it polls) goes to a
   process in which a handler has run for SUSPICIOUS_S, or where messages wait and nobody handles one. An idle process
   is never woken;
-- time is what the readings have covered, at most STEP_MAX_S each: a host that was stopped itself, together with
-  everything else, blames nobody for it.
+- time is what the readings have covered, at most STEP_MAX_S each, that of handlers too: a host that was stopped itself,
+  together with everything else (`docker pause`, a machine that slept, a clock that jumped), blames nobody for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -73,6 +73,8 @@ class Busy:
     """Its `handle_timeout_s`."""
     attempts: int = 1
     """How often it may be tried on one message, each time for `timeout_s`: 1 + max_retries."""
+    since_ns: int = 0
+    """When it began, by which it is known again."""
 
     @property
     def late(self) -> bool:
@@ -139,6 +141,8 @@ class ProcessWatch:
         self._for_s = 0.0
         self._told = False
         self._last_s: float | None = None
+        self._busy: dict[str, tuple[int, float]] = {}
+        """Handlers of the last reading, by agent: since when, and for how much of what was covered."""
 
     @property
     def told(self) -> Verdict | None:
@@ -148,6 +152,7 @@ class ProcessWatch:
     def look(self, seen: Observation, now_s: float) -> Reading:
         """One reading; `now_s` on the monotonic clock."""
         step_s = 0.0 if self._last_s is None else min(now_s - self._last_s, STEP_MAX_S)
+        seen = replace(seen, busy=self._covered(seen.busy, STEP_MAX_S if self._last_s is None else step_s))
         self._last_s = now_s
         verdict = verdict_of(seen)
         if verdict is self._verdict:
@@ -164,6 +169,16 @@ class ProcessWatch:
         kill, convicted = self._decide(verdict, seen)
         probe = verdict in (Verdict.IDLE, Verdict.BUSY, Verdict.STUCK) and _suspicious(seen)
         return Reading(verdict, self._for_s, news, probe, kill, convicted)
+
+    def _covered(self, busy: Sequence[Busy], step_s: float) -> list[Busy]:
+        """The same handlers, with the time that readings have covered: one that is new began after the last of them."""
+        known = self._busy
+        self._busy = {}
+        for one in busy:
+            since_ns, covered_s = known.get(one.agent, (one.since_ns, 0.0))
+            covered_s = covered_s + step_s if since_ns == one.since_ns else step_s
+            self._busy[one.agent] = (one.since_ns, min(one.for_s, covered_s))
+        return [replace(one, for_s=self._busy[one.agent][1]) for one in busy]
 
     def _decide(self, verdict: Verdict, seen: Observation) -> tuple[str, str]:
         if verdict is Verdict.STOPPED and 0 < self._stopped_timeout_s <= self._for_s:

@@ -100,7 +100,7 @@ class Watcher:
             ):  # replicas share a cell: it cannot be told whose it is
                 spec = resident.spec
                 for_s = max(0, now_ns - reading.busy_since_ns) / 1e9
-                busy.append(Busy(spec.name, for_s, spec.handle_timeout_s, 1 + spec.max_retries))
+                busy.append(Busy(spec.name, for_s, spec.handle_timeout_s, 1 + spec.max_retries, reading.busy_since_ns))
             waiting += reading.waiting
         answered = slot not in self._probed or self._memory.answered(slot)
         return Observation(True, state, traced, answered, busy, waiting)
