@@ -116,3 +116,30 @@ def test_no_hostile_word_crashes_or_loops_a_port_or_harms_the_mailbox_beside(tmp
     )  # fmt: skip
     assert played.returncode == 0, f"ended with {played.returncode}\n{played.stdout}{played.stderr[-3000:]}"
     assert int(played.stdout.split()[0]) > 1000
+
+
+GONE = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from conftest import Run, SMALL
+
+run = Run(Path(sys.argv[1]), SMALL)
+box = run.mailbox("box")
+sender, reader = run.port(1), run.port(2)
+assert sender.post(box, b"", "t" * 300, box) == 0
+reader.listen(box, True)
+taken = reader.take(box)
+(entry,) = run.memory._native.in_hand(box)
+assert (entry[0], entry[1], entry[3], entry[4]) == (taken[0], 2, taken[1], "t" * 300)
+os.ftruncate(run.memory.fds()[5], 16384)  # its memory goes, as a trim on a full /dev/shm makes it go
+assert run.memory._native.in_hand(box) == []
+"""
+
+
+def test_who_looks_at_what_is_in_hand_while_its_memory_goes_sees_nothing_and_gets_no_signal(tmp_path: Path) -> None:
+    played = subprocess.run(
+        [sys.executable, "-c", GONE, str(tmp_path), str(Path(__file__).parent)],
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert played.returncode == 0, f"ended with {played.returncode}\n{played.stdout}{played.stderr[-3000:]}"

@@ -108,13 +108,11 @@ PyObject *port_in_hand_py(PyObject *object, PyObject *const *args, Py_ssize_t n)
     cv_mailbox *m = mailbox_at(self, mailbox);
     if (!m && PyErr_Occurred()) return NULL;
     PyObject *list = PyList_New(0);
+    uint8_t kind[UINT16_MAX];
     for (unsigned e = 0; m && list && e < CV_HAND; e++) {
-        uint64_t meta = at_load(&m->hand[e].meta), word = at_load(&m->hand[e].ref);
-        mb_message message;
-        unsigned lane = (unsigned)(word >> 40) & 3u;
-        if (cv_meta_state(meta) != CV_HAND_RUNNING || lane >= CV_LANES ||
-            !mb_read(run, mailbox, lane, cv_meta_position(meta), cv_word_ref(word), &message))
-            continue;
+        uint64_t meta;
+        mb_message message = {.body = kind};
+        if (!mb_look(run, m, mailbox, e, &meta, &message.header, kind)) continue;
         PyObject *type, *sender;
         type_and_sender(self, &message, &type, &sender);
         PyObject *tuple = type && sender ? Py_BuildValue("IIIy#OOIOIIO", e, cv_meta_reader(meta), cv_meta_deliveries(meta),

@@ -217,22 +217,36 @@ typedef struct {
     const uint8_t *body; /* type bytes, then payload: bounds checked, content untrusted */
 } mb_message;
 
+/* Whether a header is that of a message at this place, and its bytes lie within its chunk. */
+static inline bool mb_fits(const cv_run *run, uint32_t mailbox, unsigned lane, uint32_t position, const cv_header *h) {
+    return h->check == cv_header_check(run, h) && h->mailbox == mailbox && h->lane == lane && h->position == position &&
+           sizeof *h + h->type_len + (uint64_t)h->payload_len <= (uint64_t)h->granules * CV_GRANULE;
+}
+
 /* Check a chunk against the place it was found at; fills in ref, header and body. SYNC POINT "message committed". */
 static inline bool mb_read(const cv_run *run, uint32_t mailbox, unsigned lane, uint32_t position, uint64_t ref,
                            mb_message *out) {
     const uint8_t *at = cv_chunk_at(run, ref, sizeof(cv_header));
     if (!at) return false;
     memcpy(&out->header, at, sizeof out->header);
-    const cv_header *h = &out->header;
-    uint64_t size = (uint64_t)h->granules * CV_GRANULE;
-    if (h->check != cv_header_check(run, h) || h->mailbox != mailbox || h->lane != lane ||
-        h->position != position || sizeof *h + h->type_len + (uint64_t)h->payload_len > size)
-        return false;
-    at = cv_chunk_at(run, ref, size);
+    if (!mb_fits(run, mailbox, lane, position, &out->header)) return false;
+    at = cv_chunk_at(run, ref, (uint64_t)out->header.granules * CV_GRANULE);
     if (!at) return false;
-    out->body = at + sizeof *h;
+    out->body = at + sizeof out->header;
     out->ref = ref;
     return true;
+}
+
+/* What an in-hand entry refers to, for who only looks: its reader may release it meanwhile, and its owner give the memory
+ * back. The header, and the message type in `type`. False: it is free, or its message has gone while it was looked at. */
+static inline bool mb_look(const cv_run *run, cv_mailbox *m, uint32_t mailbox, unsigned entry, uint64_t *meta, cv_header *h,
+                           uint8_t type[UINT16_MAX]) {
+    *meta = at_load(&m->hand[entry].meta);
+    uint64_t word = at_load(&m->hand[entry].ref), ref = cv_word_ref(word);
+    unsigned lane = (unsigned)(word >> 40) & 3u;
+    return cv_meta_state(*meta) == CV_HAND_RUNNING && lane < CV_LANES && cv_glance(run, ref, h) &&
+           mb_fits(run, mailbox, lane, cv_meta_position(*meta), h) && cv_copy(run, ref, sizeof *h, h->type_len, type) &&
+           at_load(&m->hand[entry].meta) == *meta;
 }
 
 /* A free in-hand entry, claimed for `reader`; CV_HAND when there is none. */
