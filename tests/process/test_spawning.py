@@ -143,6 +143,25 @@ def test_agents_come_and_go_without_end_in_a_run_with_few_mailboxes(start_run: A
     run_async(test)
 
 
+def test_who_asked_an_agent_that_is_despawned_in_the_middle_of_its_handler_is_told_and_the_message_kept(
+    start_run: Any, agent: Agent, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        async with start_run(agent("Echo", process="keeper"), pool()) as run:
+            never = {"out": str(tmp_path / "numbers"), "pause_s": 3600.0}
+            await spawn(run, "slow", "Sink", config=never, shutdown_timeout_s=0.05)
+            mailbox = run.client.port.resolve("slow")
+            asking = asyncio.ensure_future(run.ask("slow", {"n": 1}))
+            await run.until(lambda: run.client.port.stats(mailbox).in_hand == 1)
+            await despawn(run, "slow")
+            with pytest.raises(AgentStopped):
+                await asking
+            assert run.client.port.stats(mailbox).in_hand == 0
+            await run.until(lambda: [event["agent"] for event in run.named("dead_letter")] == ["slow"])
+
+    run_async(test)
+
+
 def test_a_resumed_run_brings_spawned_agents_back_with_their_messages_and_not_those_that_were_despawned(
     start_run: Any, agent: Agent, tmp_path: Path
 ) -> None:

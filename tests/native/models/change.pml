@@ -21,8 +21,9 @@
  *             is read as it was written. END: at the end (timeout) every committed message was handled or has a letter, never
  *             both, and none waits where nobody reads; a mailbox that goes on accepts in all lanes.
  * Not         /dev/shm that is full: both wait for it by an error before anything is changed. A damaged reference that leads
- *             into an extent which is given back between the look at the bit and the read: it reads zeros. How a lane is closed
- *             while others send (lanes.pml), which slot holds what (mailbox.pml).
+ *             into an extent which is given back between the look at the bit and the read: it reads zeros (who only looks at
+ *             what others have in hand has it copied by the kernel, `mb_look`). How a lane is closed while others send
+ *             (lanes.pml), which slot holds what (mailbox.pml).
  */
 
 #ifndef KILLS
