@@ -36,8 +36,9 @@ MUTANTS = {
     "a payload may be longer than its chunk": (
         "fuzz_attach",
         "mailbox.h",
-        "h->position != position || sizeof *h + h->type_len + (uint64_t)h->payload_len > size)",
-        "h->position != position)",
+        "h->position == position &&\n"
+        "           sizeof *h + h->type_len + (uint64_t)h->payload_len <= (uint64_t)h->granules * CV_GRANULE;",
+        "h->position == position;",
     ),
     "the number of in-hand entries is believed": (
         "fuzz_attach",
