@@ -82,7 +82,7 @@ class ProxyKeeper:
     async def _run(self) -> tuple[int, bool]:
         """One life: its exit code, and whether it had been ready."""
         settings = self._settings
-        arguments = ["--pub-addr", settings.pub_addr, "--sub-addr", settings.sub_addr]
+        arguments = ["--kept", "--pub-addr", settings.pub_addr, "--sub-addr", settings.sub_addr]
         if settings.key_directory:
             arguments += ["--keys", settings.key_directory]
         source = str(Path(__file__).resolve().parents[2])

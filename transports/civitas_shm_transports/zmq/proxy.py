@@ -158,6 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pub-addr", required=True, help="where links send to, tcp://HOST:PORT or ipc://PATH")
     parser.add_argument("--sub-addr", required=True, help="where links are sent from")
     parser.add_argument("--keys", metavar="DIRECTORY", help="CURVE keys; needed beyond this machine")
+    parser.add_argument("--kept", action="store_true", help="by a link: that another proxy is there is no news")
     given = parser.parse_args(arguments)
     os.umask(0o077)  # the socket of an ipc address is its owner's
     try:
@@ -174,6 +175,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"zmq: {error}", file=sys.stderr)
         return 1
     except zmq.ZMQError as error:
+        if given.kept and error.errno == errno.EADDRINUSE:
+            return EXIT_TAKEN
         print(f"zmq: the proxy cannot bind {given.pub_addr} and {given.sub_addr}: {error}", file=sys.stderr)
         return EXIT_TAKEN if error.errno == errno.EADDRINUSE else 1
     print("ready", flush=True)
