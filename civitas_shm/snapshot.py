@@ -7,8 +7,9 @@ knowing who looks, and a view can be tested without a runtime. None means "not k
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-__all__ = ["AgentSnapshot", "ProcessSnapshot", "RuntimeSnapshot"]
+__all__ = ["AgentSnapshot", "ProcessSnapshot", "RuntimeSnapshot", "SupervisorSnapshot"]
 
 
 def state_word(state: str, suspended_since_s: float) -> str:
@@ -31,8 +32,17 @@ class ProcessSnapshot:
     """Of one core, over the last sampling interval."""
     rss_bytes: int | None = None
     state: str = "running"
-    """`starting`, `running`, `stopped` (SIGSTOP), `waiting` (for its backoff), `dead`."""
+    """`starting`, `running`, `stopped` (SIGSTOP), `waiting` (for its backoff), `dead`, or what the watch says of it."""
     restarts: int = 0
+    slot: int | None = None
+    threads: int | None = None
+    core: int | None = None
+    """Where it ran last."""
+    lag_s: float | None = None
+    """For how long, at least, its event loop has not turned."""
+    arena_bytes: int | None = None
+    """Memory taken for the messages that it has sent."""
+    arena_most_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,42 @@ class AgentSnapshot:
     supervisor: str = ""
     dropped: int = 0
     """Messages that its full mailbox dropped for newer ones, as `overflow` says."""
+    capacity: int | None = None
+    in_hand: int | None = None
+    handler_p99_us: float | None = None
+    in_handler_s: float | None = None
+    """For how long the running handler has; None: none runs."""
+    message: str = ""
+    """Type of the message in hand."""
+    sender: str = ""
+    """Who sent it."""
+    sent_per_s: float | None = None
+    in_bytes_per_s: float | None = None
+    redelivered: int = 0
+    garbage: int = 0
+    overflow: str = ""
+    lag_s: float | None = None
+    """As that of its process."""
+    kind: str = ""
+    """What it is doing, a word of `inspection.why`; empty: nobody has found out."""
+    doing: str = ""
+    """The same in two or three words, for a column."""
+    why: str = ""
+    """The same as a paragraph."""
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorSnapshot:
+    """One supervisor of the tree."""
+
+    name: str
+    parent: str = ""
+    strategy: str = ""
+    state: str = ""
+    restarts_in_window: int = 0
+    max_restarts: int = 0
+    window_s: float = 0.0
+    dynamic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +115,13 @@ class RuntimeSnapshot:
     """Shared memory that is really taken; None where there is none."""
     processes: tuple[ProcessSnapshot, ...] = field(default_factory=tuple)
     agents: tuple[AgentSnapshot, ...] = field(default_factory=tuple)
+    supervisors: tuple[SupervisorSnapshot, ...] = field(default_factory=tuple)
+    state: str = ""
+    """`starting`, `running`, `stopping`, `dead`, `removed`; empty: not looked at from outside."""
+    time_s: float | None = None
+    """Of the reading, since 1970."""
+    dead_letters: int | None = None
+    letters: tuple[dict[str, Any], ...] = field(default_factory=tuple)
+    """The newest, without payloads."""
+    events: tuple[dict[str, Any], ...] = field(default_factory=tuple)
+    """The last ones, the newest last."""

@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 import rich_click as click
 
-from ..dashboard.model import bytes_text, cpus_text
+from ..dashboard.words import bytes_text, cpus_text
 from ..runs import RunFound
 from .found import count, state_text, way_out
 from .options import cores

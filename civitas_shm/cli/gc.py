@@ -86,7 +86,7 @@ def as_plain(run: RunFound, doomed: bool) -> dict[str, Any]:
 
 def listing(runs: Sequence[RunFound], doomed: Sequence[RunFound], removed: Sequence[RunFound] | None) -> str:
     """For people. `removed` is None when nothing was to be removed."""
-    from ..dashboard.model import bytes_text
+    from ..dashboard.words import bytes_text
 
     if not runs:
         return "Nothing is left of runs, and none is alive."

@@ -76,7 +76,7 @@ def _show(placement: Placement, memory: MemoryEstimate) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ..dashboard.model import bytes_text, cpus_text
+    from ..dashboard.words import bytes_text, cpus_text
 
     spec = placement.spec
     console = Console(highlight=False)

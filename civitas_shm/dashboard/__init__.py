@@ -1,1 +1,3 @@
-"""The calm screen of `run`: `model` decides what is shown, `view` draws it. Nothing here asks an agent anything."""
+"""The screens: `views` decides what is shown, `layout` what fits, `terminal` and `live` draw. Nobody is asked
+anything.
+"""

@@ -1,4 +1,4 @@
-"""Keeps the screen of `run` on the terminal: one frame a second, log lines above it.
+"""Keeps the screen of `run` on the terminal, the overview of `top`: one frame a second, log lines above it.
 
 Rules of this file: a frame that says the same as the last one is not drawn again; only what fits is drawn; whatever is
 written to stdout or stderr meanwhile goes above the screen, line by line (rich's redirection).
@@ -10,16 +10,20 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.text import Text
 
-from .model import RuntimeSnapshot, Screen, screen
-from .view import draw
+from ..snapshot import RuntimeSnapshot
+from .views import Choice, Line, lines_of
 
-__all__ = ["LiveScreen", "can_show"]
+__all__ = ["LiveScreen", "can_show", "draw"]
 
 INTERVAL_S: Final = 1.0
-"""A frame of 50 rows costs about 30 ms of CPU: 3 % of a core at 1 Hz. And nobody reads numbers that change faster."""
+"""Nobody reads numbers that change faster."""
+
+STYLES: Final = {"title": "bold", "head": "dim", "plain": "", "alarm": "yellow", "dim": "dim"}
+"""Colour only where something needs attention, so that a screen without colour says the same."""
 
 
 def can_show(console: Console) -> bool:
@@ -37,7 +41,7 @@ class LiveScreen:
         self._snapshot = snapshot
         self._interval_s = interval_s
         self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
-        self._shown: Screen | None = None
+        self._shown: list[Line] | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> LiveScreen:
@@ -61,7 +65,12 @@ class LiveScreen:
             await asyncio.sleep(self._interval_s)
 
     def _show(self) -> None:
-        now = screen(self._snapshot(), self._console.height - 1)
+        now = lines_of(self._snapshot(), Choice(), self._console.width, self._console.height - 1, keys=False)
         if now != self._shown:
             self._shown = now
             self._live.update(draw(now), refresh=True)
+
+
+def draw(lines: list[Line]) -> RenderableType:
+    """For rich; `Text` and never markup, because agents' names are the user's."""
+    return Group(*(Text(line.text, style=STYLES[line.style], no_wrap=True, overflow="crop") for line in lines))

@@ -75,7 +75,7 @@ class HostDesk:
         request = read_request(body, __version__)
         if isinstance(request, Refusal):
             return request
-        match decide(request, self._state()):
+        match decide(request, self.state):
             case Answer(what="status"):
                 return self.status()
             case Answer(what="topology", salt=salt):
@@ -104,7 +104,7 @@ class HostDesk:
         return RunStatus(
             name=self._memory.name,
             run_id=self._memory.run_id,
-            state=self._state(),
+            state=self.state,
             version=__version__,
             host_pid=os.getpid(),
             pid=self._caller_pid,
@@ -192,7 +192,9 @@ class HostDesk:
             self.driver.requests.take("", "resume", {"name": order.name, "approver": order.approver}, answer)
         return Refusal(kind="malformed", text=refused[0]) if refused else Steered()
 
-    def _state(self) -> Literal["starting", "running", "stopping"]:
+    @property
+    def state(self) -> Literal["starting", "running", "stopping"]:
+        """How far the run is."""
         if self._stop_asked or (self.driver is not None and self.driver.stopping):
             return "stopping"
         return "running" if self.running else "starting"

@@ -371,8 +371,8 @@ class Driver:
                 self._give_up_child(child, reason)
             case ChildRemoved():
                 self._remove_child(action)
-            case Escalated():
-                pass  # the report that follows says it
+            case Escalated(supervisor, child, reason):
+                self._events.emit("supervisor_gave_up", supervisor=supervisor, agent=child, cause=reason)
             case ShutDown(supervisor, child, reason):
                 self._events.emit("supervisor_shut_down", supervisor=supervisor, agent=child, cause=reason)
             case Running():
@@ -411,7 +411,8 @@ class Driver:
 
     def _give_up_child(self, child: str, reason: str) -> None:
         """It does not come back: its mailbox gets a reader less, or, with the last one, is closed."""
-        agent = self._tree.children[child].agent
+        agent, supervisor = self._tree.children[child].agent, self._tree.children[child].supervisor
+        self._events.emit("agent_given_up", agent=agent, supervisor=supervisor, cause=reason)
         note = Note(f"{agent!r} was given up, and its mailbox closed: {reason}")
         if self.homes.give_up(agent, child, lambda message: self.office.keep(message, note)):
             self.requests.given_up(agent)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from ..chronicle import Chronicle
 from ..clock import Clock
 from ..errors import ConfigurationError
 from ..transport import InHand
@@ -30,7 +32,9 @@ EVENTS: Final = (
     "agent_suspended",
     "agent_resumed",
     "dead_letter",
+    "agent_given_up",
     "supervisor_shut_down",
+    "supervisor_gave_up",
     "verdict",
     "deadlock",
     "run_stopping",
@@ -47,6 +51,14 @@ class EventLog:
         self._listener = listener
         self._path = ""
         self._fd = -1
+        self._kept: Chronicle | None = None
+
+    def keep(self, directory: Path) -> None:
+        """Keep the last ones there, for those who look from outside; where that cannot be, it is said once."""
+        try:
+            self._kept = Chronicle(directory)
+        except OSError as error:
+            print(f"{directory}: events cannot be kept there ({error.strerror}).", file=sys.stderr)
 
     def open(self, path: str) -> None:
         """Write to this file too, at its end. ConfigurationError when it cannot be opened."""
@@ -62,12 +74,21 @@ class EventLog:
             raise ValueError(f"unknown event {event!r}")
         entry = {"event": event, "time": self._clock.wall_s()}
         entry |= {key: value for key, value in fields.items() if value is not None and value != ""}
+        line = msgspec.json.encode(entry) + b"\n" if self._fd >= 0 or self._kept is not None else b""
+        if self._kept is not None:
+            try:
+                self._kept.note(event, line)
+            except OSError as error:
+                print(f"The events of this run are kept no longer: {error.strerror}.", file=sys.stderr)
+                self._kept.close()
+                self._kept = None
         if self._fd >= 0:
             try:
-                os.write(self._fd, msgspec.json.encode(entry) + b"\n")
+                os.write(self._fd, line)
             except OSError as error:  # a full disk must not end the run; it is said once, on the host's stderr
                 print(f"--events {self._path}: {error.strerror}; no more events are written.", file=sys.stderr)
-                self.close()
+                os.close(self._fd)
+                self._fd = -1
         self._listener(entry)
 
     def close(self) -> None:
@@ -75,6 +96,9 @@ class EventLog:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
 
 
 def in_hand_plain(entries: list[InHand], agent_of: Callable[[int], str]) -> list[dict[str, Any]]:

@@ -36,6 +36,7 @@ from . import cgroups, descriptors, kernel, strays, wire
 from .announcer import Announcer
 from .cgroups import Groups
 from .chaos import ChaosMaker
+from .charting import Charting
 from .desk import HostDesk
 from .driver import Driver
 from .events import EventLog
@@ -166,6 +167,8 @@ class Host:
                 self._service = ServiceReports(
                     self._loop, boot.service, status=self._desk.status_line, progress=lambda: self._polls
                 )
+            if self._desk is not None:
+                events.keep(memory.run_dir)
             if boot.events_path is not None:
                 events.open(boot.events_path)
             self._tell.now(
@@ -231,6 +234,7 @@ class Host:
         elif not driver.stopping:  # by a pool that was broken before it was of use
             driver.start()
         watcher = Watcher(driver, memory, events, self._probes, pool.tend)
+        charting = Charting(driver, memory, caller_pid, self._clock.wall_s())
 
         def poll() -> None:
             try:
@@ -238,6 +242,7 @@ class Host:
             except OSError as error:
                 if not descriptors.exhausted(error):
                     raise  # else nobody can be looked at just now; messages do not need it
+            charting.keep(self._desk.state if self._desk is not None else "running")
             self._polls += 1  # what the service manager's watchdog sees: the loop turns, and this work is done
 
         timers = [self._every(POLL_S, poll)]

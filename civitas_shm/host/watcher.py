@@ -68,7 +68,8 @@ class Watcher:
             youngest = deadlock.youngest
             agent = self._driver.homes.agent_of(youngest.agent)
             self._driver.counts.deadlocks += 1
-            self._events.emit("deadlock", agent=agent, cause=str(error))
+            circle = [self._driver.homes.agent_of(wait.agent) for wait in deadlock.waits]
+            self._events.emit("deadlock", agent=agent, agents=circle, cause=str(error))
             self._driver.processes.tell(agent, EndWait(youngest.kind, youngest.id, error.cycle))
 
     # --- processes ------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """What a transport promises: the contract of mailboxes, operation by operation, and where implementations are found.
 
-Three contracts, from the inside out:
+Four contracts, from the inside out:
 - `port.Port`: one process's door to the mailboxes of a run. Agents, asks and replies go through it. The hot path.
 - `memory.RunMemory`: the host's hold on a run: creates mailboxes, says who reads them, repairs after proof of death.
+- `reader.RunReader`: a look into a run from outside, which changes nothing and asks nobody.
 - `addresses.Transport`: the seed's small protocol for a user's own transport (addresses and bytes, no mailboxes).
 
 Rules of this package: no implementation, no I/O but the import in `loading.load_transport`. Implementations live in
@@ -20,6 +21,7 @@ from .addresses import Transport
 from .loading import BUILTIN_TRANSPORTS, TransportModule, known_transports, load_link, load_transport, new_addresses
 from .memory import Burials, DelayPort, RunMemory
 from .port import Port, Sink
+from .reader import Peeked, RunReader, SlotView
 from .values import (
     BRIDGE,
     CLOSED,
@@ -45,6 +47,7 @@ from .values import (
     Overflow,
     Reply,
     Wait,
+    quantile_us,
 )
 
 __all__ = [
@@ -73,10 +76,13 @@ __all__ = [
     "MailboxStats",
     "MemoryPlan",
     "Overflow",
+    "Peeked",
     "Port",
     "Reply",
     "RunMemory",
+    "RunReader",
     "Sink",
+    "SlotView",
     "Transport",
     "TransportModule",
     "Wait",
@@ -84,4 +90,5 @@ __all__ = [
     "load_link",
     "load_transport",
     "new_addresses",
+    "quantile_us",
 ]

@@ -15,6 +15,7 @@ from typing import Any, Final
 from ..errors import ConfigurationError, TransportUnavailable
 from ..runs import RunFound
 from .port import Port
+from .reader import RunReader
 
 __all__ = [
     "BUILTIN_LINKS",
@@ -90,6 +91,8 @@ class TransportModule:
     """Keep a dead run from being started or removed by others meanwhile; RunAlive when it is not dead."""
     run_directory: Callable[[str], Path] | None = None
     """Where the run of a name has its directory: control socket, log. It need not be there."""
+    look: Callable[[Path], RunReader] | None = None
+    """Look into the run with that directory, alive or dead. RunNotFound when there is none to look into, and why."""
     fork_away: Callable[[], tuple[bool, int]] | None = None
     """Fork a process that will be a child of this one's parent, a subreaper; in a process with one thread. In both:
     whether this is the new one, and the pid of who forked it, its parent until that has ended. OSError: not made."""

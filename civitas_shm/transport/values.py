@@ -5,6 +5,7 @@ Rules of this file: values only, frozen; what an operation promises stands in `p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -33,6 +34,7 @@ __all__ = [
     "Overflow",
     "Reply",
     "Wait",
+    "quantile_us",
 ]
 
 # --- outcomes of a post: expected on the hot path, so numbers and not exceptions --------------------------------
@@ -103,6 +105,18 @@ class MailboxSpec:
     """How many processes pull from it."""
 
 
+def quantile_us(histogram: Sequence[int], share: float) -> float | None:
+    """The time below which that share of handlers took, linear within the histogram's entry; None: there were none."""
+    total = sum(histogram)
+    seen = 0
+    for exponent, count in enumerate(histogram):
+        below, seen = seen, seen + count
+        if count and seen >= total * share:
+            low, high = (0.0 if exponent == 0 else 2.0 ** (exponent - 1)), 2.0**exponent
+            return low + (high - low) * (total * share - below) / count
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class MailboxStats:
     """One reading of a mailbox and its cell; every number may be out of date at once, none blocks anybody."""
@@ -146,6 +160,12 @@ class MailboxStats:
     suspended_since_s: float = 0.0
     """Since 1970; 0: it is not suspended. Known while its process lives, and as it was when that died."""
 
+    bytes_in: int = 0
+    """Payload bytes that its agent was handed."""
+    bytes_out: int = 0
+    mailbox: int = -1
+    """The mailbox itself; -1: not known."""
+
     @property
     def unfinished(self) -> int:
         """Messages that somebody has sent and no handler has finished."""
@@ -154,14 +174,7 @@ class MailboxStats:
     @property
     def handler_p50_us(self) -> float | None:
         """Median handler time, linear within the histogram's entry; None when no handler has finished."""
-        total = sum(self.handler_ns)
-        seen = 0
-        for exponent, count in enumerate(self.handler_ns):
-            below, seen = seen, seen + count
-            if count and seen * 2 >= total:
-                low, high = (0.0 if exponent == 0 else 2.0 ** (exponent - 1)), 2.0**exponent
-                return low + (high - low) * (total / 2 - below) / count
-        return None
+        return quantile_us(self.handler_ns, 0.5)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from civitas_shm.transport import TransportModule
 
 from . import _shm
 from .memory import create
+from .reader import look
 from .segments import is_held
 from .stage import stage
 from .survey import find_runs, hold, remove_stale, run_directory, stale_runs
@@ -37,6 +38,7 @@ def transport() -> TransportModule:
         remove_stale=remove_stale,
         is_held=is_held,
         hold=hold,
+        look=look,
         run_directory=run_directory,
         fork_away=_shm.fork_away,
         keep_memory=_shm.keep_memory,

@@ -13,6 +13,7 @@
  *   _shm_burials.c    delivery and its end: begin, forgo, strike, bury, and what becomes of it
  *   _shm_state.c      an agent's committed state
  *   _shm_looking.c    numbers and records for those who look
+ *   _shm_reader.c     a view of a run that cannot write: the type Reader
  *   _shm_watching.c   who waits for whom, and whether loops turn
  *   _shm_host.c       what only the host does
  *   _shm_process.c    births and deaths of processes
@@ -24,6 +25,7 @@
 #include <Python.h>
 
 #include "directory.h"
+#include "look.h"
 
 #define TYPE_CACHE 64
 
@@ -42,6 +44,7 @@ typedef struct {
     cv_port port;
     bool mapped; /* the run is; perhaps to be looked at only */
     bool open;   /* and it is the process of a slot */
+    bool reads;  /* it is a Reader: nothing is mapped that it could write to, and no arena */
     bool spinning;
     int mail_fd, arena_fds[CV_SLOTS_MAX];
     mailbox_view *views;              /* by mailbox */
@@ -138,6 +141,17 @@ PORT_METHODS(PORT_FAST, PORT_PLAIN)
 #undef PORT_FAST
 #undef PORT_PLAIN
 
+/* --- the methods of a Reader: those of a Port that write nothing, under the same names, and its own ---------------------- */
+
+#define READER_METHODS(PORT_FAST, PORT_PLAIN, READER_FAST, READER_PLAIN)                                       \
+    PORT_PLAIN(records) PORT_FAST(record) PORT_FAST(stats) PORT_FAST(find) PORT_FAST(mailboxes) PORT_PLAIN(waits) \
+    PORT_FAST(slot) PORT_FAST(probe_open)                                                                      \
+    READER_FAST(peek) READER_FAST(life) READER_PLAIN(close)
+
+PyObject *reader_peek_py(PyObject *object, PyObject *const *args, Py_ssize_t n);
+PyObject *reader_life_py(PyObject *object, PyObject *const *args, Py_ssize_t n);
+PyObject *reader_close_py(PyObject *object, PyObject *unused);
+
 /* --- _shm_process.c ------------------------------------------------------------------------------------------------- */
 
 PyObject *module_keep_memory(PyObject *module, PyObject *unused);
@@ -147,6 +161,8 @@ PyObject *module_fork_away(PyObject *module, PyObject *unused);
 
 /* Port(directory_fd, cells_fd, mail_fd, arena_fds, door_fds[, slot, incarnation]) */
 PyObject *port_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
+/* Reader(directory_fd, cells_fd, mail_fd, arena_fds); the descriptors of the arenas stay the caller's, and open */
+PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
 void port_dealloc(PyObject *object);
 
 /* --- _shm_values.c -------------------------------------------------------------------------------------------------- */

@@ -29,7 +29,7 @@ static void leave(PortObject *self) {
     self->open = false;
     if (!self->mapped) return;
     self->mapped = false;
-    port_leave(&self->port);
+    if (!self->reads) port_leave(&self->port);
     free(self->views);
     self->views = NULL;
     unmap(&self->port.run);
@@ -70,8 +70,8 @@ void port_dealloc(PyObject *object) {
     Py_DECREF(type);
 }
 
-/* Map one segment that this process writes to and check its header; NULL with an exception set. Not in forked children. */
-static uint8_t *map_segment(int fd, uint32_t kind, const uint8_t *run_id, uint64_t *size) {
+/* Map one segment and check its header; NULL with an exception set. Not in forked children. */
+static uint8_t *map_segment(int fd, int protection, uint32_t kind, const uint8_t *run_id, uint64_t *size) {
     struct stat st;
     if (fstat(fd, &st) < 0) return (uint8_t *)PyErr_SetFromErrno(PyExc_OSError);
     *size = (uint64_t)st.st_size;
@@ -79,7 +79,7 @@ static uint8_t *map_segment(int fd, uint32_t kind, const uint8_t *run_id, uint64
         PyErr_SetString(PyExc_ValueError, "segment refused: it is smaller than a header");
         return NULL;
     }
-    uint8_t *at = mmap(NULL, *size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    uint8_t *at = mmap(NULL, *size, protection, MAP_SHARED, fd, 0);
     if (at == MAP_FAILED) return (uint8_t *)PyErr_SetFromErrno(PyExc_OSError);
     madvise(at, *size, MADV_DONTFORK);
     madvise(at, *size, MADV_DONTDUMP);
@@ -133,11 +133,9 @@ static void populate(cv_run *run) {
     madvise(run->mail, mail & ~(uint64_t)(CV_PAGE - 1), MADV_POPULATE_READ);
 }
 
-/* Map the run, its arenas to be read. False: an exception is set, and what was mapped is in `run`. */
-static bool approach(PortObject *self, int directory_fd, int cells_fd, int mail_fd, PyObject *arena_fds, PyObject *door_fds) {
-    cv_run *run = &self->port.run;
-    int arenas[CV_SLOTS_MAX];
-    if (!(run->directory = map_segment(directory_fd, CV_KIND_DIRECTORY, NULL, &run->directory_size))) return false;
+/* What everybody looks into: directory, cells and mailboxes. False: an exception is set, and what was mapped is in `run`. */
+static bool map_common(cv_run *run, int directory_fd, int cells_fd, int mail_fd, int protection) {
+    if (!(run->directory = map_segment(directory_fd, protection, CV_KIND_DIRECTORY, NULL, &run->directory_size))) return false;
     cv_segment head;
     memcpy(&head, run->directory, sizeof head);
     run->slots = head.slots;
@@ -146,23 +144,30 @@ static bool approach(PortObject *self, int directory_fd, int cells_fd, int mail_
         PyErr_SetString(PyExc_ValueError, "segment refused: its size does not fit its counts");
         return false;
     }
-    if (!fill_fds(arena_fds, arenas, head.slots) || !fill_fds(door_fds, run->door, head.slots)) return false;
-    if (!(run->cells = map_segment(cells_fd, CV_KIND_CELLS, head.run_id, &run->cells_size))) return false;
-    if (!(run->mail = map_segment(mail_fd, CV_KIND_MAIL, head.run_id, &run->mail_size))) return false;
-    struct stat st; /* all arenas are as large as the first one: what is no arena is refused by who begins to write there */
-    if (fstat(arenas[0], &st) < 0) return PyErr_SetFromErrno(PyExc_OSError);
-    for (unsigned i = 0; i < head.slots; i++) {
-        run->arena_size[i] = (uint64_t)st.st_size;
-        if (!(run->arena[i] = map_peer(arenas[i], run->arena_size[i]))) return false;
-    }
+    if (!(run->cells = map_segment(cells_fd, protection, CV_KIND_CELLS, head.run_id, &run->cells_size))) return false;
+    if (!(run->mail = map_segment(mail_fd, protection, CV_KIND_MAIL, head.run_id, &run->mail_size))) return false;
     if (run->cells_size < cv_cells_size(head.mailboxes)) {
         PyErr_SetString(PyExc_ValueError, "segment refused: the cells are too few");
         return false;
     }
     memcpy(&run->seed, head.run_id, 8);
     run->seed = cv_bytes_mix(run->seed, head.run_id, 2);
+    return true;
+}
+
+/* Map the run, its arenas to be read. False: an exception is set, and what was mapped is in `run`. */
+static bool approach(PortObject *self, int directory_fd, int cells_fd, int mail_fd, PyObject *arena_fds, PyObject *door_fds) {
+    cv_run *run = &self->port.run;
+    if (!map_common(run, directory_fd, cells_fd, mail_fd, PROT_READ | PROT_WRITE) ||
+        !fill_fds(arena_fds, self->arena_fds, run->slots) || !fill_fds(door_fds, run->door, run->slots))
+        return false;
+    struct stat st; /* all arenas are as large as the first one: what is no arena is refused by who begins to write there */
+    if (fstat(self->arena_fds[0], &st) < 0) return PyErr_SetFromErrno(PyExc_OSError);
+    for (unsigned i = 0; i < run->slots; i++) {
+        run->arena_size[i] = (uint64_t)st.st_size;
+        if (!(run->arena[i] = map_peer(self->arena_fds[i], run->arena_size[i]))) return false;
+    }
     self->mail_fd = mail_fd;
-    for (unsigned i = 0; i < head.slots; i++) self->arena_fds[i] = arenas[i];
     return true;
 }
 
@@ -201,6 +206,21 @@ static bool enter(PortObject *self, unsigned slot, uint64_t incarnation) {
     return true;
 }
 
+/* Of either type, with nothing mapped. */
+static PortObject *new_object(PyTypeObject *type) {
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    PortObject *self = (PortObject *)allocate(type, 0);
+    if (!self) return NULL;
+    self->mapped = true;
+    PyObject *errors = PyImport_ImportModule("civitas_shm.errors");
+    self->closed_error = errors ? PyObject_GetAttrString(errors, "TransportClosed") : NULL;
+    Py_XDECREF(errors);
+    self->done = PyUnicode_InternFromString("done");
+    self->set_result = PyUnicode_InternFromString("set_result");
+    if (!self->closed_error || !self->done || !self->set_result) Py_CLEAR(self);
+    return self;
+}
+
 /* Port(directory_fd, cells_fd, mail_fd, arena_fds, door_fds[, slot, incarnation]): without a slot it is open for nothing,
  * and changes nothing, until `enter`. */
 PyObject *port_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
@@ -211,17 +231,9 @@ PyObject *port_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     if ((kwargs && PyDict_Size(kwargs)) || !PyArg_ParseTuple(args, "iiiOO|IK", &directory_fd, &cells_fd, &mail_fd,
                                                             &arena_fds, &door_fds, &slot, &incarnation))
         return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "Port takes positional arguments");
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    PortObject *self = (PortObject *)allocate(type, 0);
+    PortObject *self = new_object(type);
     if (!self) return NULL;
-    self->mapped = true;
-    PyObject *errors = PyImport_ImportModule("civitas_shm.errors");
-    self->closed_error = errors ? PyObject_GetAttrString(errors, "TransportClosed") : NULL;
-    Py_XDECREF(errors);
-    self->done = PyUnicode_InternFromString("done");
-    self->set_result = PyUnicode_InternFromString("set_result");
-    if (!self->closed_error || !self->done || !self->set_result ||
-        !approach(self, directory_fd, cells_fd, mail_fd, arena_fds, door_fds) ||
+    if (!approach(self, directory_fd, cells_fd, mail_fd, arena_fds, door_fds) ||
         (PyTuple_Size(args) > 5 && !enter(self, slot, incarnation))) {
         Py_DECREF(self);
         return NULL;
@@ -243,4 +255,30 @@ PyObject *port_enter_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     if (enter(self, slot, incarnation)) Py_RETURN_NONE;
     leave(self);
     return NULL;
+}
+
+/* Reader(directory_fd, cells_fd, mail_fd, arena_fds) */
+PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    int directory_fd, cells_fd, mail_fd;
+    PyObject *arena_fds;
+    if ((kwargs && PyDict_Size(kwargs)) || !PyArg_ParseTuple(args, "iiiO", &directory_fd, &cells_fd, &mail_fd, &arena_fds))
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "Reader takes positional arguments");
+    PortObject *self = new_object(type);
+    if (!self) return NULL;
+    self->reads = true;
+    cv_run *run = &self->port.run;
+    bool good = map_common(run, directory_fd, cells_fd, mail_fd, PROT_READ) && fill_fds(arena_fds, self->arena_fds, run->slots);
+    for (unsigned slot = 0; good && slot < run->slots; slot++) {
+        struct stat st;
+        good = fstat(self->arena_fds[slot], &st) == 0;
+        if (!good) PyErr_SetFromErrno(PyExc_OSError);
+        else run->arena_size[slot] = (uint64_t)st.st_size;
+    }
+    if (good && !(self->views = calloc(run->mailboxes, sizeof *self->views))) {
+        PyErr_NoMemory();
+        good = false;
+    }
+    self->open = good;
+    if (!good) Py_CLEAR(self);
+    return (PyObject *)self;
 }

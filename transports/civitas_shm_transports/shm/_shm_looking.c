@@ -1,4 +1,5 @@
-/* Numbers, records and what is in hand, for those who look: no cost to the agents, out of date at once. */
+/* Numbers, records and what is in hand, for those who look: no cost to the agents, out of date at once. What a Reader has
+ * too writes nothing. */
 #include "_shm.h"
 
 PyObject *port_records_py(PyObject *object, PyObject *unused) {
@@ -43,7 +44,7 @@ PyObject *port_record_py(PyObject *object, PyObject *const *args, Py_ssize_t n) 
     cv_mailbox *m = cv_mailbox_at(&self->port.run, mailbox);
     PyObject *name = name_of(self, cv_handle(&self->port.run, mailbox));
     if (!name) return NULL;
-    return Py_BuildValue("NN", name, PyBool_FromLong(m && !mb_is_closed(&self->port.run, m, mailbox)));
+    return Py_BuildValue("NN", name, PyBool_FromLong(m && !lk_is_closed(&self->port.run, m, mailbox)));
 }
 
 /* A cell's word of the form "1 + mailbox, 0 = none" as a mailbox or -1. */
@@ -76,7 +77,7 @@ PyObject *port_stats_py(PyObject *object, PyObject *const *args, Py_ssize_t n) {
     uint64_t news = m ? news_in_hand(m) : 0;
     for (unsigned lane = 0; m && lane < CV_LANES; lane++) {
         if (!cv_ring_of(run, mailbox, m, lane, &r)) continue;
-        uint64_t there = mb_waiting(&r);
+        uint64_t there = lk_waiting(&r);
         waiting += there;
         if (lane == CV_LANE_CONTROL) news += there;
     }

@@ -18,6 +18,20 @@ static PyType_Spec port_spec = {.name = "civitas_shm_transports.shm._shm.Port",
                                 .flags = Py_TPFLAGS_DEFAULT,
                                 .slots = port_slots};
 
+#define READER_FAST(name) {#name, (PyCFunction)(void (*)(void))reader_##name##_py, METH_FASTCALL, NULL},
+#define READER_PLAIN(name) {#name, reader_##name##_py, METH_NOARGS, NULL},
+#define PORT_FAST(name) {#name, (PyCFunction)(void (*)(void))port_##name##_py, METH_FASTCALL, NULL},
+#define PORT_PLAIN(name) {#name, port_##name##_py, METH_NOARGS, NULL},
+static PyMethodDef reader_methods[] = {READER_METHODS(PORT_FAST, PORT_PLAIN, READER_FAST, READER_PLAIN){NULL, NULL, 0, NULL}};
+#undef PORT_FAST
+#undef PORT_PLAIN
+static PyType_Slot reader_slots[] = {
+    {Py_tp_new, reader_new}, {Py_tp_dealloc, port_dealloc}, {Py_tp_methods, reader_methods}, {0, NULL}};
+static PyType_Spec reader_spec = {.name = "civitas_shm_transports.shm._shm.Reader",
+                                  .basicsize = sizeof(PortObject),
+                                  .flags = Py_TPFLAGS_DEFAULT,
+                                  .slots = reader_slots};
+
 /* sizes(slots, mailboxes) -> (directory bytes, cells bytes) */
 static PyObject *module_sizes(PyObject *module, PyObject *args) {
     (void)module;
@@ -84,6 +98,13 @@ static PyMethodDef module_methods[] = {{"sizes", module_sizes, METH_VARARGS, NUL
                                        {"fork_away", module_fork_away, METH_NOARGS, NULL},
                                        {NULL, NULL, 0, NULL}};
 
+static bool add_type(PyObject *module, PyType_Spec *spec, const char *name) {
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    bool added = type && PyModule_AddObjectRef(module, name, type) == 0;
+    Py_XDECREF(type);
+    return added;
+}
+
 static int module_exec(PyObject *module) {
     if (Py_Version >> 16 < PY_VERSION_HEX >> 16) { /* an editable install that several Pythons share; see setup.py */
         PyErr_Format(PyExc_ImportError,
@@ -91,12 +112,7 @@ static int module_exec(PyObject *module) {
                      PY_MINOR_VERSION);
         return -1;
     }
-    PyObject *type = PyType_FromModuleAndSpec(module, &port_spec, NULL);
-    if (!type || PyModule_AddObjectRef(module, "Port", type) < 0) {
-        Py_XDECREF(type);
-        return -1;
-    }
-    Py_DECREF(type);
+    if (!add_type(module, &port_spec, "Port") || !add_type(module, &reader_spec, "Reader")) return -1;
     return PyModule_AddIntConstant(module, "LAYOUT_VERSION", CV_LAYOUT_VERSION) ||
            PyModule_AddIntConstant(module, "SLOTS_MAX", CV_SLOTS_MAX) ||
            PyModule_AddIntConstant(module, "REPLICAS_MAX", CV_REPLICAS_MAX) ||

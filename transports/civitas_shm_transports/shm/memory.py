@@ -36,7 +36,7 @@ from .orders import Orders
 from .recycling import SLOT_DEAD, SLOT_LIVE, Recycler
 from .room import mapped_place, room_text
 from .segments import RunDirectory, RunFiles, Segments, UnreadableRun, new_run_files, runs_directory
-from .transport import OVERFLOW, WAIT_KINDS, read_stats
+from .transport import OVERFLOW, read_stats, read_waits
 from .waiting import host_port, waiting_in
 
 __all__ = ["ShmRunMemory", "create"]
@@ -292,10 +292,7 @@ class ShmRunMemory(Orders):
         ]
 
     def waits(self) -> list[Wait]:
-        return [
-            Wait(agent, target, WAIT_KINDS[kind], number, since_ns, seen_ns, type_)
-            for agent, target, kind, number, since_ns, seen_ns, type_ in self._native.waits()
-        ]
+        return read_waits(self._native)
 
     def probe(self, slot: int) -> None:
         self._native.probe(slot)

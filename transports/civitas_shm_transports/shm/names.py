@@ -36,8 +36,10 @@ except ImportError:  # Python 3.14 and later
     posix_ipc = None
 
 
-def open_named(name: str, *, create: bool) -> int:
+def open_named(name: str, *, create: bool, read_only: bool = False) -> int:
     """A descriptor of the segment, close-on-exec, mode 0600. FileExistsError or FileNotFoundError as for files."""
+    if read_only:
+        return os.open(f"/dev/shm/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     if posix_ipc is None:
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT | os.O_EXCL if create else 0)
         return os.open(f"/dev/shm/{name}", flags, 0o600)

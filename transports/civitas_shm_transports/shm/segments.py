@@ -284,12 +284,12 @@ class Segments:
         return made
 
     @classmethod
-    def open(cls, files: RunFiles, directory: Path) -> Segments:
+    def open(cls, files: RunFiles, directory: Path, *, read_only: bool = False) -> Segments:
         """Open an earlier run's; ValueError with the reason when one is missing or damaged."""
         opened = cls(files, [])
         try:
             for name, kind, size, _ in files.segments():
-                fd = _open(files.place, directory, name, create=False)
+                fd = _open(files.place, directory, name, create=False, read_only=read_only)
                 opened.fds.append(fd)
                 seen = _shm.inspect(fd, kind)
                 if isinstance(seen, str):
@@ -440,14 +440,15 @@ def _no_room(files: RunFiles, directory: Path) -> str:
     return f"There is too little room to begin: {room_text(SHM if files.place == 'shm' else directory)}"
 
 
-def _open(place: Place, directory: Path, name: str, *, create: bool) -> int:
+def _open(place: Place, directory: Path, name: str, *, create: bool, read_only: bool = False) -> int:
     if place == "memfd":
         fd = os.memfd_create(name, os.MFD_CLOEXEC)
         os.fchmod(fd, 0o600)
         return fd
     if place == "shm":
-        return open_named(name, create=create)
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT | os.O_EXCL if create else 0)
+        return open_named(name, create=create, read_only=read_only)
+    flags = (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags |= os.O_CREAT | os.O_EXCL if create else 0
     return os.open(directory / name, flags, 0o600)
 
 

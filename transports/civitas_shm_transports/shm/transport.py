@@ -337,11 +337,11 @@ class ShmPort:
         return read_stats(self._native, mailbox)
 
 
-def read_stats(native: _shm.Port, mailbox: int) -> MailboxStats:
+def read_stats(native: _shm.Port | _shm.Reader, mailbox: int) -> MailboxStats:
     """One reading of a mailbox and its cell."""
     name, is_open = native.record(mailbox)
     (overflow, capacity, waiting, in_hand, handled, sent, redelivered, dropped, garbage, busy_since_ns, asking,
-     room, readers, histogram, _, _, replay_dropped, replay_diverged, not_remembered, news, suspended_ns,
+     room, readers, histogram, bytes_in, bytes_out, replay_dropped, replay_diverged, not_remembered, news, suspended_ns,
     ) = native.stats(mailbox)  # fmt: skip
     return MailboxStats(
         name=name,
@@ -365,7 +365,18 @@ def read_stats(native: _shm.Port, mailbox: int) -> MailboxStats:
         not_remembered=not_remembered,
         news=news,
         suspended_since_s=suspended_ns / 1e9,
+        bytes_in=bytes_in,
+        bytes_out=bytes_out,
+        mailbox=mailbox,
     )
+
+
+def read_waits(native: _shm.Port | _shm.Reader) -> list[Wait]:
+    """What all processes noted; `RunMemory.waits`."""
+    return [
+        Wait(agent, target, WAIT_KINDS[kind], number, since_ns, seen_ns, type_)
+        for agent, target, kind, number, since_ns, seen_ns, type_ in native.waits()
+    ]
 
 
 def approach(fds: list[int]) -> Callable[[dict[str, Any]], ShmPort]:
