@@ -107,7 +107,9 @@ def write_chart(directory: Path, data: bytes) -> None:
     new = directory / f"{FILE}.new"
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        os.write(fd, data)
+        left = memoryview(data)
+        while left:
+            left = left[os.write(fd, left) :]
     finally:
         os.close(fd)
     os.replace(new, directory / FILE)

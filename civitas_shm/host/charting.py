@@ -25,6 +25,9 @@ __all__ = ["Charting"]
 
 SHARE: Final = 0.01
 
+AGAIN_S: Final = 10.0
+"""After it could not be written: the directory is full, or no descriptor is left."""
+
 
 class Charting:
     """Of one run; `keep` is called a few times a second."""
@@ -44,14 +47,17 @@ class Charting:
         """Write it if it is not true any more."""
         began_s = time.monotonic()
         rest = (state, *(_seen(seat) for seat in self._driver.seats.values()))
-        if self._failed or began_s < self._rested_s or (self._driver.tree is self._tree and rest == self._rest):
+        if began_s < self._rested_s or (self._driver.tree is self._tree and rest == self._rest):
             return
         self._tree, self._rest = self._driver.tree, rest
         try:
             write_chart(self._memory.run_dir, encode_chart(self._chart(state)))
         except OSError as error:
-            self._failed = True
-            print(f"{self._memory.run_dir}: no chart can be kept there ({error}); top knows no names.", file=sys.stderr)
+            if not self._failed:  # said once
+                text = f"no chart can be kept there just now ({error.strerror}); top may know old names only."
+                print(f"{self._memory.run_dir}: {text}", file=sys.stderr)
+            self._failed, self._tree, self._rested_s = True, None, began_s + AGAIN_S
+            return
         ended_s = time.monotonic()
         self._rested_s = ended_s + (ended_s - began_s) / SHARE
 
