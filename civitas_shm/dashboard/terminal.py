@@ -103,6 +103,6 @@ class Frames:
         if lines == self._last:
             return
         self._last = list(lines)
-        text = "\r\n".join(f"{styled(line, color=self._color)}\x1b[K" for line in lines)
+        text = "\n".join(f"{styled(line, color=self._color)}\x1b[K" for line in lines)
         self._out.write(f"\x1b[H{text}\x1b[J")
         self._out.flush()

@@ -72,11 +72,14 @@ def test_everything_that_can_be_wrong_with_an_agent_is_named(shell: Shell, monke
     until(lambda: (shell.runs / "sick" / "chart.json").exists())
     with BlockingClient("sick", timeout_s=60, wait_s=60) as client:
         looker = Looker(look(shell.runs / "sick"))
+        seen(looker, lambda scene: scene.now.chart is not None and scene.now.chart.state == "running")
+        pids = chart_pids(looker)
+        assert min(pids.values()) > 1  # nobody else is stopped here
         try:
-            make_it_sick(client, looker)
+            make_it_sick(client, looker, pids)
         finally:
             looker.reader.close()
-    os.kill(chart_pids(looker)["host"], signal.SIGKILL)
+            os.kill(pids["host"], signal.SIGKILL)
     run.wait()
     assert cli("why", "gil", "--name", "sick")["kind"] == "run_dead"
     (message,) = cli("mailbox", "beside", "--name", "sick", "--peek", "5")["messages"]
@@ -165,10 +168,7 @@ def seen(looker: Looker, condition: Callable[[Scene], object]) -> Scene:
             return scene
 
 
-def make_it_sick(client: Any, looker: Looker) -> None:
-    seen(looker, lambda scene: scene.now.chart is not None and scene.now.chart.state == "running")
-    pids = chart_pids(looker)
-    assert min(pids.values()) > 1  # nobody else is stopped here
+def make_it_sick(client: Any, looker: Looker, pids: dict[str, int]) -> None:
     for agent, kind in (("gil", "gil"), ("spin", "spin"), ("dying", "fail"), ("sleeps", "sleep")):
         client.send(agent, {}, kind)
     client.send("beside", {"n": 1, "api_key": "sk-1234567"}, "task")
