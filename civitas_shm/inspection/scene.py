@@ -156,6 +156,12 @@ class Scene:
             return None
         return max(0.0, now.cpu_s - before.cpu_s) / self.interval_s
 
+    def wants_core(self, slot: int) -> bool:
+        """Its process ran, or waited for a core to run on, at both readings: it computes, however little it got."""
+        now = self.sample(slot)
+        before = self.before.samples.get(now.pid) if self.before is not None and now is not None else None
+        return now is not None and before is not None and now.state == before.state == "R"
+
     def does_not_answer(self, slot: int) -> bool:
         """The host's question whether its loop turns was there at both readings, to one and the same process."""
         now, before = self.slots.get(slot), self.slots_before.get(slot)

@@ -261,7 +261,7 @@ def _of_blocked(scene: Scene, agent: str, stats: MailboxStats, slot: int) -> Fin
     share = scene.cpu_share(slot)
     if share is None:
         how = "whether it computes cannot be told from one reading"
-    elif share >= COMPUTES:
+    elif share >= COMPUTES or scene.wants_core(slot):
         how = f"it computes ({share:.0%} of a core): an endless loop, or long work that belongs into a thread"
     else:
         how = (

@@ -98,6 +98,13 @@ def test_a_loop_that_does_not_turn_is_told_as_computing_or_as_sleeping(cpu_s: fl
     assert words in said.text
 
 
+def test_who_computes_on_a_machine_that_gives_it_little_is_not_taken_for_a_sleeper() -> None:
+    mailbox = stats(20, "a", busy_s=9)
+    before = reading(mailbox, asked=(2,), at_s=-1.0, states={102: "R"})
+    now = reading(mailbox, asked=(2,), cpu_s={102: 1.1}, states={102: "R"})
+    assert "it computes (10% of a core)" in found("a", now, before).text
+
+
 def test_who_sits_beside_the_one_that_blocks_the_loop_is_told_its_name() -> None:
     said = blocked(stats(20, "a", waiting=4), stats(21, "b", busy_s=9), cpu_s=0.0)
     assert (said.kind, said.chain) == ("blocked_by", ("a", "b"))
