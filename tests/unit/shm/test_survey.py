@@ -54,6 +54,11 @@ def segments_of(name: str) -> list[str]:
     return [entry for entry in os.listdir("/dev/shm") if f"-{name}-" in entry]
 
 
+def own_segments(name: str) -> list[str]:
+    """Of all runs whose names begin with that; other tests make and remove theirs meanwhile."""
+    return sorted(entry for entry in os.listdir("/dev/shm") if f"-{name}-" in entry)
+
+
 def snapshot(runs: Path) -> list[tuple[str, int]]:
     return sorted((str(path), path.lstat().st_mtime_ns) for path in [runs, *runs.rglob("*")])
 
@@ -65,7 +70,7 @@ def test_each_state_is_told_apart_and_looking_changes_nothing(name: str, runs: P
     (runs / f"{name}-ended").mkdir()
     (runs / f"{name}-ended" / "log").write_text("last words\n")
     (runs / f"{name}-begun").mkdir()
-    before, shm = snapshot(runs), sorted(os.listdir("/dev/shm"))
+    before, shm = snapshot(runs), own_segments(name)
     found = {run.name.removeprefix(f"{name}-"): run for run in find_runs(runs) if run.name.startswith(name)}
     assert {short: run.state for short, run in found.items()} == {
         "alive": "live", "dead": "dead", "empty": "empty", "ended": "ended", "begun": "empty",
@@ -75,7 +80,7 @@ def test_each_state_is_told_apart_and_looking_changes_nothing(name: str, runs: P
     assert found["ended"].has_log
     assert [run.holds_messages for run in (found["dead"], found["empty"], found["ended"])] == [True, False, False]
     assert snapshot(runs) == before
-    assert sorted(os.listdir("/dev/shm")) == shm
+    assert own_segments(name) == shm
     alive.close(keep=False)
     remove_stale(found["ended"])
     assert not (runs / f"{name}-ended").exists()
