@@ -347,8 +347,8 @@ class DeadlockError(CivitasError):
 def _waits(wait: tuple[str, str, str, str, float]) -> str:
     who, target, kind, message_type, for_s = wait
     what = f"the answer of {target!r} to" if kind == "ask" else f"room in the full mailbox of {target!r} for"
-    since = f" since {for_s:.3g} s" if for_s else ""
-    return f"{who!r} waits for {what} {message_type!r}{since}"
+    for_long = f" for {for_s:.3g} s" if for_s else ""
+    return f"{who!r} waits{for_long} for {what} {message_type!r}"
 
 
 class SharedMemoryFull(CivitasError):

@@ -65,12 +65,12 @@ def test_told_once_then_again_only_if_it_stays() -> None:
     assert told == [False, True, *[False] * (AGAIN - 1), True]
 
 
-def test_the_error_names_who_waits_for_what_and_since_when() -> None:
+def test_the_error_names_who_waits_for_what_and_how_long() -> None:
     (found,) = cycles([wait(1, 2, since=10**9, seen=3 * 10**9), wait(2, 1, 2 * 10**9, 3 * 10**9, kind="room")])
     error = deadlock_error(found, {1: "planner", 2: "critic"}.__getitem__)
     assert str(error) == (
-        "'planner' waits for the answer of 'critic' to 'question' since 2 s; 'critic' waits for room in the full "
-        "mailbox of 'planner' for 'question' since 1 s: nobody of them can go on."
+        "'planner' waits for 2 s for the answer of 'critic' to 'question'; 'critic' waits for 1 s for room in the full "
+        "mailbox of 'planner' for 'question': nobody of them can go on."
     )
     assert error.cycle[1] == ("critic", "planner", "room", "question", 1.0)
 
