@@ -65,8 +65,11 @@ def errors_of(test: str, copy: Path) -> tuple[str, str]:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly"]
     command += ["-o", f"timeout={WATCHDOG_S}", "--junitxml", str(report), f"tests/{test}"]
-    finished = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
-    printed = finished.stdout + finished.stderr
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=copy, env=environment, **output) as child:
+        printed = child.communicate()[0]
+    for segment in Path("/dev/shm").glob(f"civitas-*-{child.pid}-*"):
+        segment.unlink()  # a test that fails in the middle of a run of its own ends with its process, and leaves these
     failures = [] if not report.exists() else ElementTree.parse(report).iter("failure")
     lines = [line[1:].strip() for failure in failures for line in (failure.text or "").splitlines() if line[:2] == "E "]
     return "\n".join(lines), printed
